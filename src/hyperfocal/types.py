@@ -1,0 +1,324 @@
+"""The named types that travel between the rooms of the house.
+
+One label convention everywhere: ``0..K-1`` a category, ``K`` background, ``-1`` ignored.
+One box convention everywhere: float ``(x1, y1, x2, y2)`` in pixels, half-open, no "+1 pixel".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+IGNORED = -1
+"""Label of a prior that adds neither loss, nor gradient, nor count."""
+
+
+class HyperfocalError(Exception):
+    """Something a person has to mend; the message names the value, the file and the fix.
+
+    The command line prints the message alone and exits with status 2.
+    """
+
+
+class ConfigError(HyperfocalError, ValueError):
+    """An impossible or unknown setting."""
+
+
+class DataError(HyperfocalError, ValueError):
+    """Annotations or images that can't be used."""
+
+
+class HyperfocalWarning(UserWarning):
+    """Something was put right, left out or looks wrong; the run goes on."""
+
+
+# --------------------------------------------------------------------------- annotations
+
+
+@dataclass(frozen=True)
+class Category:
+    """One category: its name and the id it has in the person's own annotation file."""
+
+    id: int
+    name: str
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """The ground truth of one image, checked and in the frame of the image as displayed.
+
+    Attributes:
+        id: image id in the annotation file (numbered from 1 for formats without ids).
+        path: the image file.
+        height: pixels, after EXIF rotation.
+        width: pixels, after EXIF rotation.
+        boxes: ``(N, 4)`` float64 xyxy pixels.
+        labels: ``(N,)`` int64 in ``0..K-1`` (an index into ``AnnotationSet.categories``).
+        crowd: ``(N,)`` bool; a crowd box covers a group. Never trained on, ignored in evaluation.
+        area: ``(N,)`` float64 px²; the mask's area where the file gives one, else the box's.
+    """
+
+    id: int
+    path: Path
+    height: int
+    width: int
+    boxes: NDArray[np.float64]
+    labels: NDArray[np.int64]
+    crowd: NDArray[np.bool_]
+    area: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class AnnotationSet:
+    """A whole annotated split, whatever format it was read from."""
+
+    source: Path
+    categories: tuple[Category, ...]
+    images: tuple[ImageRecord, ...]
+
+    def counts(self) -> CategoryCounts:
+        """Images and (non-crowd) boxes per category."""
+        k = len(self.categories)
+        images = np.zeros(k, dtype=np.int64)
+        instances = np.zeros(k, dtype=np.int64)
+        for record in self.images:
+            labels = record.labels[~record.crowd]
+            instances += np.bincount(labels, minlength=k)
+            images[np.unique(labels)] += 1
+        return CategoryCounts(
+            images=tuple(images.tolist()),
+            instances=tuple(instances.tolist()),
+            num_images=len(self.images),
+        )
+
+
+@dataclass(frozen=True)
+class CategoryCounts:
+    """How often each category occurs in the training split.
+
+    Losses that weigh categories, samplers that repeat images and metrics that group categories
+    by frequency all read this.
+
+    Attributes:
+        images: training images that contain the category, per category.
+        instances: training boxes of the category, per category (crowd boxes left out).
+        num_images: images in the split.
+    """
+
+    images: tuple[int, ...]
+    instances: tuple[int, ...]
+    num_images: int
+
+
+# --------------------------------------------------------------------------- one batch
+
+
+@dataclass(frozen=True)
+class Target:
+    """Ground truth of one image, in the frame of the tensor that it comes with.
+
+    Attributes:
+        boxes: ``(N, 4)`` float32 xyxy pixels.
+        labels: ``(N,)`` int64 in ``0..K-1``.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Target:
+        """Both tensors on ``device``."""
+        return Target(
+            self.boxes.to(device, non_blocking=non_blocking),
+            self.labels.to(device, non_blocking=non_blocking),
+        )
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image on its way through the transforms.
+
+    Attributes:
+        image: ``(3, H, W)`` uint8 RGB.
+        target: boxes in the frame of ``image``.
+        image_id: id in the annotation file.
+        original_hw: size of the image as displayed, before any transform.
+    """
+
+    image: Tensor
+    target: Target
+    image_id: int
+    original_hw: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images of one step, padded at the right and the bottom to one size.
+
+    Attributes:
+        images: ``(B, 3, H, W)`` uint8, or float in [0, 1]; RGB. The detector normalises.
+        valid_hw: ``(B, 2)`` int64, height and width of each image without its padding.
+        original_hw: ``(B, 2)`` int64, size before any transform.
+        targets: one a image, in the frame of ``images``.
+        image_ids: ids in the annotation file.
+    """
+
+    images: Tensor
+    valid_hw: Tensor
+    original_hw: Tensor
+    targets: tuple[Target, ...]
+    image_ids: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, part: slice) -> Batch:
+        """The images of a slice, with the same padding (a micro-batch)."""
+        return Batch(
+            self.images[part],
+            self.valid_hw[part],
+            self.original_hw[part],
+            self.targets[part],
+            self.image_ids[part],
+        )
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """Images and targets on ``device``; the sizes stay where the host reads them."""
+        return Batch(
+            self.images.to(device, non_blocking=non_blocking),
+            self.valid_hw,
+            self.original_hw,
+            tuple(t.to(device, non_blocking) for t in self.targets),
+            self.image_ids,
+        )
+
+    def pin_memory(self) -> Batch:
+        """Page-locked copy, for asynchronous transfer to a GPU."""
+        return Batch(
+            self.images.pin_memory(),
+            self.valid_hw,
+            self.original_hw,
+            tuple(Target(t.boxes.pin_memory(), t.labels.pin_memory()) for t in self.targets),
+            self.image_ids,
+        )
+
+
+# --------------------------------------------------------------------------- inside a detector
+
+
+@dataclass(frozen=True)
+class Priors:
+    """What a dense detector predicts from: anchors, or locations for anchor-free ones.
+
+    Levels follow each other from fine to coarse; within a level the order is row, column, then
+    anchor, so that a ``(B, H, W, A·K)`` convolution output reshapes to ``(B, H·W·A, K)``.
+
+    Attributes:
+        boxes: ``(A, 4)`` float32 xyxy pixels of the padded image.
+        strides: ``(A,)`` float32, the stride of the level that each prior belongs to.
+        level_sizes: priors in each level; they sum to ``A``.
+    """
+
+    boxes: Tensor
+    strides: Tensor
+    level_sizes: tuple[int, ...]
+
+    @property
+    def centers(self) -> Tensor:
+        """``(A, 2)`` xy pixels."""
+        return (self.boxes[:, :2] + self.boxes[:, 2:]) / 2
+
+
+@dataclass(frozen=True)
+class HeadOutput:
+    """Raw outputs of a dense head, levels concatenated in the order of `Priors`.
+
+    Attributes:
+        cls: ``(B, A, K)`` classification logits.
+        box: ``(B, A, 4)`` box regression, in the detector's own coding.
+        quality: ``(B, A)`` centerness or IoU logits, or None.
+    """
+
+    cls: Tensor
+    box: Tensor
+    quality: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """Which ground truth every prior of every image answers for.
+
+    Attributes:
+        labels: ``(B, A)`` int64: ``0..K-1`` category, ``K`` background, ``-1`` ignored.
+        gt_index: ``(B, A)`` int64: row of the image's `Target`; meaningful where the label is a
+            category, 0 elsewhere.
+    """
+
+    labels: Tensor
+    gt_index: Tensor
+
+    def positives(self, num_classes: int) -> Tensor:
+        """``(B, A)`` bool, priors that answer for an object."""
+        return (self.labels >= 0) & (self.labels < num_classes)
+
+
+@dataclass(frozen=True)
+class LossTerms:
+    """The terms of one step's loss, each already normalised and weighted; they are summed.
+
+    Attributes:
+        classification: scalar.
+        box: scalar.
+        quality: scalar (centerness, IoU branch), or None where a detector has none.
+        positives: scalar, positive priors in this process's batch (not part of the loss).
+    """
+
+    classification: Tensor
+    box: Tensor
+    positives: Tensor
+    quality: Tensor | None = None
+
+    @property
+    def total(self) -> Tensor:
+        """The scalar to differentiate."""
+        total = self.classification + self.box
+        return total if self.quality is None else total + self.quality
+
+    def named(self) -> dict[str, Tensor]:
+        """Every term by name, detached, for a log."""
+        terms = {"loss": self.total, "classification": self.classification, "box": self.box}
+        if self.quality is not None:
+            terms["quality"] = self.quality
+        return {name: term.detach() for name, term in terms.items()}
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What a detector found in one image, best first.
+
+    Attributes:
+        boxes: ``(N, 4)`` float32 xyxy pixels of the original image.
+        scores: ``(N,)`` float32 in [0, 1].
+        labels: ``(N,)`` int64 in ``0..K-1``.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return int(self.scores.shape[0])
+
+    def to(self, device: torch.device | str) -> Detections:
+        """All tensors on ``device``."""
+        return Detections(self.boxes.to(device), self.scores.to(device), self.labels.to(device))
+
+
+def category_index(categories: Sequence[Category]) -> dict[int, int]:
+    """From a category's own id to its label ``0..K-1``."""
+    return {category.id: label for label, category in enumerate(categories)}
