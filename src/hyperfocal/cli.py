@@ -1,0 +1,84 @@
+"""The ``hyperfocal`` command. Heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+
+USAGE = """\
+usage: hyperfocal COMMAND ...
+
+Train dense object detectors on imbalanced data.
+
+commands:
+  demo                      draw a long-tailed set, train, evaluate, leave pictures (about 6 min)
+  train RECIPE [flags]      train and evaluate a detector on your images
+  evaluate RUN [flags]      measure a trained detector on annotated images
+  evaluate --detections F   measure anyone's COCO-format results
+  predict RUN PATH...       annotated pictures and predictions.json
+  recipes                   what there is to train, and what each is for
+  import torchvision F      bring torchvision RetinaNet weights over
+
+`hyperfocal COMMAND --help` tells more; `hyperfocal train RECIPE --help` lists every setting.
+"""
+
+COMMANDS = {
+    "demo": "demo",
+    "train": "train",
+    "evaluate": "evaluate",
+    "predict": "predict",
+    "recipes": "recipes",
+    "import": "import_weights",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status (2: something the person has to mend)."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(USAGE, end="")
+        return 0
+    if words[0] in ("-V", "--version"):
+        from importlib.metadata import version
+
+        print(f"hyperfocal {version('hyperfocal')}")
+        return 0
+    if words[0] not in COMMANDS:
+        import difflib
+
+        close = difflib.get_close_matches(words[0], COMMANDS, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        print(f"hyperfocal: no command {words[0]!r}.{hint}\n\n{USAGE}", end="", file=sys.stderr)
+        return 2
+    return _run(COMMANDS[words[0]], words[1:])
+
+
+def _run(name: str, words: list[str]) -> int:
+    from hyperfocal.types import HyperfocalError, HyperfocalWarning
+
+    show = warnings.showwarning
+
+    def show_plainly(message, category, *rest, **more):  # type: ignore[no-untyped-def]
+        if issubclass(category, HyperfocalWarning):
+            print(f"warning: {message}", file=sys.stderr)
+        else:
+            show(message, category, *rest, **more)
+
+    warnings.showwarning = show_plainly
+    try:
+        status: int = import_module(f"hyperfocal.commands.{name}").run(words)
+    except HyperfocalError as error:
+        print(f"hyperfocal: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("hyperfocal: interrupted", file=sys.stderr)
+        return 130
+    finally:
+        warnings.showwarning = show
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

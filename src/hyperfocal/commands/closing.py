@@ -1,0 +1,77 @@
+"""What a person sees when a training has ended: pictures, a table, where to look next."""
+
+from __future__ import annotations
+
+import numpy as np
+from rich.console import Console
+
+from hyperfocal.data import read_image
+from hyperfocal.engine.predict import load
+from hyperfocal.engine.run_folder import RunFolder
+from hyperfocal.engine.splits import read_splits
+from hyperfocal.engine.train import TrainResult
+from hyperfocal.evaluation import metrics_table
+from hyperfocal.figures import PanelRow, category_figure, detection_panel, training_curves
+from hyperfocal.types import AnnotationSet, ImageRecord
+
+PANEL_IMAGES = 6
+PANEL_SCORE = 0.3
+"""Weaker detections are left out of the picture, not of the metrics."""
+
+
+def close_training(result: TrainResult, console: Console) -> None:
+    """Draw the pictures of the run and print its closing table."""
+    run = result.run
+    pictures = [training_curves(run.path, run.path / "curves.png")]
+    if result.evaluation is not None:
+        pictures.append(category_figure(run.path, run.path / "categories.png"))
+        if result.val is not None:
+            pictures.append(draw_panel(run, result.val))
+        console.print(metrics_table(result.evaluation.metrics))
+    console.print("Look next at:", style="bold")
+    for picture in pictures:
+        console.print(f"  {picture}", highlight=False, soft_wrap=True)
+    hints = [
+        (run.metrics, "every metric, per category"),
+        (run.weights, f'best weights: hyperfocal.load("{run.path}")'),
+    ]
+    for path, what in hints:
+        if path.exists():
+            console.print(f"  {path}  ({what})", highlight=False, soft_wrap=True)
+    console.print(
+        f"  hyperfocal predict {run.path} YOUR_IMAGES --out OUT", highlight=False, soft_wrap=True
+    )
+
+
+def draw_panel(run: RunFolder, val: AnnotationSet) -> object:
+    """Detections beside ground truth for the val images with the rarest categories."""
+    model = load(run.path)
+    counts = run.read_categories().counts
+    records = rarest_first(val, counts.images if counts else None)[:PANEL_IMAGES]
+    found = model.predict([record.path for record in records])
+    rows = []
+    for record, detections in zip(records, found, strict=True):
+        keep = detections.scores >= PANEL_SCORE
+        rows.append(
+            PanelRow(
+                image=read_image(record.path).permute(1, 2, 0).numpy(),
+                gt_boxes=record.boxes,
+                gt_labels=record.labels,
+                boxes=detections.boxes[keep].numpy(),
+                scores=detections.scores[keep].numpy(),
+                labels=detections.labels[keep].numpy(),
+            )
+        )
+    names = [category.name for category in val.categories]
+    return detection_panel(rows, run.path / "detections.png", names)
+
+
+def rarest_first(val: AnnotationSet, train_images: tuple[int, ...] | None) -> list[ImageRecord]:
+    """Images with boxes, spread over the frequency range: rare and frequent categories in turn."""
+    with_boxes = [record for record in val.images if len(record.labels)]
+    if train_images is None:
+        return with_boxes
+    frequency = np.asarray(train_images)
+    ranked = sorted(with_boxes, key=lambda record: (frequency[record.labels].min(), record.id))
+    middle = len(ranked) // 2
+    return [r for pair in zip(ranked[:middle], ranked[::-1], strict=False) for r in pair] or ranked

@@ -1,0 +1,42 @@
+"""``hyperfocal demo``: the main job with nothing to download."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+DEFAULT_OUT = Path("runs/demo")
+
+
+def run(words: list[str]) -> int:
+    """Draw a long-tailed set (once), train the demo recipe on it, evaluate, leave pictures."""
+    from rich.console import Console
+
+    from hyperfocal.commands.closing import close_training
+    from hyperfocal.config import override
+    from hyperfocal.data import Split
+    from hyperfocal.data.synthetic import SyntheticConfig, draw_dataset, is_drawn
+    from hyperfocal.engine.run_folder import RunFolder
+    from hyperfocal.engine.train import train
+    from hyperfocal.recipes import load_recipe
+
+    console = Console()
+    recipe = dataclasses.replace(load_recipe("demo"), out=DEFAULT_OUT, overwrite=True)
+    experiment = override(recipe, words, prog="hyperfocal demo")
+    out = experiment.out or DEFAULT_OUT
+    drawing, folder = SyntheticConfig(), out / "data"
+    if not is_drawn(folder, drawing):
+        console.print(f"drawing a long-tailed set in {folder} ...", highlight=False)
+        draw_dataset(folder, drawing)
+    data = dataclasses.replace(
+        experiment.data,
+        train=Split(folder / "train.json", folder / "train"),
+        val=Split(folder / "val.json", folder / "val"),
+    )
+    result = train(dataclasses.replace(experiment, data=data), RunFolder(out), console)
+    if result.stopped_by is not None:
+        console.print(f"stopped by {result.stopped_by}")
+        return 130
+    if result.is_main:
+        close_training(result, console)
+    return 0

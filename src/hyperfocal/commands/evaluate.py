@@ -1,0 +1,97 @@
+"""``hyperfocal evaluate``: a trained run, or anyone's results, against annotations."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from hyperfocal.types import ConfigError
+
+DESCRIPTION = """\
+Measure detections against ground truth: COCO's 12 numbers, AP by frequency, and per category.
+
+  hyperfocal evaluate RUN --data.annotations F --data.images D [--json OUT]
+  hyperfocal evaluate --detections RESULTS.json --data.annotations F [--protocol coco] [--json OUT]
+
+RESULTS.json has COCO's results format. APr/APc/APf need training frequencies: a run knows its own;
+for results, give the training annotations with --train.annotations."""
+
+
+def run(words: list[str]) -> int:
+    """Parse the words, measure, print the tables."""
+    args = _parse(words)
+    from rich.console import Console
+
+    from hyperfocal.config import load as load_config
+    from hyperfocal.data import read_annotations
+    from hyperfocal.engine.evaluate import measure
+    from hyperfocal.engine.experiment import EvaluationConfig
+    from hyperfocal.engine.run_folder import RunFolder, write_json
+    from hyperfocal.evaluation import category_table, metrics_table, read_results
+
+    console = Console()
+    if args.detections is not None:
+        annotations = read_annotations(args.annotations, args.images, check="none", split="val")
+        counts = None
+        if args.train_annotations is not None:
+            counts = read_annotations(
+                args.train_annotations, None, check="none", categories=annotations.categories
+            ).counts()
+        found = read_results(args.detections, annotations)
+        config = load_config(EvaluationConfig, {})
+    else:
+        folder = RunFolder(args.run)
+        experiment = folder.read_experiment()
+        trained = folder.read_categories()
+        annotations = read_annotations(
+            args.annotations, args.images, split="val", categories=trained.categories
+        )
+        counts, config = trained.counts, experiment.evaluation
+        found = _detect(args, annotations, config.batch_size, console)
+    result = measure(found, annotations, counts, config)
+    console.print(category_table(result.categories))
+    console.print(metrics_table(result.metrics))
+    if args.json is not None:
+        write_json(args.json, result.as_json())
+        console.print(f"written: {args.json}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def _detect(args: argparse.Namespace, annotations, batch_size, console):  # type: ignore[no-untyped-def]
+    from hyperfocal.engine.predict import load
+    from hyperfocal.engine.progress import ProgressBar
+
+    model = load(args.run, args.device)
+    paths = [record.path for record in annotations.images]
+    with ProgressBar(console, "evaluate", len(paths), "images", transient=True) as progress:
+        found = model.predict(paths, batch_size=batch_size, advance=progress.advance)
+    return {record.id: d for record, d in zip(annotations.images, found, strict=True)}
+
+
+def _parse(words: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="hyperfocal evaluate",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("run", nargs="?", type=Path, metavar="RUN", help="a run folder")
+    parser.add_argument("--detections", type=Path, metavar="F", help="COCO-format results instead")
+    parser.add_argument(
+        "--data.annotations", dest="annotations", type=Path, metavar="F", required=True,
+        help="COCO JSON, YOLO data.yaml or folder of VOC XML",
+    )
+    parser.add_argument("--data.images", dest="images", type=Path, metavar="D", help="image folder")
+    parser.add_argument(
+        "--train.annotations", dest="train_annotations", type=Path, metavar="F",
+        help="training annotations, for APr/APc/APf of --detections",
+    )
+    parser.add_argument("--protocol", choices=["coco"], default="coco", help="default: coco")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write every number here")
+    parser.add_argument("--device", default="auto", help="default: a GPU where there is one")
+    args = parser.parse_args(words)
+    if (args.run is None) == (args.detections is None):
+        raise ConfigError("hyperfocal evaluate takes a RUN folder or --detections FILE: one of the two")
+    if args.train_annotations is not None and args.detections is None:
+        raise ConfigError("--train.annotations goes with --detections; a RUN knows its frequencies")
+    return args

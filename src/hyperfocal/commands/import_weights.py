@@ -1,0 +1,29 @@
+"""``hyperfocal import torchvision WEIGHTS.pth --out RUN``: other zoos' weights as a run folder."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def run(words: list[str]) -> int:
+    """Convert the weights and write a run folder that `load`, `evaluate` and `predict` take."""
+    parser = argparse.ArgumentParser(
+        prog="hyperfocal import",
+        description="Convert weights of another library into a run folder.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("zoo", choices=["torchvision"], help="where the weights come from")
+    parser.add_argument("weights", type=Path, metavar="WEIGHTS.pth")
+    parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="run folder to write")
+    args = parser.parse_args(words)
+
+    from rich.console import Console
+
+    from hyperfocal.engine.run_folder import RunFolder
+    from hyperfocal.importers.run import write_imported
+    from hyperfocal.importers.torchvision import import_torchvision
+
+    write_imported(import_torchvision(args.weights), RunFolder(args.out))
+    Console().print(f"written: {args.out}  (hyperfocal predict {args.out} IMAGES --out OUT)")
+    return 0

@@ -1,0 +1,57 @@
+"""``hyperfocal train RECIPE [flags]``: train, evaluate, leave pictures."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from hyperfocal.types import ConfigError
+
+DESCRIPTION = """\
+Train a detector and measure it.
+
+  hyperfocal train RECIPE --data.train.annotations F --data.train.images D \\
+      --data.val.annotations F --data.val.images D --out RUN [any setting]
+
+RECIPE is a name from `hyperfocal recipes` or a path to your own recipe file.
+`hyperfocal train RECIPE --help` lists every setting with its default.
+Annotations: COCO JSON, a YOLO data.yaml, or a folder of Pascal VOC XML."""
+
+
+def run(words: list[str]) -> int:
+    """Parse the flags over the recipe, train, and close with pictures and a table."""
+    if not words or words[0].startswith("-"):
+        parser = argparse.ArgumentParser(
+            prog="hyperfocal train",
+            description=DESCRIPTION,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        parser.add_argument("RECIPE")
+        parser.parse_args(words)
+        raise ConfigError(f"the recipe comes first: hyperfocal train RECIPE {' '.join(words)}")
+    name, *flags = words
+    from hyperfocal.config import override
+    from hyperfocal.recipes import load_recipe
+
+    experiment = override(load_recipe(name), flags, prog=f"hyperfocal train {name}")
+    out = experiment.out or Path("runs") / Path(name).stem
+    from rich.console import Console
+
+    from hyperfocal.commands.closing import close_training
+    from hyperfocal.engine.run_folder import RunFolder
+    from hyperfocal.engine.train import train
+
+    console = Console()
+    result = train(experiment, RunFolder(out), console)
+    if result.stopped_by is not None:
+        console.print(
+            f"Stopped by {result.stopped_by}; everything is saved in {out}. Go on with:\n"
+            f"  hyperfocal {' '.join(w for w in sys.argv[1:] if w != '--resume')} --resume",
+            highlight=False,
+            soft_wrap=True,
+        )
+        return 130 if result.stopped_by == "SIGINT" else 0
+    if result.is_main:
+        close_training(result, console)
+    return 0

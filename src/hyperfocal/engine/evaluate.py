@@ -1,0 +1,94 @@
+"""Run a detector over a split, on any number of processes, and measure what it found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from hyperfocal.engine.experiment import EvaluationConfig
+from hyperfocal.engine.run_folder import RunFolder, finite, write_json
+from hyperfocal.evaluation import CategoryMetrics, CocoEvaluator, FrequencyGroups
+from hyperfocal.models import Detector
+from hyperfocal.types import AnnotationSet, Batch, CategoryCounts, Detections
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The numbers of one evaluation.
+
+    Attributes:
+        metrics: AP, AP50, ..., APr, APc, APf; nan where nothing could be measured.
+        categories: the same per category, in the order of the labels.
+    """
+
+    metrics: dict[str, float]
+    categories: tuple[CategoryMetrics, ...]
+
+    def as_json(self, step: int | None = None) -> dict[str, Any]:
+        """JSON-able form; nan becomes null."""
+        rows = [
+            {k: finite(v) if isinstance(v, float) else v for k, v in asdict(row).items()}
+            for row in self.categories
+        ]
+        metrics = {name: finite(value) for name, value in self.metrics.items()}
+        return {"step": step, "metrics": metrics, "categories": rows}
+
+    def write(self, run: RunFolder, step: int) -> None:
+        """Write metrics.json of the run."""
+        write_json(run.metrics, self.as_json(step))
+
+
+def frequency_groups(config: EvaluationConfig) -> FrequencyGroups:
+    """The groups that the config asks for."""
+    return FrequencyGroups(names=config.frequency_names, bounds=config.frequency_bounds)
+
+
+@torch.no_grad()
+def detect_all(
+    model: Detector, batches: Iterable[Batch], device: torch.device, advance: Callable[[int], None]
+) -> dict[int, Detections]:
+    """Detections of every image of ``batches`` by image id, gathered from all processes.
+
+    Args:
+        model: put in eval mode here; the caller sets the mode it needs afterwards.
+        batches: this process's share of the images.
+        device: where the model is.
+        advance: called with the number of images done, for a progress bar.
+    """
+    model.eval()
+    found: dict[int, Detections] = {}
+    for batch in batches:
+        detections = model.detect(batch.to(device, non_blocking=True))
+        found.update(
+            (image_id, d.to("cpu")) for image_id, d in zip(batch.image_ids, detections, strict=True)
+        )
+        advance(len(batch))
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return found
+    shares: list[dict[int, tuple[Tensor, Tensor, Tensor]] | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(shares, {i: (d.boxes, d.scores, d.labels) for i, d in found.items()})
+    return {i: Detections(*parts) for share in shares for i, parts in (share or {}).items()}
+
+
+def measure(
+    found: dict[int, Detections],
+    annotations: AnnotationSet,
+    counts: CategoryCounts | None,
+    config: EvaluationConfig,
+) -> Evaluation:
+    """COCO's metrics of detections against the ground truth of the same images.
+
+    Args:
+        found: detections by image id.
+        annotations: ground truth.
+        counts: training frequencies, for APr/APc/APf; None leaves those out.
+        config: how categories are grouped.
+    """
+    evaluator = CocoEvaluator(annotations, counts=counts, groups=frequency_groups(config))
+    evaluator.update(list(found.values()), list(found))
+    return Evaluation(evaluator.compute(), evaluator.per_category())

@@ -1,0 +1,144 @@
+"""`Experiment`: everything that decides how a run goes, as one typed config."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from hyperfocal.config import Config
+from hyperfocal.data import DataConfig
+from hyperfocal.models import DetectorConfig, RetinaNet
+
+
+@dataclass(frozen=True)
+class TrainConfig(Config):
+    """The optimizer and its schedule; defaults are the focal-loss paper's (section 4.1)."""
+
+    iterations: int | None = None
+    """Optimizer steps. Give this or epochs."""
+    epochs: float | None = None
+    """Passes over the training images, in place of iterations."""
+    batch_size: int = 16
+    """Images per optimizer step, over all devices and micro-batches."""
+    micro_batches: int = 1
+    """Parts that a device's share of the batch is split into, to save memory (gradient
+    accumulation). The result is the same whatever their number."""
+
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """SGD with momentum, or AdamW."""
+    lr: float = 0.01
+    """Peak learning rate."""
+    backbone_lr_scale: float = 1.0
+    """The backbone's share of lr; 0.1 suits a pretrained backbone under AdamW."""
+    momentum: float = 0.9
+    """SGD's momentum."""
+    weight_decay: float = 1e-4
+    """Weight decay."""
+    decay_norm_and_bias: bool = False
+    """Decay normalisation scales and biases too."""
+    clip_norm: float | None = None
+    """Clip the gradient's L2 norm to this."""
+
+    schedule: Literal["multistep", "cosine", "constant"] = "multistep"
+    """How the rate falls after the warm-up."""
+    milestones: tuple[float, ...] = (2 / 3, 8 / 9)
+    """Multi-step: fractions of the training at which the rate is multiplied by lr_decay."""
+    lr_decay: float = 0.1
+    """Multi-step: factor at each milestone."""
+    final_lr: float = 0.0
+    """Cosine: fraction of lr at the last step."""
+    warmup_iterations: int = 500
+    """Steps of linear warm-up; cut to a tenth of the training if that is shorter."""
+    warmup_start: float = 1 / 3
+    """Fraction of lr at the first step."""
+
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic of the forward and backward pass (bf16: autocast; weights stay fp32)."""
+    channels_last: bool = True
+    """Keep activations in NHWC memory."""
+    ema_decay: float | None = None
+    """Keep an exponential moving average of the weights and evaluate that."""
+
+    evaluations: int = 10
+    """Evaluations on the val split, evenly spaced; the last is after the last step."""
+    log_every: int = 20
+    """Steps between lines of metrics.jsonl."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        if (self.iterations is None) == (self.epochs is None):
+            self._require(False, "iterations", "given, or epochs: exactly one of the two")
+        self._require(self.iterations is None or self.iterations >= 1, "iterations", ">= 1")
+        self._require(self.epochs is None or self.epochs > 0, "epochs", "> 0")
+        for name in ("batch_size", "micro_batches", "log_every"):
+            self._require(getattr(self, name) >= 1, name, ">= 1")
+        for name in ("backbone_lr_scale", "weight_decay", "final_lr", "warmup_iterations"):
+            self._require(getattr(self, name) >= 0, name, ">= 0")
+        self._require(self.lr > 0, "lr", "> 0")
+        self._require(0 <= self.momentum < 1, "momentum", "in [0, 1)")
+        self._require(0 <= self.warmup_start <= 1, "warmup_start", "in [0, 1]")
+        self._require(self.evaluations >= 0, "evaluations", ">= 0")
+        self._require(
+            all(0 < m < 1 for m in self.milestones)
+            and list(self.milestones) == sorted(self.milestones),
+            "milestones",
+            "rising fractions between 0 and 1",
+        )
+        self._require(self.clip_norm is None or self.clip_norm > 0, "clip_norm", "> 0, or None")
+        self._require(
+            self.ema_decay is None or 0 < self.ema_decay < 1,
+            "ema_decay",
+            "between 0 and 1, or None",
+        )
+
+
+@dataclass(frozen=True)
+class EvaluationConfig(Config):
+    """What is measured and how categories are grouped by frequency."""
+
+    frequency_bounds: tuple[int, ...] = (10, 100)
+    """A category is in the first group whose bound its training images don't exceed; the last
+    group has no bound. LVIS: rare <= 10, common <= 100, frequent above."""
+    frequency_names: tuple[str, ...] = ("r", "c", "f")
+    """One name a group: AP of group r is reported as APr."""
+    batch_size: int = 8
+    """Images per forward pass."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        self._require(self.batch_size >= 1, "batch_size", ">= 1")
+        self._require(
+            len(self.frequency_names) == len(self.frequency_bounds) + 1,
+            "frequency_names",
+            f"one name more than there are frequency_bounds ({len(self.frequency_bounds)})",
+        )
+
+
+@dataclass(frozen=True)
+class Experiment(Config):
+    """A complete run: what `hyperfocal train` takes and a run folder keeps in config.json."""
+
+    train: TrainConfig
+    """Optimizer and schedule."""
+    model: DetectorConfig = field(default_factory=RetinaNet.Config)
+    """The detector."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """Images, annotations, transforms, sampler."""
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    """Metrics."""
+
+    out: Path | None = None
+    """Run folder; default runs/RECIPE."""
+    resume: bool = False
+    """Go on from the newest checkpoint in the run folder."""
+    overwrite: bool = False
+    """Replace an earlier run in the run folder."""
+    seed: int = 0
+    """Seed of weights, sampling and augmentation."""
+    deterministic: bool = False
+    """Only deterministic algorithms (slower on a GPU)."""
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to run."""
+    devices: int = 1
+    """Processes, one a device; under torchrun its own count."""

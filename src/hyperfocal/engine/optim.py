@@ -1,0 +1,70 @@
+"""Parameter groups, optimizers and the learning-rate schedule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from torch import nn, optim
+
+from hyperfocal.engine.experiment import TrainConfig
+
+_NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
+
+
+def build_optimizer(model: nn.Module, config: TrainConfig) -> optim.Optimizer:
+    """SGD or AdamW over the trainable parameters of ``model``.
+
+    Parameters under ``model.backbone`` get ``backbone_lr_scale`` times the rate; normalisation
+    parameters and biases get no weight decay unless ``decay_norm_and_bias``. Every group keeps its
+    share of the rate in ``lr_scale``, which `set_lr` multiplies in.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, module, parameter in _trainable(model):
+        scale = config.backbone_lr_scale if name.startswith("backbone.") else 1.0
+        decays = config.decay_norm_and_bias or (
+            parameter.ndim > 1 and not isinstance(module, _NORMS)
+        )
+        decay = config.weight_decay if decays else 0.0
+        groups.setdefault((scale, decay), []).append(parameter)
+    params = [
+        {"params": parameters, "lr_scale": scale, "weight_decay": decay}
+        for (scale, decay), parameters in groups.items()
+    ]
+    if config.optimizer == "sgd":
+        return optim.SGD(params, lr=config.lr, momentum=config.momentum)
+    return optim.AdamW(params, lr=config.lr)
+
+
+def _trainable(model: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Parameter]]:
+    seen: set[nn.Parameter] = set()
+    for prefix, module in model.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.requires_grad and parameter not in seen:
+                seen.add(parameter)
+                yield f"{prefix}.{name}", module, parameter
+
+
+def lr_factor(step: int, total: int, config: TrainConfig) -> float:
+    """Fraction of the peak rate at optimizer step ``step`` (from 0) of ``total``.
+
+    Linear warm-up from ``warmup_start``, times 1, ``lr_decay`` per milestone passed, or half a
+    cosine from 1 to ``final_lr`` over the steps after the warm-up.
+    """
+    warmup = min(config.warmup_iterations, total // 10)
+    ramp = 1.0
+    if step < warmup:
+        ramp = config.warmup_start + (1 - config.warmup_start) * step / warmup
+    if config.schedule == "multistep":
+        passed = sum(step >= round(m * total) for m in config.milestones)
+        return ramp * config.lr_decay**passed
+    if config.schedule == "cosine" and step >= warmup:
+        progress = (step - warmup) / max(total - 1 - warmup, 1)
+        return config.final_lr + (1 - config.final_lr) * (1 + math.cos(math.pi * progress)) / 2
+    return ramp
+
+
+def set_lr(optimizer: optim.Optimizer, lr: float) -> None:
+    """Give every group its share of ``lr``."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_scale"]

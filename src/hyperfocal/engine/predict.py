@@ -1,0 +1,103 @@
+"""A trained detector, ready to use on pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hyperfocal.data import collate, prepare_image
+from hyperfocal.data.transforms import TransformConfig
+from hyperfocal.engine.checkpoint import load_weights
+from hyperfocal.engine.run_folder import RunFolder
+from hyperfocal.models import Detector
+from hyperfocal.types import Category, Detections
+
+
+class Predictor:
+    """A detector with the transforms and categories that it was trained with.
+
+    Made by `hyperfocal.load`. Example::
+
+        model = hyperfocal.load("runs/demo")
+        for found in model.predict(["a.jpg", "b.jpg"]):
+            for box, score, label in zip(found.boxes, found.scores, found.labels):
+                print(model.categories[label].name, float(score), box.tolist())
+
+    Attributes:
+        detector: the module, in eval mode.
+        categories: ``categories[label]`` has the name and the id that the person's file used.
+        transform: how an image is resized before it is shown to the detector.
+        device: where the detector is.
+    """
+
+    def __init__(
+        self,
+        detector: Detector,
+        categories: tuple[Category, ...],
+        transform: TransformConfig,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.device = torch.device(device)
+        self.detector = detector.eval().to(self.device)
+        self.categories = categories
+        self.transform = transform
+
+    @torch.no_grad()
+    def predict(
+        self,
+        images: Any | Sequence[Any],
+        *,
+        batch_size: int = 8,
+        advance: Callable[[int], None] = lambda images: None,
+    ) -> list[Detections]:
+        """Detect objects.
+
+        Args:
+            images: a path, PIL image, array ``(H, W, 3)`` or ``(H, W)`` uint8, or tensor
+                ``(3, H, W)`` (uint8, or float in [0, 1]); or a list of these, of any sizes.
+            batch_size: images per forward pass.
+            advance: called with the number of images done, for a progress bar.
+
+        Returns:
+            One `Detections` an image, in order, boxes in that image's pixels, best first.
+
+        Raises:
+            DataError: an image can't be read.
+        """
+        single = not isinstance(images, list | tuple)
+        queue = [images] if single else list(images)
+        found: list[Detections] = []
+        for chunk in _chunks(queue, batch_size):
+            samples = [prepare_image(image, self.transform) for image in chunk]
+            batch = collate(samples).to(self.device)
+            found += [d.to("cpu") for d in self.detector.detect(batch)]
+            advance(len(chunk))
+        return found
+
+
+def load(run: str | Path, device: str = "auto") -> Predictor:
+    """Load the best weights of a run folder.
+
+    Args:
+        run: what ``hyperfocal train`` or ``hyperfocal import`` wrote.
+        device: ``"auto"`` takes a GPU where there is one.
+
+    Raises:
+        ConfigError: the folder, its config or its weights are missing or damaged.
+    """
+    folder = RunFolder(Path(run))
+    experiment = folder.read_experiment()
+    trained = folder.read_categories()
+    detector = experiment.model.offline().build(len(trained.categories), trained.counts)
+    load_weights(folder.weights, detector)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return Predictor(detector, trained.categories, experiment.data.val_transform, device)
+
+
+def _chunks(items: list[Any], size: int) -> Iterator[list[Any]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

@@ -1,0 +1,91 @@
+"""Progress of long work: a bar with rate and ETA on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+SECONDS_BETWEEN_LINES = 15.0
+
+
+class ProgressBar:
+    """Counts ``total`` steps of one job.
+
+    A context manager; ``advance`` moves it on and sets what is shown beside the bar. On a terminal
+    it is a live bar; in a file or a pipe it prints one line every 15 seconds. ``start`` steps were
+    done before (a resumed run) and don't count for the rate.
+    """
+
+    def __init__(
+        self,
+        console: Console,
+        label: str,
+        total: int,
+        unit: str,
+        start: int = 0,
+        enabled: bool = True,
+        transient: bool = False,
+    ) -> None:
+        self.console, self.label, self.total, self.unit = console, label, total, unit
+        self.done = self.start = start
+        self.began = self.last_line = time.monotonic()
+        self.enabled = enabled
+        self.live: Progress | None = None
+        if enabled and console.is_terminal:
+            self.live = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]}"),
+                TextColumn("ETA"),
+                TimeRemainingColumn(compact=True),
+                TextColumn("{task.fields[note]}"),
+                console=console,
+                transient=transient,
+            )
+            self.task = self.live.add_task(label, total=total, completed=start, rate="", note="")
+
+    @property
+    def rate(self) -> float:
+        """Steps per second since the job began here."""
+        return (self.done - self.start) / max(time.monotonic() - self.began, 1e-9)
+
+    def advance(self, steps: int = 1, note: str | None = None) -> None:
+        """Count ``steps`` as done; ``note`` replaces the text beside the bar."""
+        self.done += steps
+        if self.live is not None:
+            fields = {"rate": f"{self.rate:.1f} {self.unit}/s"}
+            if note is not None:
+                fields["note"] = note
+            self.live.update(self.task, completed=self.done, **fields)  # type: ignore[arg-type]
+        elif self.enabled and time.monotonic() - self.last_line > SECONDS_BETWEEN_LINES:
+            self.last_line = time.monotonic()
+            left = (self.total - self.done) / max(self.rate, 1e-9)
+            self.console.print(
+                f"{self.label} {self.done}/{self.total}  {self.rate:.1f} {self.unit}/s  "
+                f"ETA {_clock(left)}  {note or ''}".rstrip(),
+                highlight=False,
+            )
+
+    def __enter__(self) -> ProgressBar:
+        if self.live is not None:
+            self.live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.live is not None:
+            self.live.stop()
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

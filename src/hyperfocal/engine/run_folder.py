@@ -1,0 +1,232 @@
+"""A run folder: where each file of a run lives, and how it is written and read."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hyperfocal import config as configs
+from hyperfocal.engine.checkpoint import write_whole
+from hyperfocal.engine.experiment import Experiment
+from hyperfocal.types import Category, CategoryCounts, ConfigError, HyperfocalError
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of one run, by name."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The complete `Experiment`; the model reloads from it without its recipe."""
+        return self.path / "config.json"
+
+    @property
+    def categories(self) -> Path:
+        """Names and ids of the categories, and how often each occurs in training."""
+        return self.path / "categories.json"
+
+    @property
+    def environment(self) -> Path:
+        """Versions, hardware and command."""
+        return self.path / "environment.json"
+
+    @property
+    def log(self) -> Path:
+        """One JSON object a line: ``kind`` is ``step`` or ``evaluation``."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def metrics(self) -> Path:
+        """The last evaluation, per category too."""
+        return self.path / "metrics.json"
+
+    @property
+    def weights(self) -> Path:
+        """Best weights, for inference."""
+        return self.path / "model.safetensors"
+
+    @property
+    def checkpoint(self) -> Path:
+        """Everything needed to go on."""
+        return self.path / "checkpoints" / "last.pt"
+
+    def start(self, experiment: Experiment, categories: TrainedCategories) -> None:
+        """Write what is known before the first step.
+
+        Raises:
+            HyperfocalError: the folder can't be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_json(self.config, configs.dump(experiment))
+            write_json(self.categories, categories.as_json())
+            write_json(self.environment, describe_environment())
+        except OSError as error:
+            raise HyperfocalError(f"{self.path}: can't be written ({error.strerror})") from None
+
+    def read_experiment(self) -> Experiment:
+        """The config that the run was made with."""
+        if not self.path.is_dir():
+            raise ConfigError(f"{self.path}: no such run folder")
+        return configs.load_file(Experiment, self.config)
+
+    def read_categories(self) -> TrainedCategories:
+        """The categories that the run was trained on."""
+        return TrainedCategories.from_json(read_json(self.categories), self.categories)
+
+
+@dataclass(frozen=True)
+class TrainedCategories:
+    """The label space of a trained model.
+
+    Attributes:
+        categories: label ``k`` is ``categories[k]``.
+        counts: how often each occurred in training; None for imported weights.
+    """
+
+    categories: tuple[Category, ...]
+    counts: CategoryCounts | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON-able form."""
+        counts = self.counts
+        entries: list[dict[str, Any]] = []
+        for label, category in enumerate(self.categories):
+            entry: dict[str, Any] = {"id": category.id, "name": category.name}
+            if counts is not None:
+                entry["train_images"] = counts.images[label]
+                entry["train_instances"] = counts.instances[label]
+            entries.append(entry)
+        return {"categories": entries, "train_images": counts.num_images if counts else None}
+
+    @classmethod
+    def from_json(cls, data: Any, source: Path) -> TrainedCategories:
+        """Back from `as_json`.
+
+        Raises:
+            ConfigError: something is missing.
+        """
+        try:
+            entries = data["categories"]
+            categories = tuple(Category(int(e["id"]), str(e["name"])) for e in entries)
+            if data["train_images"] is None:
+                return cls(categories)
+            counts = CategoryCounts(
+                images=tuple(int(e["train_images"]) for e in entries),
+                instances=tuple(int(e["train_instances"]) for e in entries),
+                num_images=int(data["train_images"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConfigError(f"{source}: not a run's categories ({error!r})") from None
+        return cls(categories, counts)
+
+
+class MetricsLog:
+    """Appends lines to metrics.jsonl, and to TensorBoard where that is installed.
+
+    Steps after ``step`` and evaluations after ``evaluated`` are dropped first, so that a resumed
+    run repeats none.
+    """
+
+    def __init__(self, run: RunFolder, step: int, evaluated: int) -> None:
+        if run.log.exists():
+            known = {"step": step, "evaluation": evaluated}
+            kept = [line for line in _lines(run.log) if line["step"] <= known[line["kind"]]]
+            text = "".join(json.dumps(line) + "\n" for line in kept)
+            write_whole(run.log, lambda part: _write_text(part, text))
+        self._file = run.log.open("a", encoding="utf-8")
+        self._board = _tensorboard(run.path / "tensorboard", step)
+
+    def write(self, kind: str, step: int, values: Mapping[str, float | None]) -> None:
+        """Append one line; a value that isn't finite becomes null."""
+        line = {"kind": kind, "step": step} | {k: finite(v) for k, v in values.items()}
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+        if self._board is not None:
+            for name, value in line.items():
+                if isinstance(value, int | float) and name != "step":
+                    self._board.add_scalar(f"{kind}/{name}", value, step)
+
+    def close(self) -> None:
+        """Close the files."""
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def finite(value: float | None) -> float | None:
+    """The value, or None for nan and infinities, which JSON has no word for."""
+    return value if value is not None and abs(value) < float("inf") else None
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write JSON whole or not at all."""
+    write_whole(path, lambda part: _write_text(part, json.dumps(data, indent=1) + "\n"))
+
+
+def read_json(path: Path) -> Any:
+    """Decode a JSON file.
+
+    Raises:
+        ConfigError: it is missing or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: not readable as JSON ({error})") from None
+
+
+def describe_environment() -> dict[str, Any]:
+    """Versions, hardware and command line, for whoever wants to repeat the run."""
+    packages = ("hyperfocal", "torch", "torchvision", "timm", "lightning-fabric", "numpy")
+    cuda = torch.cuda.is_available()
+    return {
+        "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+        "command": shlex.join(["hyperfocal", *sys.argv[1:]]),
+        "python": platform.python_version(),
+        "packages": {name: metadata.version(name) for name in packages},
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu_count": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        if cuda
+        else [],
+    }
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a log; a last one cut short by a crash is dropped."""
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            break
+    return lines
+
+
+def _tensorboard(path: Path, purge_step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(path), purge_step=purge_step + 1)  # type: ignore[no-untyped-call]

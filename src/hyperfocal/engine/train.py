@@ -1,0 +1,386 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from lightning_fabric import Fabric, seed_everything
+from rich.console import Console
+from torch import Tensor, nn, optim
+
+from hyperfocal.data import eval_batches, train_batches
+from hyperfocal.engine.checkpoint import load_checkpoint, save_checkpoint, save_weights
+from hyperfocal.engine.ema import WeightAverage
+from hyperfocal.engine.evaluate import Evaluation, detect_all, measure
+from hyperfocal.engine.experiment import Experiment, TrainConfig
+from hyperfocal.engine.interrupt import StopRequest
+from hyperfocal.engine.optim import build_optimizer, lr_factor, set_lr
+from hyperfocal.engine.progress import ProgressBar
+from hyperfocal.engine.run_folder import MetricsLog, RunFolder, TrainedCategories
+from hyperfocal.engine.splits import Splits, read_splits
+from hyperfocal.models import Detector
+from hyperfocal.types import Batch, ConfigError, HyperfocalError, LossTerms
+
+CHECKPOINT_SECONDS = 600.0
+"""A checkpoint is written at every evaluation, and when the last one is older than this."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How a training ended.
+
+    Attributes:
+        run: its folder.
+        evaluation: the last evaluation; None without a val split.
+        stopped_by: the signal that stopped it early, or None.
+    """
+
+    run: RunFolder
+    evaluation: Evaluation | None
+    stopped_by: str | None
+
+
+@dataclass
+class TrainState:
+    """What changes while training goes on; all of it is in a checkpoint."""
+
+    model: Detector
+    optimizer: optim.Optimizer
+    average: WeightAverage | None
+    step: int = 0
+    evaluated: int = 0
+    best: float = -math.inf
+    evaluation: Evaluation | None = field(default=None, repr=False)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and numbers only, so that it loads without executing anything."""
+        average = self.average
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": average
+            and {"model": average.model.state_dict(), "updates": average.updates},
+            "step": self.step,
+            "evaluated": self.evaluated,
+            "best": self.best,
+            "rng": torch.get_rng_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go back to where `state_dict` was taken."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.average is not None and state["average"] is not None:
+            self.average.model.load_state_dict(state["average"]["model"])
+            self.average.updates = state["average"]["updates"]
+        self.step, self.evaluated = state["step"], state["evaluated"]
+        self.best = state["best"]
+        torch.set_rng_state(state["rng"])
+
+
+def train(experiment: Experiment, run: RunFolder, console: Console) -> TrainResult:
+    """Train, evaluate and keep the best weights in ``run``.
+
+    Each optimizer step draws ``batch_size`` images over all processes; each process runs its share
+    in ``micro_batches`` parts under one normaliser, so that neither number changes the result.
+
+    Raises:
+        HyperfocalError: settings or data that can't work, before the first step; or a loss that is
+            no longer finite.
+    """
+    if run.checkpoint.exists() and not (experiment.resume or experiment.overwrite):
+        raise ConfigError(
+            f"{run.path} already holds a run. Add --resume to go on with it, --overwrite to replace "
+            "it, or choose another --out."
+        )
+    fabric = launch(experiment)
+    splits = read_splits(experiment.data)
+    counts = splits.train.counts()
+    config = experiment.train
+    total = total_steps(config, len(splits.train.images))
+    model = experiment.model.build(len(splits.train.categories), counts)
+    if config.channels_last:
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = build_optimizer(model, config)
+    forward, wrapped = fabric.setup(_TrainingForward(model), optimizer)
+    average = WeightAverage(model, config.ema_decay) if config.ema_decay else None
+    state = TrainState(model, optimizer, average)
+    if experiment.resume:
+        state.load_state_dict(load_checkpoint(run.checkpoint))
+    if fabric.is_global_zero:
+        run.start(experiment, TrainedCategories(splits.train.categories, counts))
+    fabric.barrier()
+
+    loop = _Loop(experiment, fabric, forward, wrapped, state, splits, run, console, total)
+    return loop.run_all()
+
+
+class _Loop:
+    """One call of `train`: the loop and what it needs at every turn."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        fabric: Fabric,
+        forward: nn.Module,
+        optimizer: Any,
+        state: TrainState,
+        splits: Splits,
+        run: RunFolder,
+        console: Console,
+        total: int,
+    ) -> None:
+        self.experiment, self.config = experiment, experiment.train
+        self.fabric, self.forward, self.optimizer, self.state = fabric, forward, optimizer, state
+        self.splits, self.run, self.console, self.total = splits, run, console, total
+        self.main = fabric.is_global_zero
+        self.log = MetricsLog(run, state.step, state.evaluated) if self.main else None
+        self.evaluation_steps = evaluation_steps(self.config.evaluations, total)
+        self.saved_at = time.monotonic()
+        self.window = _Window()
+
+    def run_all(self) -> TrainResult:
+        """From the state's step to the last one."""
+        state = self.state
+        progress = ProgressBar(self.console, "train", self.total, "it", state.step, self.main)
+        with StopRequest() as stop, progress:
+            batches = self.batches()
+            while True:
+                if state.step in self.evaluation_steps and state.evaluated < state.step:
+                    self.save_checkpoint()
+                    self.evaluate()
+                if state.step == self.total or self.agreed(stop.received is not None):
+                    break
+                self.one_step(next(batches))
+                progress.advance(1, self.window.note)
+                if time.monotonic() - self.saved_at > CHECKPOINT_SECONDS:
+                    self.save_checkpoint()
+        self.save_checkpoint()
+        if self.main and state.step == self.total and not self.evaluation_steps:
+            save_weights(self.run.weights, self.best_model)
+        if self.log is not None:
+            self.log.close()
+        finished = state.step == self.total
+        return TrainResult(self.run, state.evaluation, None if finished else stop.received)
+
+    def batches(self) -> Iterator[Batch]:
+        """This process's share of the global batches from the next step on."""
+        return iter(
+            train_batches(
+                self.experiment.data,
+                self.splits.train,
+                batch_size=self.config.batch_size,
+                seed=self.experiment.seed,
+                start_step=self.state.step,
+                rank=self.fabric.global_rank,
+                world_size=self.fabric.world_size,
+            )
+        )
+
+    def one_step(self, batch: Batch) -> None:
+        """Forward, backward and update on one global batch."""
+        state, config = self.state, self.config
+        lr = config.lr * lr_factor(state.step, self.total, config)
+        set_lr(state.optimizer, lr)
+        state.model.train()
+        batch = batch.to(self.fabric.device, non_blocking=True)
+        normalizer = state.model.normalizer(batch)
+        size = math.ceil(len(batch) / config.micro_batches)
+        starts = range(0, len(batch), size)
+        for start in starts:
+            part = slice(start, start + size)
+            last = start == starts[-1]
+            with self.fabric.no_backward_sync(self.forward, enabled=not last):
+                terms = LossTerms(**self.forward(_Sealed(batch[part], normalizer[part])))
+                self.fabric.backward(terms.total)
+            self.window.add(terms, len(batch[part]))
+        self.window.steps += 1
+        grad_norm = self.fabric.clip_gradients(
+            self.forward,
+            self.optimizer,
+            max_norm=config.clip_norm or math.inf,
+            error_if_nonfinite=False,
+        )
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        state.model.step()
+        if state.average is not None:
+            state.average.update(state.model)
+        state.step += 1
+        if state.step % config.log_every == 0 or state.step == self.total:
+            self.log_window(lr, grad_norm)
+
+    def log_window(self, lr: float, grad_norm: Tensor | None) -> None:
+        """Write the mean of the terms since the last line, over all processes."""
+        values = self.window.close(self.fabric)
+        if not math.isfinite(values["loss"]):
+            raise HyperfocalError(
+                f"step {self.state.step}: the loss is {values['loss']}. The weights of the last "
+                f"checkpoint are untouched. Likely causes: train.lr = {self.config.lr} is too high "
+                f"for a batch of {self.config.batch_size}, no prior on the classification bias, or "
+                f"too short a warm-up (train.warmup_iterations = {self.config.warmup_iterations}); "
+                "train.clip_norm = 10 often helps."
+            )
+        values |= {"lr": lr, "epoch": self.epoch}
+        if grad_norm is not None:
+            values["grad_norm"] = float(grad_norm)
+        if self.log is not None:
+            self.log.write("step", self.state.step, values)
+
+    @property
+    def epoch(self) -> float:
+        """Passes over the training images so far."""
+        return self.state.step * self.config.batch_size / len(self.splits.train.images)
+
+    @property
+    def best_model(self) -> Detector:
+        """What is evaluated and kept: the average where there is one."""
+        average = self.state.average
+        return self.state.model if average is None else average.model  # type: ignore[return-value]
+
+    def evaluate(self) -> None:
+        """Measure on the val split; keep the weights if they are the best so far."""
+        splits, state, fabric = self.splits, self.state, self.fabric
+        state.evaluated = state.step
+        if splits.val is None:
+            if self.main:
+                save_weights(self.run.weights, self.best_model)
+            return
+        batches = eval_batches(
+            self.experiment.data,
+            splits.val,
+            batch_size=self.experiment.evaluation.batch_size,
+            rank=fabric.global_rank,
+            world_size=fabric.world_size,
+        )
+        with fabric.autocast():
+            found = detect_all(self.best_model, batches, fabric.device, lambda images: None)
+        if self.main:
+            counts = splits.train.counts()
+            result = measure(found, splits.val, counts, self.experiment.evaluation)
+            state.evaluation = result
+            result.write(self.run, state.step)
+            assert self.log is not None
+            self.log.write("evaluation", state.step, {"epoch": self.epoch} | result.metrics)
+            ap = result.metrics["AP"]
+            if ap >= state.best or not self.run.weights.exists():
+                state.best = max(ap, state.best)
+                save_weights(self.run.weights, self.best_model)
+            self.console.print(_one_line(state.step, self.total, result.metrics), highlight=False)
+        fabric.barrier()
+
+    def save_checkpoint(self) -> None:
+        """Write checkpoints/last.pt."""
+        if self.main:
+            save_checkpoint(self.run.checkpoint, self.state.state_dict())
+        self.saved_at = time.monotonic()
+        self.fabric.barrier()
+
+    def agreed(self, stop: bool) -> bool:
+        """Whether any process was asked to stop, so that all of them do at the same step."""
+        if self.fabric.world_size == 1:
+            return stop
+        flag = torch.tensor(float(stop), device=self.fabric.device)
+        return bool(self.fabric.all_reduce(flag, reduce_op="sum") > 0)  # type: ignore[operator]
+
+
+class _Window:
+    """Sums of the loss terms since the last line of the log."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.images = 0
+        self.steps = 0
+        self.began = time.monotonic()
+        self.note = ""
+
+    def add(self, terms: LossTerms, images: int) -> None:
+        """Add one forward pass."""
+        for name, value in terms.named().items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+        self.images += images
+
+    def close(self, fabric: Fabric) -> dict[str, float]:
+        """Means per optimizer step over all processes; starts the next window."""
+        values = {}
+        for name, value in self.sums.items():
+            mean = fabric.all_reduce(value / self.steps, reduce_op="mean")
+            values[name] = float(mean)  # type: ignore[arg-type]
+        seconds = max(time.monotonic() - self.began, 1e-9)
+        values["images_per_second"] = self.images * fabric.world_size / seconds
+        self.__init__()  # type: ignore[misc]
+        self.note = f"loss {values['loss']:.3f}"
+        return values
+
+
+class _Sealed:
+    """Carries a batch through Fabric, which would try to rebuild every dataclass it meets."""
+
+    __slots__ = ("batch", "normalizer")
+
+    def __init__(self, batch: Batch, normalizer: Tensor) -> None:
+        self.batch, self.normalizer = batch, normalizer
+
+
+class _TrainingForward(nn.Module):
+    """What Fabric wraps: the detector's forward, its terms as a dict of tensors."""
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, sealed: _Sealed) -> dict[str, Tensor]:
+        terms = self.detector(sealed.batch, sealed.normalizer)
+        values = {
+            "classification": terms.classification,
+            "box": terms.box,
+            "positives": terms.positives,
+            "quality": terms.quality,
+        }
+        return {name: value for name, value in values.items() if value is not None}
+
+
+def launch(experiment: Experiment) -> Fabric:
+    """Start the processes, seed them and set the arithmetic.
+
+    Raises:
+        ConfigError: the batch doesn't divide over the devices.
+    """
+    precision: Literal["bf16-mixed", "32-true"]
+    precision = "bf16-mixed" if experiment.train.precision == "bf16" else "32-true"
+    fabric = Fabric(
+        accelerator=experiment.accelerator, devices=experiment.devices, precision=precision
+    )
+    if experiment.train.batch_size % fabric.world_size:
+        raise ConfigError(
+            f"train.batch_size = {experiment.train.batch_size} doesn't divide over "
+            f"{fabric.world_size} devices; use a multiple of {fabric.world_size}"
+        )
+    fabric.launch()
+    seed_everything(experiment.seed, verbose=False)
+    torch.use_deterministic_algorithms(experiment.deterministic)
+    return fabric
+
+
+def total_steps(config: TrainConfig, images: int) -> int:
+    """Optimizer steps of the whole training."""
+    if config.iterations is not None:
+        return config.iterations
+    assert config.epochs is not None
+    return max(round(config.epochs * images / config.batch_size), 1)
+
+
+def evaluation_steps(evaluations: int, total: int) -> frozenset[int]:
+    """Steps after which to evaluate: evenly spaced, the last one included."""
+    return frozenset(math.ceil(total * i / evaluations) for i in range(1, evaluations + 1))
+
+
+def _one_line(step: int, total: int, metrics: dict[str, float]) -> str:
+    shown = ("AP", "AP50", "APr", "APc", "APf")
+    parts = [f"{n} {metrics[n]:.3f}" for n in shown if n in metrics and metrics[n] == metrics[n]]
+    return f"step {step}/{total}  " + "  ".join(parts)
