@@ -90,7 +90,8 @@ def load(cls: type[C], data: object, where: str = "config") -> C:
         raise ConfigError(f"{where}.kind: expected {cls.kind!r}, found {data['kind']!r}")
     for key in given:
         if key not in hints:
-            raise ConfigError(f"{where}.{key}: no such field{_did_you_mean(key, hints)}")
+            close = _did_you_mean(key, hints) or f"; there are {_list(hints)}"
+            raise ConfigError(f"{where}.{key}: no such field{close}")
     values = {key: _load_value(hints[key], value, f"{where}.{key}") for key, value in given.items()}
     try:
         return cls(**values)
@@ -244,7 +245,7 @@ def _swap_components(config: C, words: list[str]) -> tuple[C, list[str]]:
             value = words[index] if index < len(words) else ""
         if value not in members:
             found = f"--{name} {value}".strip()
-            close = _did_you_mean(value, members)
+            close = _did_you_mean(value, members) if value else ""
             raise ConfigError(f"{found}: must be one of {_list(members)}{close}")
         config = _replace_at(config, path, members[value])
         index += 1
@@ -299,7 +300,7 @@ def _required(cls: type[Config]) -> set[str]:
 
 def _did_you_mean(word: object, known: Mapping[str, Any]) -> str:
     close = difflib.get_close_matches(str(word), list(known), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else f"; there are {_list(known)}"
+    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def _list(names: typing.Iterable[Any]) -> str:

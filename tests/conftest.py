@@ -1,0 +1,26 @@
+"""Fixtures shared by the rooms: small drawn data, no downloads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from hyperfocal.data.synthetic import SyntheticConfig, draw_dataset
+
+
+@pytest.fixture(autouse=True)
+def _two_threads() -> None:
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small long-tailed set: 6 categories, 24 training and 8 validation images of 96 pixels."""
+    out = tmp_path_factory.mktemp("drawn") / "set"
+    settings = SyntheticConfig(
+        num_categories=6, imbalance=6, train_images=24, val_images=8, image_size=96
+    )
+    draw_dataset(out, settings)
+    return out

@@ -1,0 +1,85 @@
+"""Learning-rate schedules and parameter groups."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from hyperfocal.engine.experiment import TrainConfig
+from hyperfocal.engine.optim import build_optimizer, lr_factor, set_lr
+from hyperfocal.types import ConfigError
+
+PAPER = TrainConfig(iterations=90_000)
+
+
+def test_paper_schedule_drops_at_60k_and_80k() -> None:
+    factors = {s: lr_factor(s, 90_000, PAPER) for s in (500, 59_999, 60_000, 79_999, 80_000)}
+    assert factors == pytest.approx(
+        {500: 1, 59_999: 1, 60_000: 0.1, 79_999: 0.1, 80_000: 0.01}
+    )
+
+
+def test_warmup_rises_linearly_from_its_start() -> None:
+    assert lr_factor(0, 90_000, PAPER) == pytest.approx(1 / 3)
+    assert lr_factor(250, 90_000, PAPER) == pytest.approx(2 / 3)
+    assert lr_factor(500, 90_000, PAPER) == 1
+
+
+def test_short_training_cuts_the_warmup_to_a_tenth() -> None:
+    assert lr_factor(9, 100, PAPER) < 1
+    assert lr_factor(10, 100, PAPER) == 1
+
+
+def test_cosine_ends_at_final_lr_and_never_rises_after_warmup() -> None:
+    config = TrainConfig(iterations=1000, schedule="cosine", final_lr=0.05, warmup_iterations=50)
+    factors = [lr_factor(s, 1000, config) for s in range(50, 1000)]
+    assert factors[0] == 1
+    assert factors[-1] == pytest.approx(0.05)
+    assert factors == sorted(factors, reverse=True)
+
+
+def test_groups_split_backbone_and_undecayed_parameters() -> None:
+    model = nn.Module()
+    model.backbone = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    model.head = nn.Conv2d(4, 2, 1)
+    model.backbone[1].requires_grad_(False)
+    config = TrainConfig(epochs=1, lr=0.5, backbone_lr_scale=0.1, weight_decay=0.01)
+    optimizer = build_optimizer(model, config)
+    set_lr(optimizer, 0.2)
+    rates = {
+        id(p): (g["lr"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]
+    }
+    assert rates[id(model.backbone[0].weight)] == pytest.approx((0.02, 0.01))
+    assert rates[id(model.backbone[0].bias)] == pytest.approx((0.02, 0.0))
+    assert rates[id(model.head.weight)] == pytest.approx((0.2, 0.01))
+    assert len(rates) == 4  # the frozen norm is in no group
+
+    everywhere = dataclasses.replace(config, decay_norm_and_bias=True)
+    decays = {g["weight_decay"] for g in build_optimizer(model, everywhere).param_groups}
+    assert decays == {0.01}
+
+
+def test_one_adamw_step_equals_torch() -> None:
+    torch.manual_seed(0)
+    ours, theirs = nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False)
+    theirs.load_state_dict(ours.state_dict())
+    config = TrainConfig(epochs=1, optimizer="adamw", lr=0.01, weight_decay=0.1)
+    optimizer = build_optimizer(ours, config)
+    reference = torch.optim.AdamW(theirs.parameters(), lr=0.01, weight_decay=0.1)
+    x = torch.randn(5, 3)
+    for model, opt in ((ours, optimizer), (theirs, reference)):
+        model(x).square().sum().backward()
+        opt.step()
+    torch.testing.assert_close(ours.weight, theirs.weight)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"epochs": None}, {"iterations": 5}, {"lr": 0.0}, {"milestones": (0.9, 0.5)}, {"ema_decay": 1.0}],
+)
+def test_impossible_settings_are_refused_by_name(change: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(change)) if "epochs" not in change else "epochs"):
+        TrainConfig(**({"epochs": 1.0} | change))

@@ -1,0 +1,138 @@
+"""Files of a run: whole or not at all, and read back as they were."""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from hyperfocal.engine.checkpoint import (
+    load_checkpoint,
+    load_weights,
+    save_checkpoint,
+    save_weights,
+    write_whole,
+)
+from hyperfocal.engine.ema import WeightAverage
+from hyperfocal.engine.run_folder import MetricsLog, RunFolder, TrainedCategories, read_json
+from hyperfocal.types import Category, CategoryCounts, ConfigError, HyperfocalError
+
+
+def test_write_whole_keeps_the_old_file_when_writing_fails(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    file.write_text("old")
+
+    def fail(part: Path) -> None:
+        part.write_text("half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_whole(file, fail)
+    assert file.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_checkpoint_round_trip_and_damage(tmp_path: Path) -> None:
+    file = tmp_path / "c" / "last.pt"
+    save_checkpoint(file, {"step": 3, "weights": {"w": torch.arange(3)}})
+    state = load_checkpoint(file)
+    assert state["step"] == 3
+    assert torch.equal(state["weights"]["w"], torch.arange(3))
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(HyperfocalError, match="damaged checkpoint"):
+        load_checkpoint(file)
+    with pytest.raises(HyperfocalError, match="no checkpoint to resume from"):
+        load_checkpoint(tmp_path / "absent.pt")
+
+
+class _Trap:
+    def __reduce__(self) -> tuple[object, ...]:
+        return (exec, ("raise SystemExit('executed')",))
+
+
+def test_checkpoint_never_executes_code(tmp_path: Path) -> None:
+    file = tmp_path / "evil.pt"
+    torch.save({"step": _Trap()}, file, pickle_module=pickle)
+    with pytest.raises(HyperfocalError, match="damaged"):
+        load_checkpoint(file)
+
+
+def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    save_weights(file, nn.Linear(2, 3))
+    copy = nn.Linear(2, 3)
+    load_weights(file, copy)
+    with pytest.raises(ConfigError, match=r"2 tensors differ, first weight, bias"):
+        load_weights(file, nn.Linear(2, 4))
+    file.write_bytes(b"junk")
+    with pytest.raises(ConfigError, match="not readable as safetensors"):
+        load_weights(file, copy)
+
+
+def test_categories_round_trip(tmp_path: Path) -> None:
+    counts = CategoryCounts(images=(5, 1), instances=(9, 1), num_images=6)
+    for made in (
+        TrainedCategories((Category(7, "cat"), Category(90, "dog")), counts),
+        TrainedCategories((Category(1, "a"),)),
+    ):
+        text = json.dumps(made.as_json())
+        assert TrainedCategories.from_json(json.loads(text), tmp_path) == made
+    with pytest.raises(ConfigError, match="not a run's categories"):
+        TrainedCategories.from_json({"categories": [{}]}, tmp_path)
+
+
+def test_resumed_log_repeats_no_step(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    log = MetricsLog(run, 0, 0)
+    for step in (20, 40, 60):
+        log.write("step", step, {"loss": math.nan if step == 20 else 1.0})
+    log.write("evaluation", 40, {"AP": 0.5})
+    log.close()
+    with run.log.open("a") as file:
+        file.write('{"kind": "st')  # cut short by a crash
+    log = MetricsLog(run, 40, 20)
+    log.write("step", 60, {"loss": 2.0})
+    log.close()
+    lines = [json.loads(line) for line in run.log.read_text().splitlines()]
+    assert [(x["kind"], x["step"]) for x in lines] == [("step", 20), ("step", 40), ("step", 60)]
+    assert lines[0]["loss"] is None
+    assert lines[-1]["loss"] == 2.0
+
+
+def test_read_json_names_the_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"x\.json: no such file"):
+        read_json(tmp_path / "x.json")
+
+
+def test_weight_average_of_constant_weights_is_the_weights() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    average = WeightAverage(model, 0.99)
+    target = [p.detach().clone() + 1 for p in model.parameters()]
+    with torch.no_grad():
+        for p, t in zip(model.parameters(), target, strict=True):
+            p.copy_(t)
+    model[1].running_mean.fill_(3.0)
+    for _ in range(2000):
+        average.update(model)
+    for p, t in zip(average.model.parameters(), target, strict=True):
+        torch.testing.assert_close(p, t)
+    assert average.model[1].running_mean.tolist() == [3.0, 3.0]
+    assert not average.model.training
+
+
+def test_weight_average_follows_its_formula() -> None:
+    model = nn.Linear(1, 1, bias=False)
+    model.weight.data.fill_(0.0)
+    average = WeightAverage(model, 0.5)
+    expected = 0.0
+    for step in range(6):
+        model.weight.data.fill_(float(step))
+        average.update(model)
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * step
+    assert float(average.model.weight) == pytest.approx(expected)

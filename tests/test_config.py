@@ -1,0 +1,116 @@
+"""Configs go to JSON and back, take overrides, and refuse what can't be."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import pytest
+
+from hyperfocal import config
+from hyperfocal.types import ConfigError
+
+
+@dataclass(frozen=True)
+class Round(config.Config):
+    kind: ClassVar[str] = "round"
+    radius: float = 1.0
+
+    def __post_init__(self) -> None:
+        self._require(self.radius > 0, "radius", "> 0")
+
+
+@dataclass(frozen=True)
+class Square(config.Config):
+    kind: ClassVar[str] = "square"
+    sides: tuple[float, ...] = (1.0, 2.0)
+    cut: tuple[int, str] = (1, "x")
+
+
+@dataclass(frozen=True)
+class Model(config.Config):
+    loss: Round | Square = Round()
+    extra: Square | None = None
+    name: str = "m"
+    limit: float | None = None
+    mode: Literal["a", "b"] = "a"
+    weights: Path | None = None
+    fast: bool = False
+
+
+@dataclass(frozen=True)
+class Top(config.Config):
+    steps: int
+    model: Model = Model()
+
+
+FULL = Top(3, Model(Square((0.5,), (2, "y")), Square(), "n", 2.5, "b", Path("w.pth"), True))
+
+
+@pytest.mark.parametrize("value", [Top(1), FULL])
+def test_json_round_trip(value: Top, tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(config.dump(value)))
+    assert config.load_file(Top, file) == value
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"stepz": 1}, "config.stepz: no such field (did you mean 'steps'?)"),
+        ({"steps": "3"}, "config.steps: expected int, found '3'"),
+        ({"steps": True}, "config.steps: expected int, found True"),
+        ({"model": {"mode": "c"}}, "config.model.mode = 'c', but it must be one of a, b"),
+        ({"model": {"loss": {"kind": "os.system"}}}, "config.model.loss.kind = 'os.system'"),
+        ({"model": {"loss": {"kind": "round", "radius": -1}}}, "round: radius = -1.0"),
+        ({"model": {"extra": {"kind": "square", "cut": [1]}}}, "expected 2 values, found [1]"),
+        ({"model": 3}, "config.model: expected an object with fields, found 3"),
+    ],
+)
+def test_load_names_what_is_wrong(change: dict[str, object], said: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        config.load(Top, {"steps": 1} | change)
+    assert said in str(error.value)
+
+
+def test_load_names_missing_fields_and_broken_files(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"missing field\(s\) steps"):
+        config.load(Top, {})
+    broken = tmp_path / "c.json"
+    broken.write_text("{")
+    with pytest.raises(ConfigError, match=r"c\.json: not readable as JSON"):
+        config.load_file(Top, broken)
+    with pytest.raises(ConfigError, match="no such file"):
+        config.load_file(Top, tmp_path / "absent.json")
+
+
+def test_override_types_values_and_swaps_components() -> None:
+    words = "--steps 4 --model.fast --model.limit=0.5 --loss square --loss.sides 3 4 5".split()
+    made = config.override(Top(1), words, "test")
+    assert made == Top(4, Model(Square((3.0, 4.0, 5.0)), fast=True, limit=0.5))
+
+
+def test_override_keeps_settings_of_an_unchanged_kind() -> None:
+    start = Top(1, Model(Round(7.0)))
+    assert config.override(start, ["--loss", "round"], "test") == start
+    assert config.override(start, ["--model.loss=square"], "test").model.loss == Square()
+
+
+def test_override_reaches_optional_components() -> None:
+    start = Top(1, Model(extra=Square()))
+    assert config.override(start, ["--model.extra", "none"], "test").model.extra is None
+    assert config.override(Top(1), ["--model.extra", "square"], "test").model.extra == Square()
+
+
+@pytest.mark.parametrize("words", [["--modl.fast"], ["--steps", "many"], ["--loss.radius", "-2"]])
+def test_override_refuses_misspelt_flags_and_impossible_values(words: list[str]) -> None:
+    with pytest.raises((SystemExit, ConfigError)) as error:
+        config.override(Top(1), words, "test")
+    assert not isinstance(error.value, SystemExit) or error.value.code == 2
+
+
+def test_override_names_the_kinds_there_are() -> None:
+    with pytest.raises(ConfigError, match=r"must be one of round, square \(did you mean 'round'"):
+        config.override(Top(1), ["--loss", "rond"], "test")
