@@ -1,0 +1,141 @@
+"""Sigmoid focal loss.
+
+Formula, with p_t = σ(x_t), x_t = x for a positive and -x for a negative::
+
+    FL = -α_t (1 - p_t)^γ log p_t,   α_t = α for a positive, 1 - α for a negative
+
+Gradient with respect to the logit (the paper's eq. 10, times α_t)::
+
+    dFL/dx = y (1 - p_t)^γ (γ p_t log p_t + p_t - 1)
+
+Its size peaks a little above 1 (1.129 at p_t = 0.058 for γ = 2) and falls off like
+(1 - p_t)^(γ+1), so easy examples hardly count. γ = 0 is cross entropy.
+
+Source: focal-loss paper (Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017), eq. 4-5,
+10 and section 4.1.
+
+Use it in dense detectors and segmentation, from about 1:100 of positives to negatives. γ = 2 with
+α = 0.25 is the paper's best; α goes *down* as γ goes up, because focusing already silences the
+easy negatives. Don't use it as the answer to a long tail of categories (see `equalized_focal`),
+with noisy labels (prefer γ ≤ 1 or cross entropy), or where the probabilities must be calibrated as
+they are (see `calibration`): the loss isn't proper and pulls them towards 1/2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from hyperfocal import config
+from hyperfocal.losses.inputs import Number, Reduction, per_category, prepare, reduce
+from hyperfocal.losses.one_vs_all import one_vs_all
+from hyperfocal.losses.terms import focal_term
+from hyperfocal.types import CategoryCounts
+
+
+def sigmoid_focal_loss(
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    alpha: Number | None = 0.25,
+    gamma: Number = 2.0,
+    weight: Tensor | None = None,
+    reduction: Reduction = "none",
+    normalizer: Number | None = None,
+    channel_dim: int = -1,
+) -> Tensor:
+    """Focal loss of independent sigmoids, ``-α_t (1 - p_t)^γ log p_t``.
+
+    Args:
+        logits: ``(..., K)`` (or ``(N, K, *spatial)`` with ``channel_dim=1``), any float dtype;
+            float16 and bfloat16 are computed and returned in float32.
+        targets: integer labels of the logits' shape without the categories (``0..K-1`` a category,
+            ``K`` background: no positive, ``-1`` ignored), or floats in [0, 1] of the logits'
+            shape, or 0/1 integers or bools of the logits' shape (-1 ignored). A float target q
+            gives the expected loss ``q·FL(1) + (1 - q)·FL(0)``.
+        alpha: weight of positives; negatives get ``1 - alpha``. A number or one value a category.
+            None: both weigh 1.
+        gamma: focusing parameter, at least 0; a number or one value a category.
+        weight: extra factor, one a row or one a logit.
+        reduction: "none", "sum" or "mean" (over what isn't ignored).
+        normalizer: divides the result of "none" or "sum", such as the number of positives.
+        channel_dim: dimension of the categories.
+
+    Returns:
+        The logits' shape for "none", else a scalar.
+
+    Raises:
+        DataError: shapes, dtypes or (on the CPU) label values that don't fit.
+        ConfigError: alpha outside [0, 1], negative gamma, an unknown reduction, a bad normalizer.
+
+    Example:
+        >>> import torch
+        >>> from hyperfocal.losses import sigmoid_focal_loss
+        >>> logits = torch.zeros(1000, 80, requires_grad=True)
+        >>> labels = torch.full((1000,), 80)  # background
+        >>> labels[:3] = torch.tensor([7, 7, 41])
+        >>> loss = sigmoid_focal_loss(logits, labels, reduction="sum", normalizer=3)
+        >>> loss.backward()
+    """
+    inputs = prepare(logits, targets, weight, channel_dim)
+    if alpha is not None:
+        alpha = per_category(alpha, "alpha", inputs.logits, 0, 1)
+    gamma = per_category(gamma, "gamma", inputs.logits)
+    loss = one_vs_all(inputs, focal_positive, focal_negative, alpha, gamma)
+    return reduce(loss, inputs, reduction, normalizer)
+
+
+def focal_positive(x: Tensor, alpha: Number | None, gamma: Number) -> Tensor:
+    """Loss of a logit whose label is 1."""
+    return focal_term(x, gamma) if alpha is None else alpha * focal_term(x, gamma)
+
+
+def focal_negative(x: Tensor, alpha: Number | None, gamma: Number) -> Tensor:
+    """Loss of a logit whose label is 0."""
+    return focal_term(-x, gamma) if alpha is None else (1 - alpha) * focal_term(-x, gamma)
+
+
+class SigmoidFocalLoss(nn.Module):
+    """`sigmoid_focal_loss`, summed and divided by a normalizer.
+
+    Args:
+        alpha: weight of positives (negatives get ``1 - alpha``); None: both weigh 1.
+        gamma: focusing parameter.
+    """
+
+    @dataclass(frozen=True)
+    class Config(config.Config):
+        """Settings of `SigmoidFocalLoss`."""
+
+        kind: ClassVar[str] = "focal"
+
+        alpha: float | None = 0.25
+        """Weight of positives, negatives get 1 - alpha; none: both weigh 1."""
+        gamma: float = 2.0
+        """Focusing parameter; 0 is cross entropy."""
+
+        def __post_init__(self) -> None:
+            self._require(self.alpha is None or 0 <= self.alpha <= 1, "alpha", "in [0, 1] or none")
+            self._require(self.gamma >= 0, "gamma", "at least 0")
+
+        def build(self, num_classes: int, counts: CategoryCounts | None = None) -> SigmoidFocalLoss:
+            """The loss; it needs neither the number of categories nor their counts."""
+            return SigmoidFocalLoss(self.alpha, self.gamma)
+
+    def __init__(self, alpha: float | None = 0.25, gamma: float = 2.0) -> None:
+        super().__init__()
+        self.alpha = alpha
+        self.gamma = gamma
+
+    def forward(self, logits: Tensor, targets: Tensor, normalizer: Number = 1.0) -> Tensor:
+        """Scalar: the sum over all logits ``(..., K)`` that aren't ignored, over ``normalizer``."""
+        return sigmoid_focal_loss(
+            logits,
+            targets,
+            alpha=self.alpha,
+            gamma=self.gamma,
+            reduction="sum",
+            normalizer=normalizer,
+        )

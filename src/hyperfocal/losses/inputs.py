@@ -1,0 +1,252 @@
+"""What every classification loss does before and after its formula: check, lay out, reduce.
+
+Sources differ in how they take targets and what they do with ignored ones; here there is one way.
+`prepare` checks the arguments and puts the category dimension last, in float32 or better; `reduce`
+applies weights, drops what is ignored and sums.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from hyperfocal.types import ConfigError, DataError
+
+Reduction = Literal["none", "sum", "mean"]
+Number = float | Tensor
+"""A number, or a tensor of shape ``()`` or ``(K,)`` with one value a category."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Checked arguments of a loss, with the categories in the last dimension.
+
+    Attributes:
+        logits: ``(..., K)`` float32, or float64 where float64 was given.
+        targets: ``(...)`` int64 labels, or ``(..., K)`` floats in [0, 1].
+        kept: False where a target is ignored, ``(..., 1)`` or ``(..., K)`` bool; None where the
+            targets can't say so.
+        weight: broadcasts against the logits, or None.
+        channel_dim: where the categories were in the logits given.
+    """
+
+    logits: Tensor
+    targets: Tensor
+    kept: Tensor | None
+    weight: Tensor | None
+    channel_dim: int
+
+
+def prepare(
+    logits: Tensor,
+    targets: Tensor,
+    weight: Tensor | None = None,
+    channel_dim: int = -1,
+    background: bool = True,
+) -> Inputs:
+    """Check logits, targets and weight, and lay them out with the categories last.
+
+    Args:
+        logits: floats, categories along ``channel_dim``.
+        targets: integer labels of the logits' shape without ``channel_dim``: ``0..K-1`` a category,
+            ``K`` background, ``-1`` ignored; or floats in [0, 1] of the logits' shape; or bools or
+            integers of the logits' shape: 1 positive, 0 negative, -1 ignored.
+        weight: a non-negative factor per target row (the shape of integer labels) or per logit.
+        channel_dim: dimension of the categories.
+        background: whether the label K exists.
+
+    Raises:
+        DataError: shapes, dtypes or values that don't fit. Values are read on the CPU only, and
+            not under ``torch.compile`` or ``vmap``: reading them on an accelerator would stall it.
+            There a label above K acts as background and one below -1 as ignored.
+    """
+    if not logits.is_floating_point():
+        raise DataError(f"logits are {logits.dtype}, but they must be floating point")
+    if logits.ndim and not -logits.ndim <= channel_dim < logits.ndim:
+        raise ConfigError(f"channel_dim = {channel_dim}, but the logits have {logits.ndim} dims")
+    if logits.dtype in (torch.float16, torch.bfloat16):
+        logits = logits.float()
+    same_shape = targets.shape == logits.shape
+    move = logits.ndim > 1 and channel_dim not in (-1, logits.ndim - 1)
+    if move:
+        logits = logits.movedim(channel_dim, -1)
+    if weight is not None:
+        weight = _row_or_element(weight, logits, move and weight.ndim == logits.ndim, channel_dim)
+    if same_shape:
+        if move:
+            targets = targets.movedim(channel_dim, -1)
+        kept = None
+        if targets.is_floating_point():
+            _check_range(targets, 0, 1, "float targets")
+        elif targets.dtype != torch.bool:
+            targets = targets.long()
+            _check_range(targets, -1, 1, "targets of the logits' shape")
+            kept = targets >= 0
+            targets = targets.clamp(min=0)
+        return Inputs(logits, targets.to(logits.dtype), kept, weight, channel_dim)
+    integer = not (targets.is_floating_point() or targets.dtype == torch.bool)
+    if not integer or targets.shape != logits.shape[:-1]:
+        raise DataError(
+            f"targets are {targets.dtype} of shape {tuple(targets.shape)}, but with "
+            f"{logits.shape[-1] if logits.ndim else 0} categories last the logits have shape "
+            f"{tuple(logits.shape)}: give integer labels of shape {tuple(logits.shape[:-1])}, or "
+            "floats in [0, 1] of the logits' shape"
+        )
+    k = logits.shape[-1]
+    targets = targets.long()
+    _check_range(targets, -1, k if background else k - 1, f"labels for {k} logits")
+    return Inputs(logits, targets, (targets >= 0).unsqueeze(-1), weight, channel_dim)
+
+
+def per_category(
+    value: Number, name: str, logits: Tensor, low: float = 0.0, high: float = math.inf
+) -> Number:
+    """Check a setting that is a number or has one value a category.
+
+    Args:
+        value: the number, or a tensor of shape ``()`` or ``(K,)``.
+        name: what errors call it.
+        logits: ``(..., K)``; a tensor value takes their dtype.
+        low: least value allowed.
+        high: greatest value allowed.
+
+    Raises:
+        ConfigError: a value out of range, a shape that doesn't fit, or a tensor that asks for a
+            gradient (the losses treat their settings as constants).
+    """
+    if not isinstance(value, Tensor):
+        check_scalar(value, name, low, high)
+        return value
+    k = logits.shape[-1] if logits.ndim else 1
+    if value.shape not in ((), (k,)):
+        raise ConfigError(f"{name} has shape {tuple(value.shape)}, but it must be () or ({k},)")
+    if value.requires_grad:
+        raise ConfigError(f"{name} requires a gradient, but the loss has none with respect to it")
+    try:
+        _check_range(value, low, high, name)
+    except DataError as error:
+        raise ConfigError(str(error)) from None
+    return value.to(logits.dtype)
+
+
+def reduce(
+    loss: Tensor, inputs: Inputs, reduction: Reduction, normalizer: Number | None = None
+) -> Tensor:
+    """Weigh, drop what is ignored, and sum.
+
+    Args:
+        loss: ``(..., K)`` (or ``(..., 1)`` for a loss per row).
+        inputs: what `prepare` gave.
+        reduction: ``"none"`` keeps the shape, ``"sum"`` adds up, ``"mean"`` divides the sum by the
+            number of elements that aren't ignored (0 where there are none).
+        normalizer: divides the result of "none" or "sum"; a positive number or a scalar tensor.
+
+    Raises:
+        ConfigError: an unknown reduction, a normalizer that isn't positive, or one with "mean".
+    """
+    if reduction not in ("none", "sum", "mean"):
+        raise ConfigError(f"reduction = {reduction!r}, but it must be one of none, sum, mean")
+    if normalizer is not None and reduction == "mean":
+        raise ConfigError(f"normalizer = {normalizer!r} with reduction 'mean', which has its own")
+    if inputs.weight is not None:
+        loss = loss * inputs.weight
+    if inputs.kept is not None:
+        loss = torch.where(inputs.kept, loss, 0.0)
+    if reduction == "mean":
+        if inputs.kept is None:
+            return loss.sum() / max(loss.numel(), 1)
+        per_kept = max(loss.numel(), 1) / max(inputs.kept.numel(), 1)
+        return loss.sum() / (inputs.kept.sum() * per_kept).clamp(min=1)
+    if reduction == "sum":
+        loss = loss.sum()
+    elif loss.ndim > 1 and inputs.channel_dim not in (-1, loss.ndim - 1):
+        loss = loss.movedim(-1, inputs.channel_dim)
+    return loss if normalizer is None else loss / _checked(normalizer)
+
+
+def prepare_boxes(
+    pred: Tensor, target: Tensor, weight: Tensor | None = None, boxes: bool = False
+) -> Inputs:
+    """`prepare` for regression: two float tensors of one shape, in float32 or better.
+
+    Args:
+        pred: ``(..., D)``.
+        target: ``(..., D)``.
+        weight: ``(...)``, or ``(..., D)`` unless ``boxes``.
+        boxes: D must be 4, and there is one loss a row.
+
+    Raises:
+        DataError: shapes or dtypes that don't fit.
+    """
+    wide = torch.float64 if pred.dtype == torch.float64 else torch.float32
+    if not pred.is_floating_point() or pred.shape != target.shape or pred.ndim == 0:
+        raise DataError(
+            f"predictions are {pred.dtype} of shape {tuple(pred.shape)} and targets of shape "
+            f"{tuple(target.shape)}, but they must be floats of one shape (..., D)"
+        )
+    if boxes and pred.shape[-1] != 4:
+        raise DataError(f"boxes have shape {tuple(pred.shape)}, but it must be (..., 4), xyxy")
+    pred, target = pred.to(wide), target.to(wide)
+    if weight is not None:
+        if boxes and weight.shape != pred.shape[:-1]:
+            raise DataError(
+                f"weight has shape {tuple(weight.shape)}, but with one value a box it must be "
+                f"{tuple(pred.shape[:-1])}"
+            )
+        weight = _row_or_element(weight, pred, False, -1)
+    return Inputs(pred, target, None, weight, -1)
+
+
+def check_scalar(value: float, name: str, low: float = 0.0, high: float = math.inf) -> None:
+    """Raise `ConfigError` unless the number lies in [low, high] and is finite."""
+    if not (low <= value <= high and math.isfinite(value)):
+        bounds = f"at least {low:g}" if high == math.inf else f"in [{low:g}, {high:g}]"
+        raise ConfigError(f"{name} = {value!r}, but it must be finite and {bounds}")
+
+
+def _checked(normalizer: Number) -> Number:
+    if isinstance(normalizer, Tensor):
+        if normalizer.numel() != 1:
+            raise ConfigError(
+                f"normalizer has shape {tuple(normalizer.shape)}, but it must be a scalar; "
+                "use weight for one factor a row"
+            )
+        return normalizer.reshape(())
+    check_scalar(normalizer, "normalizer")
+    if normalizer == 0:
+        raise ConfigError("normalizer = 0, but it must be positive")
+    return normalizer
+
+
+def _row_or_element(weight: Tensor, logits: Tensor, move: bool, channel_dim: int) -> Tensor:
+    if move:
+        weight = weight.movedim(channel_dim, -1)
+    if weight.shape == logits.shape:
+        return weight.to(logits.dtype)
+    if weight.shape == logits.shape[:-1]:
+        return weight.to(logits.dtype).unsqueeze(-1)
+    raise DataError(
+        f"weight has shape {tuple(weight.shape)}, but it must be one value a row, "
+        f"{tuple(logits.shape[:-1])}, or one a logit, {tuple(logits.shape)} (categories last)"
+    )
+
+
+def _check_range(values: Tensor, low: float, high: float, what: str) -> None:
+    """Raise `DataError` naming the first value outside [low, high], where it may be read."""
+    if values.device.type != "cpu" or values.numel() == 0 or torch.compiler.is_compiling():
+        return
+    bad = ~((values >= low) & (values <= high))  # NaN is bad too
+    try:
+        found = bool(bad.any())
+    except RuntimeError:  # inside vmap no value can be read
+        return
+    if found:
+        worst = values[bad].flatten()[0].item()
+        raise DataError(
+            f"{what} hold {worst}, but they must be in [{low:g}, {high:g}]"
+            + (" (-1 ignored, K background)" if low == -1 and high > 1 else "")
+        )

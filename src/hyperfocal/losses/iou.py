@@ -1,0 +1,202 @@
+"""Box losses on the boxes themselves: IoU and generalised IoU.
+
+Formulas for a predicted and a true box, with the smallest enclosing box as hull::
+
+    IoU loss     -log IoU   or   1 - IoU
+    GIoU loss    1 - IoU + (|hull| - |union|) / |hull|        in [0, 2]
+
+Gradients come from autograd; a perfect match is a kink, where both sides' slopes are averaged.
+The IoU loss has no gradient for boxes that don't touch; GIoU pulls them together.
+
+Sources: UnitBox (Yu et al. 2016); Generalized IoU (Rezatofighi et al., CVPR 2019).
+
+Use GIoU for anchor-free detectors and wherever AP at high IoU matters. The IoU loss needs boxes
+that overlap from the start, as in FCOS, where every location lies inside its object.
+
+Boxes are xyxy in any unit, without the "+1 pixel" of some older code. Predicted boxes with
+negative width or height count as empty.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from hyperfocal import config
+from hyperfocal.losses.inputs import Inputs, Number, Reduction, prepare_boxes, reduce
+from hyperfocal.types import ConfigError
+
+EPS = 1e-7
+"""Added to areas before dividing by them."""
+LEAST_IOU = 1e-6
+"""Below it -log IoU is constant."""
+
+IoUForm = Literal["log", "linear"]
+
+
+def iou_loss(
+    pred: Tensor,
+    target: Tensor,
+    *,
+    form: IoUForm = "log",
+    weight: Tensor | None = None,
+    reduction: Reduction = "none",
+    normalizer: Number | None = None,
+) -> Tensor:
+    """IoU loss of pairs of boxes, ``-log IoU`` or ``1 - IoU``.
+
+    Args:
+        pred: ``(..., 4)`` xyxy.
+        target: ``(..., 4)`` xyxy, the same unit.
+        form: "log" (IoU at least 1e-6) or "linear".
+        weight: ``(...)``, extra factor per box.
+        reduction: "none", "sum" or "mean".
+        normalizer: divides the result of "none" or "sum".
+
+    Returns:
+        ``(...)`` for "none", else a scalar; float32, or float64 for float64 input.
+
+    Raises:
+        DataError: shapes that differ or aren't ``(..., 4)``.
+        ConfigError: an unknown form or reduction, or a bad normalizer.
+    """
+    if form not in ("log", "linear"):
+        raise ConfigError(f"form = {form!r}, but it must be one of log, linear")
+    inputs = prepare_boxes(pred, target, weight, boxes=True)
+    intersection, union = _overlap(inputs.logits, inputs.targets)
+    iou = intersection / (union + EPS)
+    loss = -iou.clamp(min=LEAST_IOU).log() if form == "log" else 1 - iou
+    return _reduce_rows(loss, inputs, reduction, normalizer)
+
+
+def giou_loss(
+    pred: Tensor,
+    target: Tensor,
+    *,
+    weight: Tensor | None = None,
+    reduction: Reduction = "none",
+    normalizer: Number | None = None,
+) -> Tensor:
+    """Generalised IoU loss of pairs of boxes, in [0, 2].
+
+    Args:
+        pred: ``(..., 4)`` xyxy.
+        target: ``(..., 4)`` xyxy, the same unit.
+        weight: ``(...)``, extra factor per box.
+        reduction: "none", "sum" or "mean".
+        normalizer: divides the result of "none" or "sum".
+
+    Returns:
+        ``(...)`` for "none", else a scalar; float32, or float64 for float64 input.
+
+    Raises:
+        DataError: shapes that differ or aren't ``(..., 4)``.
+        ConfigError: an unknown reduction or a bad normalizer.
+
+    Example:
+        >>> import torch
+        >>> from hyperfocal.losses import giou_loss
+        >>> a, b = torch.tensor([[0.0, 0, 1, 1]]), torch.tensor([[2.0, 0, 3, 1]])
+        >>> giou_loss(a, b)  # 1 - (0 - 1/3)
+        tensor([1.3333])
+    """
+    inputs = prepare_boxes(pred, target, weight, boxes=True)
+    a, b = inputs.logits, inputs.targets
+    intersection, union = _overlap(a, b)
+    hull = _area(torch.minimum(a[..., :2], b[..., :2]), torch.maximum(a[..., 2:], b[..., 2:]))
+    loss = 1 - intersection / (union + EPS) + (hull - union) / (hull + EPS)
+    return _reduce_rows(loss, inputs, reduction, normalizer)
+
+
+def _reduce_rows(
+    loss: Tensor, inputs: Inputs, reduction: Reduction, normalizer: Number | None
+) -> Tensor:
+    out = reduce(loss.unsqueeze(-1), inputs, reduction, normalizer)
+    return out.squeeze(-1) if reduction == "none" else out
+
+
+def _area(top_left: Tensor, bottom_right: Tensor) -> Tensor:
+    width, height = (bottom_right - top_left).clamp(min=0).unbind(-1)
+    return width * height
+
+
+def _overlap(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Areas of intersection and union, ``(...)``."""
+    intersection = _area(
+        torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:])
+    )
+    union = _area(a[..., :2], a[..., 2:]) + _area(b[..., :2], b[..., 2:]) - intersection
+    return intersection, union
+
+
+class IoULoss(nn.Module):
+    """`iou_loss`, summed and divided by a normalizer.
+
+    Args:
+        form: "log" for -log IoU, "linear" for 1 - IoU.
+    """
+
+    on_boxes: ClassVar[bool] = True
+    """Takes decoded boxes, not deltas."""
+
+    @dataclass(frozen=True)
+    class Config(config.Config):
+        """Settings of `IoULoss`."""
+
+        kind: ClassVar[str] = "iou"
+
+        form: IoUForm = "log"
+        """-log IoU, or 1 - IoU (linear)."""
+
+        def __post_init__(self) -> None:
+            self._require(self.form in ("log", "linear"), "form", "log or linear")
+
+        def build(self) -> IoULoss:
+            """The loss."""
+            return IoULoss(self.form)
+
+    def __init__(self, form: IoUForm = "log") -> None:
+        super().__init__()
+        self.form = form
+
+    def forward(
+        self,
+        pred: Tensor,
+        target: Tensor,
+        normalizer: Number = 1.0,
+        weight: Tensor | None = None,
+    ) -> Tensor:
+        """Scalar: the sum over ``(..., 4)`` xyxy boxes, times ``weight``, over ``normalizer``."""
+        return iou_loss(
+            pred, target, form=self.form, weight=weight, reduction="sum", normalizer=normalizer
+        )
+
+
+class GIoULoss(nn.Module):
+    """`giou_loss`, summed and divided by a normalizer."""
+
+    on_boxes: ClassVar[bool] = True
+    """Takes decoded boxes, not deltas."""
+
+    @dataclass(frozen=True)
+    class Config(config.Config):
+        """Settings of `GIoULoss` (it has none)."""
+
+        kind: ClassVar[str] = "giou"
+
+        def build(self) -> GIoULoss:
+            """The loss."""
+            return GIoULoss()
+
+    def forward(
+        self,
+        pred: Tensor,
+        target: Tensor,
+        normalizer: Number = 1.0,
+        weight: Tensor | None = None,
+    ) -> Tensor:
+        """Scalar: the sum over ``(..., 4)`` xyxy boxes, times ``weight``, over ``normalizer``."""
+        return giou_loss(pred, target, weight=weight, reduction="sum", normalizer=normalizer)

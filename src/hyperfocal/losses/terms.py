@@ -1,0 +1,84 @@
+"""The scalar functions that the sigmoid losses are made of, exact at every logit.
+
+With the logit x, the label y = ±1 and x_t = y·x, so that p_t = σ(x_t)::
+
+    cross_entropy_term   CE(x_t) = -log p_t
+                         dCE/dx_t = p_t - 1
+    focal_term           FL(x_t) = -(1 - p_t)^γ log p_t
+                         dFL/dx_t = (1 - p_t)^γ (γ p_t log p_t + p_t - 1)
+
+(focal-loss paper, appendix B, eq. 9-10.) Nothing is ever formed from a rounded p: log p_t is
+-softplus(-x_t), and 1 - p_t is σ(-x_t). Both summands of the focal derivative have the same sign,
+so nothing cancels, and the relative error stays at a few units in the last place however far the
+logit is out. The derivatives are written out rather than left to autograd because the derivative
+of a power has a pole at 0 for γ < 1, and exp(-γ·softplus(x_t)), which has none, loses digits in
+proportion to γ·x_t. Second derivatives go through the written derivative by autograd.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hyperfocal.losses.inputs import Number
+
+
+def softplus(x: Tensor) -> Tensor:
+    """log(1 + e^x), to the last digits in float64 too (PyTorch's own cuts over at x = 20)."""
+    return F.softplus(x, threshold=40.0)
+
+
+def cross_entropy_term(x_t: Tensor) -> Tensor:
+    """-log σ(x_t), elementwise."""
+    return _CrossEntropyTerm.apply(x_t)  # type: ignore[no-any-return]
+
+
+def focal_term(x_t: Tensor, gamma: Number) -> Tensor:
+    """-(1 - p_t)^γ log p_t, elementwise. ``gamma`` broadcasts and is a constant."""
+    return _FocalTerm.apply(x_t, gamma)  # type: ignore[no-any-return]
+
+
+def focal_slope(x_t: Tensor, gamma: Number) -> Tensor:
+    """|dFL/dx_t| = (1 - p_t)^γ (1 - p_t - γ p_t log p_t), elementwise."""
+    wrong = torch.sigmoid(-x_t)
+    return wrong.pow(gamma) * (wrong + gamma * torch.sigmoid(x_t) * softplus(-x_t))
+
+
+class _CrossEntropyTerm(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x_t: Tensor) -> Tensor:
+        return softplus(-x_t)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (x_t,) = ctx.saved_tensors
+        return -grad * torch.sigmoid(-x_t)
+
+
+class _FocalTerm(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x_t: Tensor, gamma: Number) -> Tensor:
+        return torch.sigmoid(-x_t).pow(gamma) * softplus(-x_t)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Number], output: Tensor) -> None:
+        x_t, gamma = inputs
+        is_tensor = isinstance(gamma, Tensor)
+        ctx.save_for_backward(x_t, *((gamma,) if is_tensor else ()))
+        ctx.gamma = None if is_tensor else gamma
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        x_t, *rest = ctx.saved_tensors
+        return -grad * focal_slope(x_t, rest[0] if rest else ctx.gamma), None
