@@ -1,1 +1,16 @@
-"""TODO."""
+"""Metrics of detections against ground truth, and their tables. Independent of any model."""
+
+from hyperfocal.evaluation.coco import CategoryMetrics, CocoEvaluator
+from hyperfocal.evaluation.frequency import FrequencyGroups
+from hyperfocal.evaluation.results import read_results, write_results
+from hyperfocal.evaluation.table import category_table, metrics_table
+
+__all__ = [
+    "CategoryMetrics",
+    "CocoEvaluator",
+    "FrequencyGroups",
+    "category_table",
+    "metrics_table",
+    "read_results",
+    "write_results",
+]
