@@ -1,1 +1,44 @@
-"""TODO."""
+"""Annotations, images, transforms, samplers and loaders."""
+
+from hyperfocal.data.annotations import read_annotations
+from hyperfocal.data.batches import BatchStream, Draw
+from hyperfocal.data.images import read_image, to_image
+from hyperfocal.data.loader import epoch_length, eval_batches, train_batches
+from hyperfocal.data.samplers import (
+    ClassBalancedSampler,
+    PlainSampler,
+    RepeatFactorSampler,
+    Sampler,
+    SamplerConfig,
+    category_repeat_factors,
+    image_repeat_factors,
+)
+from hyperfocal.data.samples import collate, load_sample, prepare_image
+from hyperfocal.data.settings import DataConfig, Split
+from hyperfocal.data.transforms import TransformConfig, resized_hw, transform
+
+__all__ = [
+    "BatchStream",
+    "ClassBalancedSampler",
+    "DataConfig",
+    "Draw",
+    "PlainSampler",
+    "RepeatFactorSampler",
+    "Sampler",
+    "SamplerConfig",
+    "Split",
+    "TransformConfig",
+    "category_repeat_factors",
+    "collate",
+    "epoch_length",
+    "eval_batches",
+    "image_repeat_factors",
+    "load_sample",
+    "prepare_image",
+    "read_annotations",
+    "read_image",
+    "resized_hw",
+    "to_image",
+    "train_batches",
+    "transform",
+]

@@ -1,0 +1,108 @@
+"""The one way in: annotations of any known format, checked, as an `AnnotationSet`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from hyperfocal.data.checks import BadImages, Check, check_annotations
+from hyperfocal.data.coco import read_coco
+from hyperfocal.data.raw import RawAnnotations
+from hyperfocal.data.voc import find_voc, read_voc
+from hyperfocal.data.yolo import YAML_SUFFIXES, find_yaml, has_labels, read_yolo
+from hyperfocal.types import AnnotationSet, Category, DataError
+
+
+def read_annotations(
+    annotations: Path,
+    images: Path | None = None,
+    *,
+    split: Literal["train", "val"] = "train",
+    categories: Sequence[Category] | None = None,
+    check: Check = "headers",
+    bad_images: BadImages = "error",
+) -> AnnotationSet:
+    """Read and check annotations; the format is found by looking.
+
+    A ``.json`` file is COCO; a ``.yaml`` file, a folder with one or a folder of ``.txt`` labels is
+    YOLO; a folder of ``.xml`` files, or a VOC tree, is Pascal VOC; a folder with a single ``.json``
+    file is COCO. See `read_coco`, `read_yolo` and `read_voc` for each.
+
+    Boxes lie in the image as displayed, after EXIF rotation. With one counted `HyperfocalWarning`
+    a kind: boxes that are not finite, have no area or lie outside the image are left out; boxes
+    that stand more than a pixel out of it are clipped; annotations of unknown images, or of
+    categories that ``categories`` lacks, are left out; wrong sizes are replaced by the file's own;
+    repeated annotation ids are kept.
+
+    Args:
+        annotations: file or folder.
+        images: the folder that image names are relative to; None looks where the format keeps it.
+        split: which part to read of formats that keep both in one place (YOLO's ``data.yaml``,
+            a VOC tree).
+        categories: the training split's, so that other splits get the same labels; categories are
+            matched by name. None takes the source's own.
+        check: ``"headers"`` opens every image file, takes its true size and looks whether it is
+            whole; ``"decode"`` decodes every image; ``"none"`` opens no image whose size is
+            annotated and takes boxes as written, apart from those that are not finite.
+        bad_images: missing, damaged or unreadable images are an ``"error"``, or ``"skip"`` leaves
+            them out with a counted warning.
+
+    Raises:
+        DataError: an unknown or unreadable format; image files that can't be used (all are
+            collected, ten are shown); repeated image or category ids; unknown category ids; a
+            category id with another name than in ``categories``; file names that lead out of the
+            image folder; no images, no categories or no usable boxes. The message names the file,
+            the id and the fix.
+
+    Example:
+        >>> train = read_annotations(Path("train.json"), Path("images"))  # doctest: +SKIP
+        >>> val = read_annotations(
+        ...     Path("val.json"), Path("images"), categories=train.categories
+        ... )  # doctest: +SKIP
+    """
+    if images is not None and not images.is_dir():
+        what = "is not a folder" if images.exists() else "does not exist"
+        raise DataError(f"{images}: the image folder {what}; check --data.{split}.images")
+    raw = _read(annotations, images, split, categories)
+    return check_annotations(raw, categories, check, bad_images)
+
+
+def _read(
+    annotations: Path,
+    images: Path | None,
+    split: Literal["train", "val"],
+    categories: Sequence[Category] | None,
+) -> RawAnnotations:
+    if annotations.is_dir():
+        found = _look_into(annotations)
+        if len(found) != 1:
+            several = f"several formats in it ({', '.join(found)})"
+            what = several if found else "no annotations in it"
+            raise DataError(
+                f"{annotations}: {what}; name a COCO .json file, a YOLO data.yaml or folder of "
+                "labels, or a folder of VOC .xml files"
+            )
+        if "VOC" in found:
+            return read_voc(annotations, images, split)
+        if "COCO" in found:
+            return read_coco(next(annotations.glob("*.json")), images)
+        return read_yolo(annotations, images, split, categories)
+    if not annotations.exists():
+        raise DataError(f"{annotations}: no such file or folder; check --data.{split}.annotations")
+    if annotations.suffix.lower() in YAML_SUFFIXES:
+        return read_yolo(annotations, images, split, categories)
+    if annotations.suffix.lower() in (".xml", ".txt"):
+        raise DataError(f"{annotations}: one image's annotations; give their folder")
+    return read_coco(annotations, images)
+
+
+def _look_into(folder: Path) -> list[str]:
+    found = []
+    if find_voc(folder) is not None:
+        found.append("VOC")
+    if find_yaml(folder) is not None or has_labels(folder):
+        found.append("YOLO")
+    if len(list(folder.glob("*.json"))) == 1:
+        found.append("COCO")
+    return found

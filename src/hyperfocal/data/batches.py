@@ -1,0 +1,112 @@
+"""Which images make up which step: an endless, resumable stream of global batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hyperfocal.data.samplers import Sampler
+from hyperfocal.types import AnnotationSet, ConfigError
+
+_KEY = 2  # see samplers._KEY
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One image as drawn for training.
+
+    Attributes:
+        index: into ``AnnotationSet.images``.
+        epoch: from 0.
+        position: place in the epoch, from 0.
+    """
+
+    index: int
+    epoch: int
+    position: int
+
+    def rng(self, seed: int) -> np.random.Generator:
+        """The generator of this draw's augmentation, whichever process makes it."""
+        return np.random.default_rng([seed, self.epoch, self.position, _KEY])
+
+
+def portrait(annotations: AnnotationSet) -> NDArray[np.bool_]:
+    """``(M,)`` bool, images higher than wide."""
+    return np.array([record.height > record.width for record in annotations.images], np.bool_)
+
+
+class BatchStream:
+    """Endless stream of global batches, a pure function of (sampler, groups, batch size).
+
+    The epochs of the sampler follow each other without a seam: a batch may hold the last images of
+    one and the first of the next. With groups, an image waits until its group has a full batch.
+    So no image is dropped and none repeated: after any number of steps, what was drawn is what was
+    shown plus at most ``batch_size - 1`` waiting images a group.
+
+    Args:
+        sampler: the images of each epoch.
+        batch_size: images a step, over all processes.
+        groups: ``(M,)`` bool, images of one batch agree in it (see `portrait`); None mixes all.
+
+    Example:
+        >>> from hyperfocal.data.samplers import PlainSampler
+        >>> stream = BatchStream(PlainSampler(5, seed=0), batch_size=2)
+        >>> batches = stream.from_step(0)
+        >>> first, second, third = next(batches), next(batches), next(batches)
+        >>> [draw.epoch for draw in third]
+        [0, 1]
+        >>> next(stream.from_step(1)) == second
+        True
+    """
+
+    def __init__(
+        self, sampler: Sampler, batch_size: int, groups: NDArray[np.bool_] | None = None
+    ) -> None:
+        if batch_size < 1:
+            raise ConfigError(f"batch_size = {batch_size}, but it must be at least 1")
+        self.sampler = sampler
+        self.batch_size = batch_size
+        self.groups = groups
+
+    def from_step(self, step: int) -> Iterator[tuple[Draw, ...]]:
+        """Batches ``step``, ``step + 1``, ... without end.
+
+        Earlier steps are drawn again and thrown away, which takes about a second a million images.
+        """
+        waiting: tuple[list[Draw], list[Draw]] = ([], [])
+        epoch = made = 0
+        while True:
+            indices = self.sampler.epoch_indices(epoch)
+            if len(indices) == 0:
+                raise ConfigError("the sampler gives no images, so there is nothing to train on")
+            groups = np.zeros(len(indices), np.bool_)
+            if self.groups is not None:
+                groups = self.groups[indices]
+            pairs = zip(indices.tolist(), groups.tolist(), strict=True)
+            for position, (index, group) in enumerate(pairs):
+                queue = waiting[group]
+                queue.append(Draw(index, epoch, position))
+                if len(queue) == self.batch_size:
+                    if made >= step:
+                        yield tuple(queue)
+                    made += 1
+                    queue.clear()
+            epoch += 1
+
+
+def rank_slice(batch_size: int, rank: int, world_size: int) -> slice:
+    """The part of a global batch that belongs to one process.
+
+    Raises:
+        ConfigError: ``batch_size`` is not a multiple of ``world_size``.
+    """
+    if batch_size % world_size:
+        raise ConfigError(
+            f"batch_size = {batch_size} can't be shared evenly by {world_size} processes; "
+            f"make it a multiple of {world_size}"
+        )
+    share = batch_size // world_size
+    return slice(rank * share, (rank + 1) * share)

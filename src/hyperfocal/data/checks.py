@@ -1,0 +1,299 @@
+"""From parsed annotations to an `AnnotationSet` that training and evaluation can rely on.
+
+Every format goes through the same checks, so that a problem is treated alike wherever it is met.
+What can be used is used, with one counted warning a kind; what can't is an error.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hyperfocal.data.images import Header, read_header, read_image
+from hyperfocal.data.raw import Problems, RawAnnotations, RawImage
+from hyperfocal.types import AnnotationSet, Category, DataError, ImageRecord, category_index
+
+Check = Literal["none", "headers", "decode"]
+BadImages = Literal["error", "skip"]
+
+MAX_OVERHANG = 1.0
+"""Pixels that a box may stand out of its image and be left as it is.
+
+Annotation tools round, and some count pixels from 1. Left alone, such a box also evaluates exactly
+as the reference evaluators do, which never look at the image's size.
+"""
+
+
+def check_annotations(
+    raw: RawAnnotations,
+    categories: Sequence[Category] | None,
+    check: Check,
+    bad_images: BadImages,
+) -> AnnotationSet:
+    """Check, mend and group parsed annotations by image.
+
+    Args:
+        raw: what a reader parsed.
+        categories: the categories, in label order, that labels must refer to (those of the
+            training split); None takes the source's own.
+        check: how far image files are looked at, see `hyperfocal.data.read_annotations`.
+        bad_images: what to do about image files that can't be used.
+
+    Raises:
+        DataError: see `hyperfocal.data.read_annotations`.
+    """
+    problems = Problems(raw.source)
+    if not raw.images:
+        raise DataError(f"{raw.source}: no images in it; is it the right file?")
+    if not raw.categories and not categories:
+        raise DataError(f"{raw.source}: no categories in it; list them, or give other annotations")
+    _check_unique(raw, problems)
+    labels = _labels(raw, categories, problems)
+    problems.tell()
+
+    images, dropped = _check_images(raw, check, bad_images, problems)
+    rows = _rows(raw, images, dropped, problems)
+    boxes, area = raw.boxes.astype(np.float64), raw.area.astype(np.float64)
+    sizes = np.array([image.hw for image in images], dtype=np.float64).reshape(-1, 2)
+    if raw.normalized:
+        boxes = boxes * sizes[rows][:, [1, 0, 1, 0]]
+    keep = (rows >= 0) & (labels >= 0)
+    clipped = _check_boxes(raw, boxes, sizes[rows], keep, check != "none", problems)
+    with np.errstate(invalid="ignore"):
+        box_area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+        stated = np.isfinite(area) & (area > 0) & ~(clipped & (area > box_area))
+    area = np.where(stated, area, box_area)
+    if not (keep & ~raw.crowd).any():
+        problems.errors.append("no usable boxes in it, so there is nothing to learn or to measure")
+    problems.tell()
+
+    order = np.flatnonzero(keep)[np.argsort(rows[keep], kind="stable")]
+    ends = np.searchsorted(rows[order], np.arange(len(images) + 1))
+    boxes, label, crowd, area = boxes[order], labels[order], raw.crowd[order], area[order]
+    records = []
+    for n, image in enumerate(images):
+        part = slice(ends[n], ends[n + 1])
+        assert image.hw is not None
+        records.append(
+            ImageRecord(
+                image.id, image.path, *image.hw, boxes[part], label[part], crowd[part], area[part]
+            )
+        )
+    known = tuple(categories) if categories else raw.categories
+    return AnnotationSet(raw.source, known, tuple(records))
+
+
+# --------------------------------------------------------------------------- ids and categories
+
+
+def _check_unique(raw: RawAnnotations, problems: Problems) -> None:
+    for kind, ids in (
+        ("image", [image.id for image in raw.images]),
+        ("category", [category.id for category in raw.categories]),
+    ):
+        for value in _repeated(ids):
+            problems.errors.append(f"{kind} id {value} is used more than once; ids must differ")
+    files = _repeated(image.path for image in raw.images)
+    problems.warn(
+        len(files), "file files", "listed under several image ids", files[0].name if files else ""
+    )
+    names = _repeated(category.name for category in raw.categories)
+    problems.warn(
+        len(names), "name names", "used by several categories", repr(names[0]) if names else ""
+    )
+
+
+def _repeated(values: Iterable[Any]) -> list[Any]:
+    return [value for value, count in Counter(values).items() if count > 1]
+
+
+def _labels(
+    raw: RawAnnotations, categories: Sequence[Category] | None, problems: Problems
+) -> NDArray[np.int64]:
+    """Label of each annotation; -1 for a category that ``categories`` lacks."""
+    own = category_index(raw.categories)
+    ids, first, inverse, counts = np.unique(
+        raw.category_ids, return_index=True, return_inverse=True, return_counts=True
+    )
+    for value, index, count in zip(ids.tolist(), first.tolist(), counts.tolist(), strict=True):
+        if value not in own:
+            problems.errors.append(
+                f"category id {value} is used {count} times (first: {raw.describe(index)}) but is "
+                "not among the categories; add it there or remove these annotations"
+            )
+    label_of = own if categories is None else _match(raw.categories, categories, problems)
+    used = {value: n for n, value in enumerate(ids.tolist())}
+    for category in raw.categories:
+        if category.id in used and category.id not in label_of and not problems.errors:
+            n = used[category.id]
+            problems.warn(
+                int(counts[n]),
+                "box boxes",
+                f"of category {category.name!r} (id {category.id}) left out, because the training "
+                "annotations have no such category",
+                raw.describe(int(first[n])),
+            )
+    lookup = np.array([label_of.get(value, -1) for value in ids.tolist()], dtype=np.int64)
+    return np.asarray(lookup[inverse], dtype=np.int64)
+
+
+def _match(
+    found: Sequence[Category], wanted: Sequence[Category], problems: Problems
+) -> dict[int, int]:
+    """From the ids in this source to the labels of ``wanted``.
+
+    A category is known by its name; the id decides only between equal names. So two files that
+    number the same categories differently still agree.
+    """
+    by_both = {(category.id, category.name): n for n, category in enumerate(wanted)}
+    by_name = {category.name: n for n, category in reversed(list(enumerate(wanted)))}
+    by_id = {category.id: category for category in wanted}
+    names = {category.name for category in found}
+    labels: dict[int, int] = {}
+    for category in found:
+        label = by_both.get((category.id, category.name), by_name.get(category.name))
+        if label is not None:
+            labels[category.id] = label
+        elif category.id in by_id and by_id[category.id].name not in names:
+            problems.errors.append(
+                f"category id {category.id} is called {category.name!r} here but "
+                f"{by_id[category.id].name!r} in the training annotations; give it one name"
+            )
+    return labels
+
+
+# --------------------------------------------------------------------------- image files
+
+
+def _check_images(
+    raw: RawAnnotations, check: Check, bad_images: BadImages, problems: Problems
+) -> tuple[list[RawImage], list[int]]:
+    """Images with their true size, and the ids of those left out."""
+    if check == "none" and all(image.hw for image in raw.images):
+        return list(raw.images), []
+
+    def look(image: RawImage) -> Header | DataError:
+        try:
+            header = read_header(image.path)
+            if check == "decode":
+                read_image(image.path)
+        except DataError as error:
+            return error
+        return header
+
+    # Reading headers waits for the disk more than it computes.
+    workers = min(32, 4 * (os.cpu_count() or 1)) if check != "decode" else os.cpu_count()
+    with ThreadPoolExecutor(workers) as pool:
+        found = list(pool.map(look, raw.images, chunksize=64))
+    good: list[RawImage] = []
+    wrong: list[str] = []
+    turned: list[str] = []
+    bad: list[tuple[int, str]] = []
+    for image, header in zip(raw.images, found, strict=True):
+        if isinstance(header, DataError):
+            bad.append((image.id, f"image id {image.id}: {header}"))
+            continue
+        if image.hw and image.hw != header.hw:
+            stated = f"{image.name!r}, {_size(image.hw)} in the annotations, {_size(header.hw)}"
+            is_turned = image.hw == header.stored_hw
+            (turned if is_turned else wrong).append(f"image id {image.id}, {stated} in truth")
+        good.append(replace(image, hw=header.hw))
+    problems.warn(
+        len(wrong),
+        "image images",
+        "with a wrong width or height in the annotations; the file's own size is used",
+        wrong[0] if wrong else "",
+    )
+    problems.warn(
+        len(turned),
+        "image images",
+        "annotated with the size from before EXIF rotation; boxes are taken to lie in the image "
+        "as displayed, so look at some of them",
+        turned[0] if turned else "",
+    )
+    if bad_images == "skip" and good:
+        problems.warn(len(bad), "image images", "left out as unusable", bad[0][1] if bad else "")
+    elif bad:
+        fix = "; mend the path or the file, or leave such images out with --data.bad-images skip"
+        problems.errors += [message + fix for _, message in bad]
+        problems.tell()
+    return good, [identity for identity, _ in bad]
+
+
+def _size(hw: tuple[int, int]) -> str:
+    return f"{hw[1]}x{hw[0]}"
+
+
+def _rows(
+    raw: RawAnnotations, images: Sequence[RawImage], dropped: Sequence[int], problems: Problems
+) -> NDArray[np.int64]:
+    """Index in ``images`` of each annotation's image, -1 where it has none."""
+    ids = np.array([image.id for image in images], dtype=np.int64)
+    order = np.argsort(ids)
+    place = np.searchsorted(ids[order], raw.image_ids).clip(max=len(ids) - 1)
+    rows: NDArray[np.int64] = order[place].astype(np.int64)
+    rows[ids[rows] != raw.image_ids] = -1
+    unknown = np.flatnonzero((rows < 0) & ~np.isin(raw.image_ids, np.array(dropped, np.int64)))
+    problems.warn(
+        len(unknown),
+        "annotation annotations",
+        "of unknown images left out",
+        f"{raw.describe(int(unknown[0]))}, image id {raw.image_ids[unknown[0]]}"
+        if len(unknown)
+        else "",
+    )
+    return rows
+
+
+# --------------------------------------------------------------------------- boxes
+
+
+def _check_boxes(
+    raw: RawAnnotations,
+    boxes: NDArray[np.float64],
+    sizes: NDArray[np.float64],
+    keep: NDArray[np.bool_],
+    repair: bool,
+    problems: Problems,
+) -> NDArray[np.bool_]:
+    """Clear ``keep`` for unusable boxes and clip ``boxes``, both in place; returns the clipped."""
+
+    def tell(bad: NDArray[np.bool_], what: str) -> None:
+        cases = np.flatnonzero(bad & keep)
+        first = ""
+        if len(cases):
+            n = int(cases[0])
+            first = f"{raw.describe(n)}, image id {raw.image_ids[n]}, {_box(boxes[n])}"
+        problems.warn(len(cases), "box boxes", what, first)
+
+    bad = np.asarray(~np.isfinite(boxes).all(axis=1))
+    tell(bad, "missing or not finite, left out")
+    keep &= ~bad
+    if not repair:
+        return np.zeros_like(keep)
+    boxes[bad] = 0
+    x1, y1, x2, y2 = boxes.T
+    bad = np.logical_or(x2 <= x1, y2 <= y1)
+    tell(bad, "without area or upside down, left out")
+    keep &= ~bad
+    height, width = sizes.T
+    bad = (x1 >= width) | (y1 >= height) | (x2 <= 0) | (y2 <= 0)
+    tell(bad, "outside the image, left out")
+    keep &= ~bad
+    overhang = np.max([-x1, -y1, x2 - width, y2 - height], axis=0, initial=0)
+    over: NDArray[np.bool_] = keep & (overhang > MAX_OVERHANG)
+    tell(over, "partly outside the image, clipped")
+    limit = np.stack([width, height, width, height], axis=1)
+    boxes[over] = np.clip(boxes[over], 0, limit[over])
+    return over
+
+
+def _box(box: NDArray[np.float64]) -> str:
+    return "xyxy " + " ".join(f"{value:g}" for value in box)

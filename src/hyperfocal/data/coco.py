@@ -1,0 +1,178 @@
+"""COCO's JSON: images, annotations and categories; boxes are ``[x, y, width, height]``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hyperfocal.data.raw import Problems, RawAnnotations, RawImage, inside
+from hyperfocal.types import Category, DataError
+
+
+def read_coco(path: Path, images: Path | None = None) -> RawAnnotations:
+    """Parse a COCO annotation file.
+
+    Labels follow the order of the category ids, whatever the order of the list. Of an annotation,
+    ``image_id``, ``category_id``, ``bbox``, ``iscrowd`` (default 0) and ``area`` (default: the
+    box's) are read; masks and keypoints are not.
+
+    Args:
+        path: the JSON file.
+        images: the folder that ``file_name`` is relative to; None takes the file's own folder, or
+            ``images`` beside the file if the pictures are there.
+
+    Raises:
+        DataError: not such a file, or entries without what they need; names the entries.
+    """
+    data = _load(path)
+    lists = {key: _entries(data, key, path) for key in ("images", "annotations", "categories")}
+    problems = Problems(path)
+    folder = images or _find_images(path, lists["images"])
+
+    ids = _integers(lists["categories"], "id", "category", problems)
+    names = [str(entry.get("name", "")).strip() for entry in lists["categories"]]
+    categories = [Category(*pair) for pair in zip(ids, names, strict=True)]
+    for category in categories:
+        if not category.name:
+            problems.errors.append(f"category id {category.id} has no name; give it one")
+    annotations = lists["annotations"]
+    image_ids = _integers(lists["images"], "id", "image", problems)
+    owner_ids = _integers(annotations, "image_id", "annotation", problems)
+    category_ids = _integers(annotations, "category_id", "annotation", problems)
+    problems.tell()
+    raw_images = [
+        _image(entry, image_id, folder, problems)
+        for entry, image_id in zip(lists["images"], image_ids, strict=True)
+    ]
+
+    annotation_ids = [entry.get("id", f"number {n}") for n, entry in enumerate(annotations)]
+    repeats = _repeats(annotation_ids)
+    problems.warn(
+        len(repeats), "annotation annotations", "repeat the id of another; all are kept",
+        f"id {repeats[0]}" if repeats else "",
+    )  # fmt: skip
+    problems.tell()
+    return RawAnnotations(
+        source=path,
+        categories=tuple(sorted(categories, key=lambda category: category.id)),
+        images=[image for image in raw_images if image is not None],
+        image_ids=np.array(owner_ids, dtype=np.int64),
+        category_ids=np.array(category_ids, dtype=np.int64),
+        boxes=_boxes(annotations),
+        crowd=np.array([bool(entry.get("iscrowd", 0)) for entry in annotations], dtype=np.bool_),
+        area=np.array([_number(entry.get("area")) for entry in annotations], dtype=np.float64),
+        describe=lambda n: f"annotation id {annotation_ids[n]}",
+    )
+
+
+def _load(path: Path) -> Mapping[str, Any]:
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            data = json.load(file)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such annotation file") from None
+    except (ValueError, RecursionError, OSError) as error:
+        raise DataError(f"{path}: not readable as JSON ({error})") from None
+    if isinstance(data, list):
+        raise DataError(
+            f"{path}: a JSON list, such as detection results are; annotations are an object with "
+            "images, annotations and categories"
+        )
+    if not isinstance(data, dict):
+        raise DataError(f"{path}: expected a JSON object, found {type(data).__name__}")
+    return data
+
+
+def _entries(data: Mapping[str, Any], key: str, path: Path) -> list[dict[str, Any]]:
+    entries = data.get(key)
+    if not isinstance(entries, list):
+        raise DataError(f"{path}: no list {key!r} in it, so it isn't a COCO annotation file")
+    for n, entry in enumerate(entries):
+        if not isinstance(entry, dict):
+            raise DataError(f"{path}: {key}[{n}] is not an object")
+    return entries
+
+
+def _integers(
+    entries: Sequence[Mapping[str, Any]], key: str, thing: str, problems: Problems
+) -> list[int]:
+    values = [entry.get(key) for entry in entries]
+    good: list[int] = []
+    for n, value in enumerate(values):
+        # type() and not isinstance(): true is no id.
+        if type(value) is int and abs(value) < 2**63:
+            good.append(value)
+        else:
+            problems.errors.append(
+                f"{thing} number {n} (id {entries[n].get('id')!r}) has {key} = {value!r}, "
+                "but it must be a whole number"
+            )
+    return good
+
+
+def _image(
+    entry: Mapping[str, Any], image_id: int, folder: Path, problems: Problems
+) -> RawImage | None:
+    name = entry.get("file_name")
+    if not isinstance(name, str) or not name:
+        problems.errors.append(f"image id {image_id} has no file_name")
+        return None
+    path = inside(folder, name)
+    if path is None:
+        problems.errors.append(
+            f"image id {image_id}: file_name {name!r} leads out of the image folder {folder}; "
+            "make it relative to that folder"
+        )
+        return None
+    size = entry.get("height"), entry.get("width")
+    stated = all(type(side) is int and side > 0 for side in size)
+    return RawImage(image_id, name, path, size if stated else None)  # type: ignore[arg-type]
+
+
+def _find_images(path: Path, entries: Sequence[Mapping[str, Any]]) -> Path:
+    for folder in (path.parent, path.parent / "images"):
+        name = entries[0].get("file_name") if entries else None
+        found = inside(folder, name) if isinstance(name, str) else None
+        if found is not None and found.is_file():
+            return folder
+    return path.parent
+
+
+def _boxes(annotations: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:
+    """``(N, 4)`` xyxy; NaN where there is no readable box."""
+    try:
+        boxes = np.array([entry["bbox"] for entry in annotations], np.float64).reshape(-1, 4)
+        if len(boxes) != len(annotations):
+            raise ValueError
+    except (KeyError, TypeError, ValueError, OverflowError):
+        boxes = np.full((len(annotations), 4), np.nan)
+        for n, entry in enumerate(annotations):
+            box = entry.get("bbox")
+            if isinstance(box, list) and len(box) == 4:
+                boxes[n] = [_number(value) for value in box]
+    boxes[:, 2:] += boxes[:, :2]
+    return boxes
+
+
+def _number(value: object) -> float:
+    try:
+        return float(value) if isinstance(value, int | float) else float("nan")
+    except OverflowError:
+        return float("nan")
+
+
+def _repeats(ids: Sequence[object]) -> list[object]:
+    seen: set[str] = set()
+    repeats = []
+    for value in ids:
+        # As text: an id may be anything JSON allows, lists included.
+        text = repr(value)
+        if text in seen:
+            repeats.append(value)
+        seen.add(text)
+    return repeats

@@ -1,0 +1,228 @@
+"""Loaders of batches for training and for evaluation, with worker processes."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
+
+from hyperfocal.data.batches import BatchStream, Draw, portrait, rank_slice
+from hyperfocal.data.samples import collate, load_sample
+from hyperfocal.data.settings import DataConfig
+from hyperfocal.data.transforms import TransformConfig, apply, draw
+from hyperfocal.types import AnnotationSet, Batch, ConfigError, DataError, Sample, Target
+
+
+def train_batches(
+    settings: DataConfig,
+    annotations: AnnotationSet,
+    *,
+    batch_size: int,
+    seed: int,
+    start_step: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    pin_memory: bool = False,
+) -> Batches:
+    """One process's training batches without end, one an optimizer step.
+
+    A batch depends on the data, the settings, ``seed`` and its step alone: not on the number of
+    workers, and, taken together with the other processes' parts, not on their number. All
+    processes pad a step's images to one size.
+
+    Args:
+        settings: sampler, ``train_transform``, grouping, workers.
+        annotations: the training split.
+        batch_size: images a step over all processes.
+        seed: of the order of images and of their augmentation.
+        start_step: the first step wanted, to go on with a run.
+        rank: of this process.
+        world_size: number of processes.
+        pin_memory: put images in page-locked memory, for a GPU.
+
+    Raises:
+        ConfigError: impossible sizes.
+        DataError: while iterating, an image that can't be read; names the file and the id.
+    """
+    if seed < 0:
+        raise ConfigError(f"seed = {seed}, but it must be at least 0")
+    groups = portrait(annotations) if settings.group_by_aspect else None
+    stream = BatchStream(settings.sampler.build(annotations, seed), batch_size, groups)
+    part = rank_slice(batch_size, rank, world_size)
+    steps = _Steps(settings, annotations, settings.train_transform, part, seed)
+    return Batches(steps, _FromStep(stream, start_step), settings.workers, pin_memory)
+
+
+def eval_batches(
+    settings: DataConfig,
+    annotations: AnnotationSet,
+    *,
+    batch_size: int,
+    rank: int = 0,
+    world_size: int = 1,
+    pin_memory: bool = False,
+) -> SizedBatches:
+    """One process's evaluation batches: every image once over all processes.
+
+    Images of like size follow each other, so there is little padding.
+
+    Args:
+        settings: ``val_transform``, workers.
+        annotations: the split.
+        batch_size: images at a time in each process.
+        rank: of this process.
+        world_size: number of processes.
+        pin_memory: put images in page-locked memory, for a GPU.
+
+    Raises:
+        ConfigError: ``batch_size`` below 1.
+        DataError: while iterating, an image that can't be read; names the file and the id.
+    """
+    if batch_size < 1:
+        raise ConfigError(f"batch_size = {batch_size}, but it must be at least 1")
+    steps = _Steps(settings, annotations, settings.val_transform, slice(None), seed=0)
+    every = [Draw(n, 0, n) for n in range(len(annotations.images))]
+    # By shape, then size, then place, so that the order is the same everywhere.
+    keys = [(hw[0] / hw[1], hw) for hw in map(steps.hw, every)]
+    every.sort(key=lambda drawn: (*keys[drawn.index], drawn.index))
+    starts = range(rank * batch_size, len(every), world_size * batch_size)
+    order = [tuple(every[n : n + batch_size]) for n in starts]
+    return SizedBatches(steps, order, settings.workers, pin_memory)
+
+
+def epoch_length(settings: DataConfig, annotations: AnnotationSet) -> float:
+    """Images in an epoch of the sampler; the expected number where it varies from epoch to epoch.
+
+    With a sampler that repeats images this is more than the split has.
+    """
+    return settings.sampler.build(annotations, seed=0).epoch_length
+
+
+class Batches:
+    """Iterable of batches; made by `train_batches`."""
+
+    def __init__(
+        self, steps: _Steps, order: Iterable[tuple[Draw, ...]], workers: int, pin_memory: bool
+    ) -> None:
+        self._loader: DataLoader[_Packed | _Failure] = DataLoader(
+            steps,
+            batch_size=None,  # a step is one item
+            sampler=order,
+            num_workers=workers,
+            collate_fn=_same,
+            pin_memory=pin_memory,
+            worker_init_fn=_start_worker,
+            persistent_workers=workers > 0,
+        )
+
+    def __iter__(self) -> Iterator[Batch]:
+        for item in self._loader:
+            if isinstance(item, _Failure):
+                raise DataError(item.message)
+            yield item.unpack()
+
+
+class SizedBatches(Batches):
+    """`Batches` that end; made by `eval_batches`."""
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+
+@dataclass(frozen=True)
+class _FromStep:
+    """`BatchStream.from_step` as an iterable."""
+
+    stream: BatchStream
+    step: int
+
+    def __iter__(self) -> Iterator[tuple[Draw, ...]]:
+        return self.stream.from_step(self.step)
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """A `DataError` on its way out of a worker, which would wrap it in a traceback."""
+
+    message: str
+
+
+@dataclass
+class _Packed:
+    """A batch on its way out of a worker.
+
+    Every tensor that crosses takes a file descriptor, so the many small ones go as numpy arrays.
+    """
+
+    batch: Batch
+    boxes: list[NDArray[np.float32]]
+    labels: list[NDArray[np.int64]]
+
+    @staticmethod
+    def pack(batch: Batch) -> _Packed:
+        boxes = [target.boxes.numpy() for target in batch.targets]
+        labels = [target.labels.numpy() for target in batch.targets]
+        return _Packed(dataclasses.replace(batch, targets=()), boxes, labels)
+
+    def pin_memory(self) -> _Packed:
+        return dataclasses.replace(self, batch=self.batch.pin_memory())
+
+    def unpack(self) -> Batch:
+        pairs = zip(self.boxes, self.labels, strict=True)
+        targets = (Target(torch.from_numpy(b), torch.from_numpy(n)) for b, n in pairs)
+        return dataclasses.replace(self.batch, targets=tuple(targets))
+
+
+class _Steps(Dataset["_Packed | _Failure"]):
+    """Makes a process's part of a global batch."""
+
+    def __init__(
+        self,
+        settings: DataConfig,
+        annotations: AnnotationSet,
+        transform: TransformConfig,
+        part: slice,
+        seed: int,
+    ) -> None:
+        self.records = annotations.images
+        self.transform = transform
+        self.divisor = settings.divisor
+        self.part = part
+        self.seed = seed
+
+    def hw(self, drawn: Draw) -> tuple[int, int]:
+        """Size after the transform, known without decoding."""
+        record = self.records[drawn.index]
+        return draw((record.height, record.width), self.transform, drawn.rng(self.seed)).hw
+
+    def __getitem__(self, draws: tuple[Draw, ...]) -> _Packed | _Failure:
+        sizes = [self.hw(drawn) for drawn in draws]
+        # Of the global batch, so that all processes pad alike.
+        min_hw = max(size[0] for size in sizes), max(size[1] for size in sizes)
+        try:
+            samples = [self.sample(drawn) for drawn in draws[self.part]]
+        except DataError as error:
+            return _Failure(str(error))
+        return _Packed.pack(collate(samples, self.divisor, min_hw))
+
+    def sample(self, drawn: Draw) -> Sample:
+        sample = load_sample(self.records[drawn.index])
+        plan = draw(sample.original_hw, self.transform, drawn.rng(self.seed))
+        return apply(sample, plan, self.transform)
+
+
+def _same(item: Any) -> Any:
+    return item
+
+
+def _start_worker(worker: int) -> None:
+    # Ctrl-C reaches the whole process group. The main process decides what to do about it and
+    # ends its workers; one that died by itself would break the checkpoint being saved.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

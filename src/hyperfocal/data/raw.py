@@ -1,0 +1,120 @@
+"""What every annotation reader hands to `hyperfocal.data.checks`, and how problems are told."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hyperfocal.types import Category, DataError, HyperfocalWarning
+
+MAX_SHOWN = 10
+"""Errors written out in one message; the rest are counted."""
+
+
+@dataclass(frozen=True)
+class RawImage:
+    """One image as the annotations tell of it, unchecked.
+
+    Attributes:
+        id: image id.
+        name: file name as annotated, for messages.
+        path: where the file should be.
+        hw: height and width as annotated, None where the format or the file gives none.
+    """
+
+    id: int
+    name: str
+    path: Path
+    hw: tuple[int, int] | None
+
+
+@dataclass(frozen=True)
+class RawAnnotations:
+    """A parsed but unchecked annotation file or folder; annotations are columns, not objects.
+
+    Attributes:
+        source: the file or folder.
+        categories: as the source lists them, in label order.
+        images: every image.
+        image_ids: ``(N,)`` int64, the image of each annotation.
+        category_ids: ``(N,)`` int64.
+        boxes: ``(N, 4)`` float64 xyxy in pixels, or in fractions of the image if ``normalized``;
+            a row of NaN where the source has no readable box.
+        crowd: ``(N,)`` bool.
+        area: ``(N,)`` float64 px², NaN where the source gives none.
+        normalized: boxes are fractions of the image's width and height.
+        describe: names the n-th annotation in a message.
+    """
+
+    source: Path
+    categories: tuple[Category, ...]
+    images: Sequence[RawImage]
+    image_ids: NDArray[np.int64]
+    category_ids: NDArray[np.int64]
+    boxes: NDArray[np.float64]
+    crowd: NDArray[np.bool_]
+    area: NDArray[np.float64]
+    describe: Callable[[int], str]
+    normalized: bool = False
+
+
+@dataclass
+class Problems:
+    """Collects what is wrong with a source, to be told all at once.
+
+    Attributes:
+        source: named at the start of every message.
+        errors: what can't be used.
+        warnings: what was put right or left out, one line a kind.
+    """
+
+    source: Path
+    errors: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def warn(self, count: int, things: str, what: str, first: str) -> None:
+        """Note ``count`` cases of one kind, unless there are none.
+
+        Args:
+            count: how many.
+            things: singular and plural, as in ``"box boxes"``.
+            what: the rest of the sentence.
+            first: names the first case.
+        """
+        if count:
+            self.warnings.append(f"{counted(count, things)} {what} (first: {first})")
+
+    def tell(self) -> None:
+        """Raise all errors as one, or else emit the warnings.
+
+        Raises:
+            DataError: where there are errors; the first ten are written out.
+        """
+        if self.errors:
+            shown = self.errors[:MAX_SHOWN]
+            if len(self.errors) == 1:
+                raise DataError(f"{self.source}: {shown[0]}")
+            lines = [f"{self.source}: {len(self.errors)} problems", *shown]
+            if len(self.errors) > MAX_SHOWN:
+                lines.append(f"... and {len(self.errors) - MAX_SHOWN} more")
+            raise DataError("\n  ".join(lines))
+        for line in self.warnings:
+            warnings.warn(f"{self.source}: {line}", HyperfocalWarning, stacklevel=4)
+
+
+def counted(count: int, things: str) -> str:
+    """``counted(1, "box boxes") == "1 box"``, ``counted(2, "box boxes") == "2 boxes"``."""
+    one, many = things.split()
+    return f"{count} {one if count == 1 else many}"
+
+
+def inside(folder: Path, name: str) -> Path | None:
+    """``folder / name``, or None where an annotated name would lead out of the folder."""
+    posix, windows = PurePosixPath(name), PureWindowsPath(name)
+    leaves = posix.is_absolute() or windows.drive or windows.root or ".." in windows.parts
+    return None if leaves or not name or "\0" in name else folder / name

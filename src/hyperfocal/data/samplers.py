@@ -1,0 +1,188 @@
+"""Which images an epoch shows, and how often: a pure function of (annotations, seed, epoch)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hyperfocal import config
+from hyperfocal.types import AnnotationSet, CategoryCounts, DataError
+
+# Last word of a generator's key. It keeps the order of images apart from their augmentation
+# (`batches.Draw.rng`): numpy pads short keys with zeros, so length alone would not.
+_KEY = 1
+
+
+class Sampler(Protocol):
+    """Gives the images of each epoch.
+
+    Attributes:
+        epoch_length: images in an epoch; the expected number where it varies.
+    """
+
+    epoch_length: float
+
+    def epoch_indices(self, epoch: int) -> NDArray[np.int64]:
+        """``(N,)`` int64 indices into ``AnnotationSet.images``, shuffled."""
+        ...
+
+
+def _rng(seed: int, epoch: int) -> np.random.Generator:
+    return np.random.default_rng([seed, epoch, 0, _KEY])
+
+
+class PlainSampler:
+    """Every image once an epoch, in a new order each time."""
+
+    @dataclass(frozen=True)
+    class Config(config.Config):
+        """Every image once an epoch."""
+
+        kind: ClassVar[str] = "plain"
+
+        def build(self, annotations: AnnotationSet, seed: int) -> PlainSampler:
+            """The sampler for a training split."""
+            return PlainSampler(len(annotations.images), seed)
+
+    def __init__(self, num_images: int, seed: int) -> None:
+        self.seed = seed
+        self.num_images = num_images
+        self.epoch_length = float(num_images)
+
+    def epoch_indices(self, epoch: int) -> NDArray[np.int64]:
+        """A permutation of all images."""
+        return _rng(self.seed, epoch).permutation(self.num_images)
+
+
+def category_repeat_factors(counts: CategoryCounts, threshold: float) -> NDArray[np.float64]:
+    """Repeat factor of each category, ``r_c = max(1, sqrt(t / f_c))``.
+
+    ``f_c`` is the fraction of training images that contain the category (Gupta et al. 2019, LVIS,
+    section 5). A category without images gets 1.
+
+    Args:
+        counts: of the training split.
+        threshold: ``t``; categories in fewer than this fraction of the images are repeated.
+
+    Returns:
+        ``(K,)`` float64, at least 1.
+
+    Example:
+        >>> counts = CategoryCounts(images=(1, 101), instances=(1, 300), num_images=100_170)
+        >>> category_repeat_factors(counts, 0.001).round(4)
+        array([10.0085,  1.    ])
+    """
+    images = np.asarray(counts.images, dtype=np.float64)
+    fraction = np.where(images > 0, images, np.inf) / max(counts.num_images, 1)
+    return np.maximum(1.0, np.sqrt(threshold / fraction))
+
+
+def image_repeat_factors(annotations: AnnotationSet, threshold: float) -> NDArray[np.float64]:
+    """Repeat factor of each image: the largest of its categories, 1 where it has none.
+
+    Returns:
+        ``(M,)`` float64, at least 1.
+    """
+    factors = category_repeat_factors(annotations.counts(), threshold)
+    return np.array(
+        [factors[record.labels[~record.crowd]].max(initial=1.0) for record in annotations.images]
+    )
+
+
+class RepeatFactorSampler:
+    """Repeat factor sampling (RFS): images with rare categories come several times an epoch.
+
+    An image comes ``r`` times, see `image_repeat_factors`, which is not whole. ``"stochastic"``
+    rounds it anew every epoch, up with the probability of its fraction (the LVIS authors' way, so
+    that the mean is ``r``); ``"ceil"`` always rounds up (as the released code of Equalized Focal
+    Loss does). An epoch is the whole repeated list.
+    """
+
+    @dataclass(frozen=True)
+    class Config(config.Config):
+        """Images with rare categories come several times an epoch (LVIS)."""
+
+        kind: ClassVar[str] = "rfs"
+
+        threshold: float = 0.001
+        """Categories in fewer than this fraction of the images are repeated."""
+        rounding: Literal["stochastic", "ceil"] = "stochastic"
+        """How a repeat factor becomes a whole number."""
+
+        def __post_init__(self) -> None:
+            self._require(0 < self.threshold <= 1, "threshold", "in (0, 1]")
+
+        def build(self, annotations: AnnotationSet, seed: int) -> RepeatFactorSampler:
+            """The sampler for a training split."""
+            factors = image_repeat_factors(annotations, self.threshold)
+            return RepeatFactorSampler(factors, self.rounding, seed)
+
+    def __init__(
+        self, factors: NDArray[np.float64], rounding: Literal["stochastic", "ceil"], seed: int
+    ) -> None:
+        self.seed = seed
+        self.rounding = rounding
+        # A factor that is whole but for rounding error must not be rounded up.
+        self.factors = np.ceil(factors - 1e-9) if rounding == "ceil" else factors
+        self.epoch_length = float(self.factors.sum())
+
+    def epoch_indices(self, epoch: int) -> NDArray[np.int64]:
+        """Each image about as often as its factor says, all shuffled."""
+        rng = _rng(self.seed, epoch)
+        whole = np.floor(self.factors)
+        repeats = whole + (rng.random(len(whole)) < self.factors - whole)
+        return rng.permutation(np.repeat(np.arange(len(whole)), repeats.astype(np.int64)))
+
+
+class ClassBalancedSampler:
+    """Class-balanced sampling (CBS): first a category, evenly, then an image that contains it.
+
+    Categories come in shuffled rounds, each once a round; the images of a category likewise. An
+    epoch has as many draws as the split has images. Images without boxes are never drawn
+    (Kang et al. 2020, "Decoupling", section 3).
+    """
+
+    @dataclass(frozen=True)
+    class Config(config.Config):
+        """All categories equally often, whatever their number of images."""
+
+        kind: ClassVar[str] = "class_balanced"
+
+        def build(self, annotations: AnnotationSet, seed: int) -> ClassBalancedSampler:
+            """The sampler for a training split."""
+            images: list[list[int]] = [[] for _ in annotations.categories]
+            for n, record in enumerate(annotations.images):
+                for label in np.unique(record.labels[~record.crowd]).tolist():
+                    images[label].append(n)
+            members = [np.array(found, dtype=np.int64) for found in images if found]
+            if not members:
+                raise DataError(f"{annotations.source}: no boxes to balance categories by")
+            return ClassBalancedSampler(members, len(annotations.images), seed)
+
+    def __init__(self, members: list[NDArray[np.int64]], num_draws: int, seed: int) -> None:
+        self.seed = seed
+        self.members = members
+        self.num_draws = num_draws
+        self.epoch_length = float(num_draws)
+
+    def epoch_indices(self, epoch: int) -> NDArray[np.int64]:
+        """Images drawn category by category."""
+        rng = _rng(self.seed, epoch)
+        classes = _rounds(np.arange(len(self.members)), self.num_draws, rng)
+        indices = np.empty(self.num_draws, dtype=np.int64)
+        for label, members in enumerate(self.members):
+            turns = np.flatnonzero(classes == label)
+            indices[turns] = _rounds(members, len(turns), rng)
+        return indices
+
+
+def _rounds(values: NDArray[np.int64], count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """``count`` values: shuffled rounds through all of them, one after another."""
+    rounds = [rng.permutation(values) for _ in range(-(-count // len(values)))]
+    return np.concatenate([*rounds, values[:0]])[:count]
+
+
+SamplerConfig = PlainSampler.Config | RepeatFactorSampler.Config | ClassBalancedSampler.Config

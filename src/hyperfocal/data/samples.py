@@ -1,0 +1,87 @@
+"""From a record or a picture to a `Sample`, and from samples to a `Batch`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from hyperfocal.data.images import read_image, to_image
+from hyperfocal.data.transforms import TransformConfig, transform
+from hyperfocal.types import Batch, DataError, ImageRecord, Sample, Target
+
+
+def load_sample(record: ImageRecord) -> Sample:
+    """Decode an image and take its ground truth, without crowd boxes.
+
+    Raises:
+        DataError: the file can't be read, or is not of the size that boxes were checked against;
+            names the file and the image id.
+    """
+    try:
+        image = read_image(record.path)
+    except DataError as error:
+        raise DataError(f"image id {record.id}: {error}") from None
+    hw = (int(image.shape[-2]), int(image.shape[-1]))
+    if hw != (record.height, record.width):
+        raise DataError(
+            f"image id {record.id}: {record.path} is {hw[1]}x{hw[0]}, but it is annotated as "
+            f"{record.width}x{record.height}; don't change files during a run, and read "
+            "annotations with --data.check headers to have sizes put right"
+        )
+    real = ~record.crowd
+    target = Target(
+        torch.from_numpy(record.boxes[real].astype(np.float32)),
+        torch.from_numpy(record.labels[real].astype(np.int64)),
+    )
+    return Sample(image, target, record.id, hw)
+
+
+def collate(
+    samples: Sequence[Sample], divisor: int = 32, min_hw: tuple[int, int] = (0, 0)
+) -> Batch:
+    """Stack samples, padded with zeros at the right and the bottom.
+
+    Args:
+        samples: at least one; all images uint8 or all float.
+        divisor: height and width of the batch are multiples of it.
+        min_hw: height and width that the batch has at least, before rounding up.
+    """
+    sizes = [sample.image.shape[-2:] for sample in samples]
+    height = max(min_hw[0], *(size[0] for size in sizes))
+    width = max(min_hw[1], *(size[1] for size in sizes))
+    height, width = (-(-side // divisor) * divisor for side in (height, width))
+    images = samples[0].image.new_zeros(len(samples), 3, height, width)
+    for n, sample in enumerate(samples):
+        images[n, :, : sizes[n][0], : sizes[n][1]] = sample.image
+    return Batch(
+        images=images,
+        valid_hw=torch.tensor([list(size) for size in sizes]),
+        original_hw=torch.tensor([list(sample.original_hw) for sample in samples]),
+        targets=tuple(sample.target for sample in samples),
+        image_ids=tuple(sample.image_id for sample in samples),
+    )
+
+
+def prepare_image(
+    image: str | Path | Image.Image | NDArray[np.generic] | Tensor, settings: TransformConfig
+) -> Sample:
+    """A picture without ground truth, ready for `collate`.
+
+    Args:
+        image: a path, or what `to_image` takes.
+        settings: how to resize it; must not be random.
+
+    Raises:
+        DataError: it can't be read, or is ambiguous.
+    """
+    pixels = read_image(Path(image)) if isinstance(image, str | Path) else to_image(image)
+    hw = (int(pixels.shape[-2]), int(pixels.shape[-1]))
+    target = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+    # Nothing is drawn from the generator: settings without randomness don't ask it.
+    return transform(Sample(pixels, target, 0, hw), settings, np.random.default_rng(0))

@@ -1,0 +1,52 @@
+"""The settings of the data: where it lies, and how it is drawn, varied and loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from hyperfocal import config
+from hyperfocal.data.samplers import PlainSampler, SamplerConfig
+from hyperfocal.data.transforms import TransformConfig
+
+
+@dataclass(frozen=True)
+class Split(config.Config):
+    """Where a split lies."""
+
+    annotations: Path | None = None
+    """COCO .json file, YOLO data.yaml or folder, or folder of Pascal VOC .xml files."""
+    images: Path | None = None
+    """Image folder; by default where the format keeps it."""
+
+
+@dataclass(frozen=True)
+class DataConfig(config.Config):
+    """What to train and validate on, and how images are drawn, varied and loaded."""
+
+    train: Split = field(default_factory=Split)
+    """The training split."""
+    val: Split = field(default_factory=Split)
+    """The validation split."""
+    sampler: SamplerConfig = field(default_factory=PlainSampler.Config)
+    """Which images an epoch shows, and how often."""
+    train_transform: TransformConfig = field(default_factory=lambda: TransformConfig(flip=0.5))
+    """How training images are resized and varied."""
+    val_transform: TransformConfig = field(default_factory=TransformConfig)
+    """How images are resized for evaluation and prediction."""
+    group_by_aspect: bool = True
+    """Keep landscape and portrait images in separate batches, which saves padding."""
+    divisor: int = 32
+    """Batches are padded to a multiple of this many pixels."""
+    workers: int = 1
+    """Processes that load images beside the one that trains; 0 loads in that one."""
+    check: Literal["none", "headers", "decode"] = "headers"
+    """How far image files are looked at before training: headers and ends, or every pixel."""
+    bad_images: Literal["error", "skip"] = "error"
+    """Stop on images that can't be used, or leave them out with a warning."""
+
+    def __post_init__(self) -> None:
+        self._require(self.divisor >= 1, "divisor", "at least 1")
+        self._require(self.workers >= 0, "workers", "at least 0")
+        self._require(not self.val_transform.is_random, "val_transform", "free of randomness")

@@ -1,0 +1,224 @@
+"""Geometric and photometric transforms of a `Sample`.
+
+What happens to an image is drawn first, as a `Plan`, from nothing but its size, the settings and a
+random generator. So the size of a transformed image is known without decoding it: that is what
+lets every process pad a batch alike, however the batch is split over them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as F
+
+from hyperfocal import config
+from hyperfocal.types import Sample, Target
+
+MIN_SIDE = 1e-2
+"""Pixels; a box narrower or lower than this after a transform is dropped."""
+
+MIN_VISIBLE = 0.25
+"""A box with a smaller part of its area left by a zoom is dropped."""
+
+FILL = 114
+"""Grey value around an image that was zoomed out."""
+
+
+@dataclass(frozen=True)
+class TransformConfig(config.Config):
+    """How an image is brought to the network, and how it is varied in training."""
+
+    short: int | tuple[int, ...] = 800
+    """Length of the shorter side in pixels; of several, each image draws one (scale jitter)."""
+    long: int = 1333
+    """Longest that the longer side may get, in pixels."""
+    resize: Literal["antialias", "bilinear_float"] = "antialias"
+    """uint8 with antialiasing, or float without, as torchvision's detection models resize."""
+    flip: float = 0.0
+    """Probability of a horizontal flip."""
+    zoom: tuple[float, float] = (1.0, 1.0)
+    """Range of a random zoom: above 1 crops, below 1 shrinks onto grey."""
+    brightness: float = 0.0
+    """Brightness is multiplied by a factor within 1 ± this."""
+    contrast: float = 0.0
+    """Contrast is multiplied by a factor within 1 ± this."""
+    saturation: float = 0.0
+    """Saturation is multiplied by a factor within 1 ± this."""
+    hue: float = 0.0
+    """Hue is turned by up to this fraction of the circle, at most 0.5."""
+
+    def __post_init__(self) -> None:
+        self._require(len(self.shorts) > 0 and min(self.shorts) >= 1, "short", "at least 1")
+        self._require(self.long >= 1, "long", "at least 1")
+        self._require(0 <= self.flip <= 1, "flip", "a probability in [0, 1]")
+        low, high = self.zoom
+        self._require(0 < low <= high < math.inf, "zoom", "a range (low, high) above 0")
+        for name in ("brightness", "contrast", "saturation"):
+            self._require(0 <= getattr(self, name) <= 1, name, "in [0, 1]")
+        self._require(0 <= self.hue <= 0.5, "hue", "in [0, 0.5]")
+
+    @property
+    def shorts(self) -> tuple[int, ...]:
+        """``short`` as a tuple."""
+        return (self.short,) if isinstance(self.short, int) else self.short
+
+    @property
+    def is_random(self) -> bool:
+        """Whether two passes over one image may differ."""
+        strengths = (self.flip, self.brightness, self.contrast, self.saturation, self.hue)
+        return len(set(self.shorts)) > 1 or any(strengths) or self.zoom != (1.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will happen to one image.
+
+    Attributes:
+        hw: height and width afterwards.
+        flip: whether it is mirrored.
+        zoom: scale beyond the resize to ``hw``.
+        offset: where the crop (or the shrunk image) lies in the room that it has, y and x as
+            fractions in [0, 1).
+        colors: photometric changes in order, as (name, amount).
+    """
+
+    hw: tuple[int, int]
+    flip: bool = False
+    zoom: float = 1.0
+    offset: tuple[float, float] = (0.0, 0.0)
+    colors: tuple[tuple[str, float], ...] = ()
+
+
+def transform(sample: Sample, settings: TransformConfig, rng: np.random.Generator) -> Sample:
+    """Resize and vary one sample.
+
+    Boxes follow the image exactly (as real numbers, not rounded to its pixels). Those that a zoom
+    cuts to less than a quarter of their area, and those without area, are dropped.
+
+    Args:
+        sample: image ``(3, H, W)`` uint8 with boxes in its frame.
+        settings: what to do.
+        rng: every random choice comes from it.
+
+    Returns:
+        image ``(3, H', W')`` uint8, or float32 in [0, 1] with ``resize="bilinear_float"``; boxes
+        in its frame; ``original_hw`` as it was.
+
+    Example:
+        >>> target = Target(torch.tensor([[1.0, 2.0, 3.0, 4.0]]), torch.tensor([0]))
+        >>> sample = Sample(torch.zeros(3, 8, 10, dtype=torch.uint8), target, 1, (8, 10))
+        >>> settings = TransformConfig(short=16, flip=1.0)
+        >>> transform(sample, settings, np.random.default_rng(0)).target.boxes
+        tensor([[14.,  4., 18.,  8.]])
+    """
+    height, width = sample.image.shape[-2:]
+    return apply(sample, draw((height, width), settings, rng), settings)
+
+
+def resized_hw(hw: tuple[int, int], short: int, settings: TransformConfig) -> tuple[int, int]:
+    """Size with the shorter side at ``short``, or less where the longer one would pass its cap.
+
+    Sides are rounded to whole pixels, at least 1; down with ``bilinear_float``, as torchvision's
+    detection models do.
+    """
+    scale = min(short / min(hw), settings.long / max(hw))
+    if settings.resize == "bilinear_float":
+        return max(1, math.floor(hw[0] * scale)), max(1, math.floor(hw[1] * scale))
+    return max(1, math.floor(hw[0] * scale + 0.5)), max(1, math.floor(hw[1] * scale + 0.5))
+
+
+def draw(hw: tuple[int, int], settings: TransformConfig, rng: np.random.Generator) -> Plan:
+    """Draw what will happen to an image of height and width ``hw``."""
+    # The size is drawn first, so that it depends on nothing but the settings that concern it.
+    size = resized_hw(hw, settings.shorts[int(rng.integers(len(settings.shorts)))], settings)
+    if not settings.is_random:
+        return Plan(size)
+    flip = bool(rng.random() < settings.flip)
+    # Zoom is drawn evenly on a log scale: halving is as likely as doubling.
+    low, high = np.log(settings.zoom)
+    zoom = float(np.exp(rng.uniform(low, high)))
+    offset = float(rng.random()), float(rng.random())
+    colors = []
+    for name in ("brightness", "contrast", "saturation", "hue"):
+        reach, middle = getattr(settings, name), 0.0 if name == "hue" else 1.0
+        if reach:
+            colors.append((name, float(rng.uniform(middle - reach, middle + reach))))
+    order = rng.permutation(len(colors))
+    return Plan(size, flip, zoom, offset, tuple(colors[n] for n in order))
+
+
+def apply(sample: Sample, plan: Plan, settings: TransformConfig) -> Sample:
+    """Do to a sample what `draw` drew."""
+    image, boxes = sample.image, sample.target.boxes
+    if settings.resize == "bilinear_float":
+        image = image.float() / 255
+    image, boxes = _resize(image, boxes, plan, antialias=settings.resize == "antialias")
+    if plan.flip:
+        image = F.horizontal_flip(image)
+        boxes = torch.stack(
+            [plan.hw[1] - boxes[:, 2], boxes[:, 1], plan.hw[1] - boxes[:, 0], boxes[:, 3]], dim=1
+        )
+    for name, amount in plan.colors:
+        image = _COLORS[name](image, amount)
+    keep = ((boxes[:, 2:] - boxes[:, :2]) >= MIN_SIDE).all(dim=1)
+    target = Target(boxes[keep], sample.target.labels[keep])
+    if plan.zoom != 1.0:
+        target = _crop_boxes(target, plan.hw)
+    return replace(sample, image=image, target=target)
+
+
+_COLORS = {
+    "brightness": F.adjust_brightness,
+    "contrast": F.adjust_contrast,
+    "saturation": F.adjust_saturation,
+    "hue": F.adjust_hue,
+}
+
+
+def _resize(image: Tensor, boxes: Tensor, plan: Plan, antialias: bool) -> tuple[Tensor, Tensor]:
+    """Image at ``plan.hw`` and boxes in its frame, zoomed around the planned place."""
+    (height, width), (out_height, out_width) = image.shape[-2:], plan.hw
+    # Region of the source that is seen, in its pixels, and where it comes to lie in the output.
+    seen_h, seen_w = height, width
+    size_h, size_w = out_height, out_width
+    if plan.zoom > 1:
+        seen_h = max(1, round(height / plan.zoom))
+        seen_w = max(1, round(width / plan.zoom))
+    elif plan.zoom < 1:
+        size_h = max(1, round(out_height * plan.zoom))
+        size_w = max(1, round(out_width * plan.zoom))
+    from_y = int(plan.offset[0] * (height - seen_h + 1))
+    from_x = int(plan.offset[1] * (width - seen_w + 1))
+    to_y = int(plan.offset[0] * (out_height - size_h + 1))
+    to_x = int(plan.offset[1] * (out_width - size_w + 1))
+
+    image = image[:, from_y : from_y + seen_h, from_x : from_x + seen_w]
+    if (seen_h, seen_w) != (size_h, size_w):
+        image = F.resize(image, [size_h, size_w], antialias=antialias)
+    if (size_h, size_w) != (out_height, out_width):
+        fill = FILL / 255 if image.is_floating_point() else FILL
+        canvas = image.new_full((3, out_height, out_width), fill)
+        canvas[:, to_y : to_y + size_h, to_x : to_x + size_w] = image
+        image = canvas
+    # In float64, so that the boxes are exact to float32's last place.
+    scale = boxes.new_tensor([size_w / seen_w, size_h / seen_h] * 2, dtype=torch.float64)
+    shift = boxes.new_tensor([from_x, from_y] * 2, dtype=torch.float64)
+    place = boxes.new_tensor([to_x, to_y] * 2, dtype=torch.float64)
+    return image, ((boxes.double() - shift) * scale + place).float()
+
+
+def _crop_boxes(target: Target, hw: tuple[int, int]) -> Target:
+    """Boxes clipped to the canvas, without those that are mostly cut away."""
+    limit = target.boxes.new_tensor([hw[1], hw[0]] * 2)
+    clipped = target.boxes.clamp(min=0).minimum(limit)
+    whole, left = (
+        (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(dim=1) for boxes in (target.boxes, clipped)
+    )
+    sides = (clipped[:, 2:] - clipped[:, :2]).amin(dim=1)
+    keep = (left >= MIN_VISIBLE * whole) & (sides >= MIN_SIDE)
+    return Target(clipped[keep], target.labels[keep])

@@ -1,0 +1,153 @@
+"""Pascal VOC: one XML file an image, boxes in pixels counted from 1, both ends included."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+from xml.etree.ElementTree import Element, ParseError
+
+import defusedxml
+import defusedxml.ElementTree
+import numpy as np
+
+from hyperfocal.data.images import SUFFIXES
+from hyperfocal.data.raw import Problems, RawAnnotations, RawImage, inside
+from hyperfocal.types import Category, DataError
+
+
+def find_voc(folder: Path) -> Path | None:
+    """The folder with the XML files: ``folder`` itself or ``Annotations`` in it."""
+    for place in (folder, folder / "Annotations"):
+        if next(place.glob("*.xml"), None) is not None:
+            return place
+    return None
+
+
+def read_voc(
+    folder: Path, images: Path | None = None, split: Literal["train", "val"] = "train"
+) -> RawAnnotations:
+    """Parse a folder of Pascal VOC XML files.
+
+    Boxes ``xmin ymin xmax ymax`` become half-open: ``(xmin - 1, ymin - 1, xmax, ymax)``; a 0
+    stays 0, for it was written by a tool that counts from 0. Objects marked ``difficult`` get the
+    crowd flag: as in VOC's own protocol they are neither trained on nor evaluated. VOC has no list
+    of categories: they are the names found, in alphabetical order, with ids from 1. Images are
+    numbered from 1 in the order of the XML files' names.
+
+    Args:
+        folder: has the XML files, or is the root of a VOC tree (``Annotations``, ``JPEGImages``,
+            and possibly ``ImageSets/Main/train.txt``, which then decides what belongs to a split).
+        images: the image folder; None takes ``JPEGImages`` beside ``Annotations``, or the folder
+            of the XML files.
+        split: which of a tree's lists to read.
+
+    Raises:
+        DataError: unreadable or incomplete files; names them.
+    """
+    place = find_voc(folder)
+    if place is None:
+        raise DataError(f"{folder}: no XML files in it or in its folder Annotations")
+    if images is None:
+        beside = place.parent / "JPEGImages"
+        images = beside if beside.is_dir() else place
+    problems = Problems(folder)
+    files = sorted(place.glob("*.xml"))
+    listed = place.parent / "ImageSets" / "Main" / f"{split}.txt"
+    if place != folder and listed.is_file():
+        names = {line.split()[0] for line in listed.read_text().splitlines() if line.strip()}
+        files = [file for file in files if file.stem in names]
+        absent = sorted(names - {file.stem for file in files})
+        problems.errors += [f"{name} is listed in {listed} but has no XML file" for name in absent]
+
+    raw_images: list[RawImage] = []
+    boxes: list[list[float]] = []
+    names_of: list[str] = []
+    owners: list[int] = []
+    difficult: list[bool] = []
+    for number, file in enumerate(files, start=1):
+        root = _parse(file, problems)
+        if root is None:
+            continue
+        image = _image(root, number, file, images, problems)
+        if image is None:
+            continue
+        raw_images.append(image)
+        for thing in root.iter("object"):
+            name = (thing.findtext("name") or "").strip()
+            if not name:
+                problems.errors.append(f"{file.name}: an object without a name")
+                continue
+            boxes.append(_box(thing.find("bndbox")))
+            names_of.append(name)
+            owners.append(number)
+            difficult.append((thing.findtext("difficult") or "0").strip() == "1")
+    first = difficult.index(True) if any(difficult) else 0
+    problems.warn(
+        sum(difficult),
+        "object objects",
+        "marked difficult: neither trained on nor evaluated, as in VOC's protocol",
+        files[owners[first] - 1].name if difficult else "",
+    )
+    problems.tell()
+    categories = tuple(Category(n, name) for n, name in enumerate(sorted(set(names_of)), start=1))
+    id_of = {category.name: category.id for category in categories}
+    return RawAnnotations(
+        source=folder,
+        categories=categories,
+        images=raw_images,
+        image_ids=np.array(owners, dtype=np.int64),
+        category_ids=np.array([id_of[name] for name in names_of], dtype=np.int64),
+        boxes=np.array(boxes, dtype=np.float64).reshape(-1, 4),
+        crowd=np.array(difficult, dtype=np.bool_),
+        area=np.full(len(boxes), np.nan),
+        describe=lambda n: f"a {names_of[n]} in {files[owners[n] - 1].name}",
+    )
+
+
+def _parse(file: Path, problems: Problems) -> Element | None:
+    try:
+        root: Element = defusedxml.ElementTree.parse(file).getroot()
+    except (ParseError, defusedxml.DefusedXmlException, ValueError, LookupError, OSError) as error:
+        problems.errors.append(f"{file.name}: not readable as XML ({error})")
+        return None
+    return root
+
+
+def _image(
+    root: Element, number: int, file: Path, images: Path, problems: Problems
+) -> RawImage | None:
+    name = (root.findtext("filename") or "").strip()
+    path = inside(images, name) if name else images / file.stem
+    if path is None:
+        problems.errors.append(
+            f"{file.name}: filename {name!r} leads out of the image folder {images}; make it "
+            "relative to that folder"
+        )
+        return None
+    if not path.is_file():
+        # The file name in the XML is often stale or without its ending; the XML's own name isn't.
+        same = (images / (file.stem + end) for end in sorted(SUFFIXES))
+        path = next((other for other in same if other.is_file()), path)
+    size = (_whole(root.findtext("size/height")), _whole(root.findtext("size/width")))
+    return RawImage(number, name or file.stem, path, size if min(size) > 0 else None)
+
+
+def _box(node: Element | None) -> list[float]:
+    """Half-open xyxy, NaN where it can't be read."""
+    if node is None:
+        return [float("nan")] * 4
+    x1, y1, x2, y2 = (_number(node.findtext(key)) for key in ("xmin", "ymin", "xmax", "ymax"))
+    # A box from 0 was made by a tool that counts from 0.
+    return [x1 - 1 if x1 != 0 else x1, y1 - 1 if y1 != 0 else y1, x2, y2]
+
+
+def _number(text: str | None) -> float:
+    try:
+        return float(text or "nan")
+    except ValueError:
+        return float("nan")
+
+
+def _whole(text: str | None) -> int:
+    number = _number(text)
+    return int(number) if np.isfinite(number) else 0
