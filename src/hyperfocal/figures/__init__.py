@@ -1,1 +1,14 @@
-"""TODO."""
+"""Pictures of runs and detections, drawn from files and arrays; no engine or model is needed."""
+
+from hyperfocal.figures.annotate import draw_detections
+from hyperfocal.figures.categories import category_figure
+from hyperfocal.figures.curves import training_curves
+from hyperfocal.figures.panels import PanelRow, detection_panel
+
+__all__ = [
+    "PanelRow",
+    "category_figure",
+    "detection_panel",
+    "draw_detections",
+    "training_curves",
+]

@@ -1,0 +1,118 @@
+"""AP of every category against how often it occurs in training."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hyperfocal.figures import style
+from hyperfocal.figures.run_files import CategoryRow, Measured, ap_groups, read_metrics
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MOST_NAMES = 80
+"""With more categories than this their names can't be read and are left out."""
+
+
+def category_figure(run: Path, out: Path) -> Path:
+    """Draw AP and AP50 per category above its training images, most frequent first.
+
+    Bars are coloured by frequency group, and a line shows each group's mean AP. Without training
+    frequencies the order is that of ground-truth boxes in the evaluated split.
+
+    Args:
+        run: run folder with a ``metrics.json``.
+        out: picture to write; its ending chooses the format.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        DataError: the run has no metrics, or something else in their place.
+    """
+    measured = read_metrics(run)
+    rows = by_frequency(measured)
+    names_shown = len(rows) <= MOST_NAMES
+    figure = style.new_figure(min(13.0, max(6.0, 3.0 + 0.3 * len(rows))), 5.2)
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1.3))
+    _draw_ap(top, measured, rows)
+    _draw_frequency(bottom, rows)
+    bottom.set_xlim(-0.7, len(rows) - 0.3)
+    if names_shown:
+        bottom.set_xticks(range(len(rows)), [row.name for row in rows])
+        bottom.tick_params(axis="x", labelsize=8, length=0)
+        for label in bottom.get_xticklabels():
+            label.set(rotation=50, ha="right", rotation_mode="anchor", parse_math=False)
+    else:
+        bottom.set_xlabel("categories, from frequent to rare")
+    return style.save(figure, out)
+
+
+def by_frequency(measured: Measured) -> list[CategoryRow]:
+    """The categories from the most frequent in training to the rarest."""
+    return sorted(measured.categories, key=lambda row: -_frequency(row))
+
+
+def _frequency(row: CategoryRow) -> int:
+    return row.gt if row.train_images is None else row.train_images
+
+
+def _draw_ap(axes: Axes, measured: Measured, rows: list[CategoryRow]) -> None:
+    groups = ap_groups(measured.metrics)
+    colours = style.group_colours(groups)
+    ap = [math.nan if row.AP is None else row.AP for row in rows]
+    ap50 = [math.nan if row.AP50 is None else row.AP50 for row in rows]
+    bar_colours = [colours.get(row.group or "", style.GREY) for row in rows]
+    axes.bar(range(len(rows)), ap, color=bar_colours, width=0.75)
+    axes.plot(
+        range(len(rows)),
+        ap50,
+        linestyle="",
+        marker="_",
+        markersize=8,
+        color=style.BLACK,
+        label="AP50",
+    )
+    for group in reversed(groups):
+        members = [i for i, row in enumerate(rows) if row.group == group]
+        mean = measured.metrics[f"AP{group}"]
+        name = style.GROUP_NAMES.get(group, group)
+        if not members:
+            continue
+        label = f"AP, {name}" + ("" if mean is None else f" (mean {mean:.3f})")
+        axes.bar([0], [0], color=colours[group], label=label)
+        if mean is not None:
+            span = (members[0] - 0.45, members[-1] + 0.45)
+            axes.plot(span, (mean, mean), color=style.BLACK, linewidth=1, linestyle=":")
+    absent = [i for i, row in enumerate(rows) if row.AP is None]
+    if absent:
+        axes.plot(
+            absent,
+            np.zeros(len(absent)),
+            linestyle="",
+            marker="x",
+            markersize=5,
+            color=style.GREY,
+            label="not in this split",
+            clip_on=False,
+        )
+    axes.set(ylabel="AP", ylim=(0, 1), title="AP per category, most frequent in training first")
+    axes.tick_params(axis="x", length=0)
+    axes.legend(frameon=False, fontsize=8, ncols=5, loc="upper center")
+    style.tidy(axes)
+
+
+def _draw_frequency(axes: Axes, rows: list[CategoryRow]) -> None:
+    counts = [_frequency(row) for row in rows]
+    axes.bar(range(len(rows)), counts, color=style.GREY, width=0.75)
+    known = any(row.train_images is not None for row in rows)
+    axes.set_ylabel("training\nimages" if known else "boxes")
+    if max(counts, default=0) > 0:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.set_ylim(bottom=0.7)
+    style.tidy(axes)

@@ -1,0 +1,147 @@
+"""What figures read from a run folder: ``metrics.jsonl`` and ``metrics.json``."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hyperfocal.types import DataError
+
+Series = NDArray[np.float64]
+
+LOSS_TERMS = ("loss", "classification", "box", "quality")
+
+STANDARD_AP = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+
+
+@dataclass(frozen=True)
+class Log:
+    """A training log by columns; nan where a line has no value.
+
+    Attributes:
+        steps: ``(S,)`` optimizer step of every logged step, rising.
+        losses: ``(S,)`` by term, those of `LOSS_TERMS` that occur.
+        evaluated: ``(E,)`` optimizer step of every evaluation, rising.
+        metrics: ``(E,)`` by name, every metric that occurs.
+    """
+
+    steps: Series
+    losses: dict[str, Series]
+    evaluated: Series
+    metrics: dict[str, Series]
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Names of the frequency groups that were measured, from rarest to most frequent."""
+        return ap_groups(self.metrics)
+
+
+def ap_groups(metrics: dict[str, Any]) -> tuple[str, ...]:
+    """The groups ``g`` whose ``APg`` is among the metrics, in their order."""
+    return tuple(
+        name.removeprefix("AP")
+        for name in metrics
+        if name.startswith("AP") and not name.startswith("AP50") and name not in STANDARD_AP
+    )
+
+
+def read_log(run: Path) -> Log:
+    """Read ``metrics.jsonl`` of a run, finished or not.
+
+    A last line that a crash cut short is left out; of two lines for one step the later counts.
+
+    Raises:
+        DataError: there is no log, a line is broken, or no step was logged.
+    """
+    path = run / "metrics.jsonl"
+    lines = _read(path).splitlines()
+    kinds: dict[str, dict[float, dict[str, Any]]] = {"step": {}, "evaluation": {}}
+    for number, text in enumerate(lines, start=1):
+        try:
+            line = json.loads(text)
+            kinds[line["kind"]][float(line["step"])] = line
+        except (ValueError, KeyError, TypeError) as error:
+            if number == len(lines):
+                continue
+            raise DataError(f"{path}: line {number} is not a line of a log ({error!r})") from None
+    if not kinds["step"]:
+        raise DataError(f"{path}: no step was logged yet")
+    steps, evaluations = (sorted(lines.items()) for lines in kinds.values())
+    names = dict.fromkeys(name for _, line in evaluations for name in line)
+    return Log(
+        steps=np.array([step for step, _ in steps]),
+        losses={
+            term: _column([line for _, line in steps], term)
+            for term in LOSS_TERMS
+            if any(term in line for _, line in steps)
+        },
+        evaluated=np.array([step for step, _ in evaluations]),
+        metrics={
+            name: _column([line for _, line in evaluations], name)
+            for name in names
+            if name not in ("kind", "step", "epoch")
+        },
+    )
+
+
+@dataclass(frozen=True)
+class CategoryRow:
+    """One category of ``metrics.json``; None where nothing is known or could be measured."""
+
+    name: str
+    AP: float | None
+    AP50: float | None
+    gt: int
+    train_images: int | None
+    group: str | None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What ``metrics.json`` holds.
+
+    Attributes:
+        metrics: by name; None where nothing could be measured.
+        categories: one row a category, in the order of the labels.
+    """
+
+    metrics: dict[str, float | None]
+    categories: tuple[CategoryRow, ...]
+
+
+def read_metrics(run: Path) -> Measured:
+    """Read ``metrics.json``, the last evaluation of a run.
+
+    Raises:
+        DataError: the file is missing or something else.
+    """
+    path = run / "metrics.json"
+    fields = tuple(CategoryRow.__dataclass_fields__)
+    try:
+        data = json.loads(_read(path))
+        rows = tuple(
+            CategoryRow(**{field: row[field] for field in fields}) for row in data["categories"]
+        )
+        return Measured(dict(data["metrics"]), rows)
+    except (ValueError, KeyError, TypeError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{path}: not the metrics of a run ({error!r})") from None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; is {path.parent} a run folder?") from None
+
+
+def _column(lines: list[dict[str, Any]], name: str) -> Series:
+    values = (line.get(name) for line in lines)
+    return np.array([math.nan if v is None else float(v) for v in values])

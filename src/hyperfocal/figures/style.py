@@ -1,0 +1,55 @@
+"""One look for all figures: colours that colour-blind readers can tell apart, few lines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+BLACK = "#000000"
+GREY = "#8c8c8c"
+BLUE = "#0072b2"
+VERMILLION = "#d55e00"
+GREEN = "#009e73"
+ORANGE = "#e69f00"
+SKY = "#56b4e9"
+PURPLE = "#cc79a7"
+YELLOW = "#f0e442"
+
+OKABE_ITO = (BLUE, VERMILLION, GREEN, ORANGE, SKY, PURPLE, YELLOW)
+"""Okabe and Ito's palette (2008) without black."""
+
+GROUP_NAMES = {"r": "rare", "c": "common", "f": "frequent"}
+"""What LVIS's letters stand for; a group of another name is called by it."""
+
+
+def group_colours(groups: Sequence[str]) -> dict[str, str]:
+    """One colour a frequency group, from rarest to most frequent; the same in every figure."""
+    order = (VERMILLION, ORANGE, BLUE, GREEN, PURPLE, SKY, YELLOW)
+    return {group: order[i % len(order)] for i, group in enumerate(groups)}
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure, in inches, that no window and no global state knows of."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=150, layout="constrained", facecolor="white")
+
+
+def tidy(axes: Axes, grid: bool = True) -> None:
+    """No box around the data, and a light grid behind it."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_axisbelow(True)
+    if grid:
+        axes.grid(axis="y", color="#e3e3e3", linewidth=0.8)
+
+
+def save(figure: Figure, out: Path) -> Path:
+    """Write the figure in the format of the file's ending and return the path."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out)
+    return out
