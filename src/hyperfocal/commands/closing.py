@@ -8,7 +8,6 @@ from rich.console import Console
 from hyperfocal.data import read_image
 from hyperfocal.engine.predict import load
 from hyperfocal.engine.run_folder import RunFolder
-from hyperfocal.engine.splits import read_splits
 from hyperfocal.engine.train import TrainResult
 from hyperfocal.evaluation import metrics_table
 from hyperfocal.figures import PanelRow, category_figure, detection_panel, training_curves
@@ -25,8 +24,8 @@ def close_training(result: TrainResult, console: Console) -> None:
     pictures = [training_curves(run.path, run.path / "curves.png")]
     if result.evaluation is not None:
         pictures.append(category_figure(run.path, run.path / "categories.png"))
-        if result.val is not None:
-            pictures.append(draw_panel(run, result.val))
+        if result.splits.val is not None:
+            pictures.append(draw_panel(run, result.splits.val))
         console.print(metrics_table(result.evaluation.metrics))
     console.print("Look next at:", style="bold")
     for picture in pictures:

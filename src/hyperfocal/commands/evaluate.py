@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hyperfocal.types import ConfigError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from hyperfocal.engine.experiment import Experiment
+    from hyperfocal.types import AnnotationSet, Detections
 
 DESCRIPTION = """\
 Measure detections against ground truth: COCO's 12 numbers, AP by frequency, and per category.
@@ -47,7 +54,7 @@ def run(words: list[str]) -> int:
             args.annotations, args.images, split="val", categories=trained.categories
         )
         counts, config = trained.counts, experiment.evaluation
-        found = _detect(args, annotations, config.batch_size, console)
+        found = _detect(args, experiment, annotations, console)
     result = measure(found, annotations, counts, config)
     console.print(category_table(result.categories))
     console.print(metrics_table(result.metrics))
@@ -57,15 +64,21 @@ def run(words: list[str]) -> int:
     return 0
 
 
-def _detect(args: argparse.Namespace, annotations, batch_size, console):  # type: ignore[no-untyped-def]
+def _detect(
+    args: argparse.Namespace, experiment: Experiment, annotations: AnnotationSet, console: Console
+) -> dict[int, Detections]:
+    from hyperfocal.data import eval_batches
+    from hyperfocal.engine.evaluate import detect_all
     from hyperfocal.engine.predict import load
     from hyperfocal.engine.progress import ProgressBar
 
     model = load(args.run, args.device)
-    paths = [record.path for record in annotations.images]
-    with ProgressBar(console, "evaluate", len(paths), "images", transient=True) as progress:
-        found = model.predict(paths, batch_size=batch_size, advance=progress.advance)
-    return {record.id: d for record, d in zip(annotations.images, found, strict=True)}
+    batches = eval_batches(
+        experiment.data, annotations, batch_size=experiment.evaluation.batch_size
+    )
+    total = len(annotations.images)
+    with ProgressBar(console, "evaluate", total, "images", transient=True) as bar, model.autocast():
+        return detect_all(model.detector, batches, model.device, bar.advance)
 
 
 def _parse(words: list[str]) -> argparse.Namespace:
@@ -78,12 +91,19 @@ def _parse(words: list[str]) -> argparse.Namespace:
     parser.add_argument("run", nargs="?", type=Path, metavar="RUN", help="a run folder")
     parser.add_argument("--detections", type=Path, metavar="F", help="COCO-format results instead")
     parser.add_argument(
-        "--data.annotations", dest="annotations", type=Path, metavar="F", required=True,
+        "--data.annotations",
+        dest="annotations",
+        type=Path,
+        metavar="F",
+        required=True,
         help="COCO JSON, YOLO data.yaml or folder of VOC XML",
     )
     parser.add_argument("--data.images", dest="images", type=Path, metavar="D", help="image folder")
     parser.add_argument(
-        "--train.annotations", dest="train_annotations", type=Path, metavar="F",
+        "--train.annotations",
+        dest="train_annotations",
+        type=Path,
+        metavar="F",
         help="training annotations, for APr/APc/APf of --detections",
     )
     parser.add_argument("--protocol", choices=["coco"], default="coco", help="default: coco")
@@ -91,7 +111,9 @@ def _parse(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--device", default="auto", help="default: a GPU where there is one")
     args = parser.parse_args(words)
     if (args.run is None) == (args.detections is None):
-        raise ConfigError("hyperfocal evaluate takes a RUN folder or --detections FILE: one of the two")
+        raise ConfigError(
+            "hyperfocal evaluate takes a RUN folder or --detections FILE: one of the two"
+        )
     if args.train_annotations is not None and args.detections is None:
         raise ConfigError("--train.annotations goes with --detections; a RUN knows its frequencies")
     return args

@@ -15,7 +15,9 @@ def run(words: list[str]) -> int:
     )
     parser.add_argument("zoo", choices=["torchvision"], help="where the weights come from")
     parser.add_argument("weights", type=Path, metavar="WEIGHTS.pth")
-    parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="run folder to write")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="RUN", help="run folder to write"
+    )
     args = parser.parse_args(words)
 
     from rich.console import Console

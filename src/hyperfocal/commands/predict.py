@@ -95,7 +95,10 @@ def find_images(words: list[str]) -> list[Path]:
 def as_results(path: Path, detections, categories):  # type: ignore[no-untyped-def]
     """COCO's results format, with the file's name in place of an image id."""
     rows = zip(
-        detections.boxes.tolist(), detections.scores.tolist(), detections.labels.tolist(), strict=True
+        detections.boxes.tolist(),
+        detections.scores.tolist(),
+        detections.labels.tolist(),
+        strict=True,
     )
     return [
         {

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hyperfocal.engine.experiment import EvaluationConfig
 from hyperfocal.engine.run_folder import RunFolder, finite, write_json
-from hyperfocal.evaluation import CategoryMetrics, CocoEvaluator, FrequencyGroups
+from hyperfocal.evaluation import CategoryMetrics, CocoEvaluator
 from hyperfocal.models import Detector
 from hyperfocal.types import AnnotationSet, Batch, CategoryCounts, Detections
 
@@ -41,11 +41,6 @@ class Evaluation:
     def write(self, run: RunFolder, step: int) -> None:
         """Write metrics.json of the run."""
         write_json(run.metrics, self.as_json(step))
-
-
-def frequency_groups(config: EvaluationConfig) -> FrequencyGroups:
-    """The groups that the config asks for."""
-    return FrequencyGroups(names=config.frequency_names, bounds=config.frequency_bounds)
 
 
 @torch.no_grad()
@@ -89,6 +84,6 @@ def measure(
         counts: training frequencies, for APr/APc/APf; None leaves those out.
         config: how categories are grouped.
     """
-    evaluator = CocoEvaluator(annotations, counts=counts, groups=frequency_groups(config))
+    evaluator = CocoEvaluator(annotations, counts=counts, groups=config.groups)
     evaluator.update(list(found.values()), list(found))
     return Evaluation(evaluator.compute(), evaluator.per_category())

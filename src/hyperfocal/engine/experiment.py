@@ -8,6 +8,7 @@ from typing import Literal
 
 from hyperfocal.config import Config
 from hyperfocal.data import DataConfig
+from hyperfocal.evaluation import FrequencyGroups
 from hyperfocal.models import DetectorConfig, RetinaNet
 
 
@@ -97,22 +98,14 @@ class TrainConfig(Config):
 class EvaluationConfig(Config):
     """What is measured and how categories are grouped by frequency."""
 
-    frequency_bounds: tuple[int, ...] = (10, 100)
-    """A category is in the first group whose bound its training images don't exceed; the last
-    group has no bound. LVIS: rare <= 10, common <= 100, frequent above."""
-    frequency_names: tuple[str, ...] = ("r", "c", "f")
-    """One name a group: AP of group r is reported as APr."""
+    groups: FrequencyGroups = field(default_factory=FrequencyGroups)
+    """How categories are grouped by their training images, for APr, APc and APf."""
     batch_size: int = 8
     """Images per forward pass."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
         self._require(self.batch_size >= 1, "batch_size", ">= 1")
-        self._require(
-            len(self.frequency_names) == len(self.frequency_bounds) + 1,
-            "frequency_names",
-            f"one name more than there are frequency_bounds ({len(self.frequency_bounds)})",
-        )
 
 
 @dataclass(frozen=True)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
-from hyperfocal.data import collate, prepare_image
-from hyperfocal.data.transforms import TransformConfig
+from hyperfocal.data import TransformConfig, collate, prepare_image
 from hyperfocal.engine.checkpoint import load_weights
 from hyperfocal.engine.run_folder import RunFolder
 from hyperfocal.models import Detector
 from hyperfocal.types import Category, Detections
+
+Precision = Literal["fp32", "bf16"]
 
 
 class Predictor:
@@ -31,6 +33,7 @@ class Predictor:
         categories: ``categories[label]`` has the name and the id that the person's file used.
         transform: how an image is resized before it is shown to the detector.
         device: where the detector is.
+        precision: arithmetic of the network, as it was trained.
     """
 
     def __init__(
@@ -39,11 +42,13 @@ class Predictor:
         categories: tuple[Category, ...],
         transform: TransformConfig,
         device: torch.device | str = "cpu",
+        precision: Precision = "fp32",
     ) -> None:
         self.device = torch.device(device)
         self.detector = detector.eval().to(self.device)
         self.categories = categories
         self.transform = transform
+        self.precision = precision
 
     @torch.no_grad()
     def predict(
@@ -73,9 +78,14 @@ class Predictor:
         for chunk in _chunks(queue, batch_size):
             samples = [prepare_image(image, self.transform) for image in chunk]
             batch = collate(samples).to(self.device)
-            found += [d.to("cpu") for d in self.detector.detect(batch)]
+            with self.autocast():
+                found += [d.to("cpu") for d in self.detector.detect(batch)]
             advance(len(chunk))
         return found
+
+    def autocast(self) -> torch.autocast:
+        """The context that the detector runs in."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
 
 def load(run: str | Path, device: str = "auto") -> Predictor:
@@ -91,11 +101,19 @@ def load(run: str | Path, device: str = "auto") -> Predictor:
     folder = RunFolder(Path(run))
     experiment = folder.read_experiment()
     trained = folder.read_categories()
-    detector = experiment.model.offline().build(len(trained.categories), trained.counts)
+    # The same architecture with no initial weights to fetch: the run's own come next.
+    model = dataclasses.replace(experiment.model, backbone=experiment.model.backbone.offline())
+    detector = model.build(len(trained.categories), trained.counts)
     load_weights(folder.weights, detector)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    return Predictor(detector, trained.categories, experiment.data.val_transform, device)
+    return Predictor(
+        detector,
+        trained.categories,
+        experiment.data.val_transform,
+        device,
+        experiment.train.precision,
+    )
 
 
 def _chunks(items: list[Any], size: int) -> Iterator[list[Any]]:

@@ -13,7 +13,7 @@ from lightning_fabric import Fabric, seed_everything
 from rich.console import Console
 from torch import Tensor, nn, optim
 
-from hyperfocal.data import eval_batches, train_batches
+from hyperfocal.data import epoch_length, eval_batches, train_batches
 from hyperfocal.engine.checkpoint import load_checkpoint, save_checkpoint, save_weights
 from hyperfocal.engine.ema import WeightAverage
 from hyperfocal.engine.evaluate import Evaluation, detect_all, measure
@@ -36,13 +36,17 @@ class TrainResult:
 
     Attributes:
         run: its folder.
-        evaluation: the last evaluation; None without a val split.
+        splits: what it was trained and measured on.
+        evaluation: the last evaluation; None without a val split, or where ``is_main`` is False.
         stopped_by: the signal that stopped it early, or None.
+        is_main: whether this process is the one that writes files and talks.
     """
 
     run: RunFolder
+    splits: Splits
     evaluation: Evaluation | None
     stopped_by: str | None
+    is_main: bool
 
 
 @dataclass
@@ -95,14 +99,15 @@ def train(experiment: Experiment, run: RunFolder, console: Console) -> TrainResu
     """
     if run.checkpoint.exists() and not (experiment.resume or experiment.overwrite):
         raise ConfigError(
-            f"{run.path} already holds a run. Add --resume to go on with it, --overwrite to replace "
-            "it, or choose another --out."
+            f"{run.path} already holds a run. Add --resume to go on with it, --overwrite to "
+            "replace it, or choose another --out."
         )
     fabric = launch(experiment)
     splits = read_splits(experiment.data)
     counts = splits.train.counts()
     config = experiment.train
-    total = total_steps(config, len(splits.train.images))
+    epoch = epoch_length(experiment.data, splits.train)
+    total = total_steps(config, epoch)
     model = experiment.model.build(len(splits.train.categories), counts)
     if config.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -116,7 +121,7 @@ def train(experiment: Experiment, run: RunFolder, console: Console) -> TrainResu
         run.start(experiment, TrainedCategories(splits.train.categories, counts))
     fabric.barrier()
 
-    loop = _Loop(experiment, fabric, forward, wrapped, state, splits, run, console, total)
+    loop = _Loop(experiment, fabric, forward, wrapped, state, splits, run, console, total, epoch)
     return loop.run_all()
 
 
@@ -134,10 +139,12 @@ class _Loop:
         run: RunFolder,
         console: Console,
         total: int,
+        epoch_length: float,
     ) -> None:
         self.experiment, self.config = experiment, experiment.train
         self.fabric, self.forward, self.optimizer, self.state = fabric, forward, optimizer, state
         self.splits, self.run, self.console, self.total = splits, run, console, total
+        self.epoch_length = epoch_length
         self.main = fabric.is_global_zero
         self.log = MetricsLog(run, state.step, state.evaluated) if self.main else None
         self.evaluation_steps = evaluation_steps(self.config.evaluations, total)
@@ -166,7 +173,8 @@ class _Loop:
         if self.log is not None:
             self.log.close()
         finished = state.step == self.total
-        return TrainResult(self.run, state.evaluation, None if finished else stop.received)
+        stopped_by = None if finished else stop.received or "another process"
+        return TrainResult(self.run, self.splits, state.evaluation, stopped_by, self.main)
 
     def batches(self) -> Iterator[Batch]:
         """This process's share of the global batches from the next step on."""
@@ -179,6 +187,7 @@ class _Loop:
                 start_step=self.state.step,
                 rank=self.fabric.global_rank,
                 world_size=self.fabric.world_size,
+                pin_memory=self.fabric.device.type == "cuda",
             )
         )
 
@@ -234,8 +243,8 @@ class _Loop:
 
     @property
     def epoch(self) -> float:
-        """Passes over the training images so far."""
-        return self.state.step * self.config.batch_size / len(self.splits.train.images)
+        """Passes of the sampler so far."""
+        return self.state.step * self.config.batch_size / self.epoch_length
 
     @property
     def best_model(self) -> Detector:
@@ -367,12 +376,12 @@ def launch(experiment: Experiment) -> Fabric:
     return fabric
 
 
-def total_steps(config: TrainConfig, images: int) -> int:
-    """Optimizer steps of the whole training."""
+def total_steps(config: TrainConfig, epoch: float) -> int:
+    """Optimizer steps of the whole training, with ``epoch`` images in a pass of the sampler."""
     if config.iterations is not None:
         return config.iterations
     assert config.epochs is not None
-    return max(round(config.epochs * images / config.batch_size), 1)
+    return max(round(config.epochs * epoch / config.batch_size), 1)
 
 
 def evaluation_steps(evaluations: int, total: int) -> frozenset[int]:

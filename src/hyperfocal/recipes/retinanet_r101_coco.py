@@ -1,8 +1,8 @@
 """COCO, ResNet-101: the paper's best RetinaNet but one (Table 2: AP 39.1), with scale jitter.
 
     hyperfocal train retinanet_r101_coco \\
-        --data.train.annotations annotations/instances_train2017.json --data.train.images train2017 \\
-        --data.val.annotations annotations/instances_val2017.json --data.val.images val2017 \\
+        --data.train.annotations instances_train2017.json --data.train.images train2017 \\
+        --data.val.annotations instances_val2017.json --data.val.images val2017 \\
         --devices 8
 
 Published: AP 39.1, AP50 59.1, AP75 42.3 on test-dev (Lin et al. 2017, Table 2). Not run here.

@@ -1,8 +1,8 @@
 """COCO, ResNet-50: the focal-loss paper's RetinaNet at 800 pixels (Table 1e: AP 35.7).
 
     hyperfocal train retinanet_r50_coco \\
-        --data.train.annotations annotations/instances_train2017.json --data.train.images train2017 \\
-        --data.val.annotations annotations/instances_val2017.json --data.val.images val2017 \\
+        --data.train.annotations instances_train2017.json --data.train.images train2017 \\
+        --data.val.annotations instances_val2017.json --data.val.images val2017 \\
         --devices 8
 
 Published: AP 35.7, AP50 55.0, AP75 38.5 on test-dev (Lin et al. 2017, Table 1e, R50, 800 px).

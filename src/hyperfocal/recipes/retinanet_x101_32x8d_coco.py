@@ -1,8 +1,8 @@
 """COCO, ResNeXt-101-32x8d: the paper's best RetinaNet (Table 2: AP 40.8).
 
     hyperfocal train retinanet_x101_32x8d_coco \\
-        --data.train.annotations annotations/instances_train2017.json --data.train.images train2017 \\
-        --data.val.annotations annotations/instances_val2017.json --data.val.images val2017 \\
+        --data.train.annotations instances_train2017.json --data.train.images train2017 \\
+        --data.val.annotations instances_val2017.json --data.val.images val2017 \\
         --devices 8
 
 Published: AP 40.8, AP50 61.1, AP75 44.1 on test-dev (Lin et al. 2017, Table 2). Not run here.
