@@ -71,14 +71,18 @@ def sigmoid_cross_entropy(
     inputs = prepare(logits, targets, weight, channel_dim)
     if alpha is not None:
         alpha = per_category(alpha, "alpha", inputs.logits, 0, 1)
-    return reduce(one_vs_all(inputs, _positive, _negative, alpha), inputs, reduction, normalizer)
+    return reduce(
+        one_vs_all(inputs, ce_positive, ce_negative, alpha), inputs, reduction, normalizer
+    )
 
 
-def _positive(x: Tensor, alpha: Number | None) -> Tensor:
+def ce_positive(x: Tensor, alpha: Number | None) -> Tensor:
+    """Loss of a logit whose label is 1."""
     return cross_entropy_term(x) if alpha is None else alpha * cross_entropy_term(x)
 
 
-def _negative(x: Tensor, alpha: Number | None) -> Tensor:
+def ce_negative(x: Tensor, alpha: Number | None) -> Tensor:
+    """Loss of a logit whose label is 0."""
     return cross_entropy_term(-x) if alpha is None else (1 - alpha) * cross_entropy_term(-x)
 
 

@@ -165,7 +165,7 @@ def reduce(
         loss = loss.sum()
     elif loss.ndim > 1 and inputs.channel_dim not in (-1, loss.ndim - 1):
         loss = loss.movedim(-1, inputs.channel_dim)
-    return loss if normalizer is None else loss / _checked(normalizer)
+    return loss if normalizer is None else loss / scalar_normalizer(normalizer)
 
 
 def prepare_boxes(
@@ -208,7 +208,8 @@ def check_scalar(value: float, name: str, low: float = 0.0, high: float = math.i
         raise ConfigError(f"{name} = {value!r}, but it must be finite and {bounds}")
 
 
-def _checked(normalizer: Number) -> Number:
+def scalar_normalizer(normalizer: Number) -> Number:
+    """Check a normalizer: a positive number, or a tensor of one element (its value isn't read)."""
     if isinstance(normalizer, Tensor):
         if normalizer.numel() != 1:
             raise ConfigError(

@@ -1,0 +1,211 @@
+"""Equalization loss v2 (EQLv2).
+
+Formula, with the category's accumulated gradient ratio g_j (positive over negative)::
+
+    f(g) = 1 / (1 + exp(-γ_e (g - μ)))
+    q_j = f(g_j)                       weight of a negative
+    r_j = 1 + α_e (1 - f(g_j))         weight of a positive
+    EQLv2 = Σ_j [y_j r_j + (1 - y_j) q_j] CE(x_j)
+
+Gradient with respect to the logit: that of cross entropy, times the weight. Its absolute value
+|σ(x) - y| times the weight (without the normalizer) is what is accumulated. g starts at 100, where
+q = r = 1.
+
+In a two-stage detector EQLv2 has one logit more than categories, an objectness task whose positive
+is the background: it weighs 1, stays out of the statistics, and the score of category j is
+σ(x_j)·(1 - σ(x_bg)) (`eqlv2_scores`). A dense detector's K outputs go without.
+
+Source: Equalization Loss v2 (Tan et al., CVPR 2021) and its released code: γ_e = 12, μ = 0.8,
+α_e = 4.
+
+Use it for the classifier of a two-stage detector on long-tailed data. In a dense detector the
+easy negatives still add up as with plain cross entropy: see `eqlv2_focal` and `equalized_focal`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from hyperfocal import config
+from hyperfocal.losses.cross_entropy import ce_negative, ce_positive
+from hyperfocal.losses.inputs import (
+    Inputs,
+    Number,
+    Reduction,
+    check_scalar,
+    prepare,
+    reduce,
+)
+from hyperfocal.losses.memory import GradientRatioLoss
+from hyperfocal.losses.one_vs_all import one_vs_all, one_vs_all_sums
+from hyperfocal.types import CategoryCounts, ConfigError, DataError
+
+START = 100.0
+"""Gradient ratio before the first step; the weights are then 1."""
+
+
+@dataclass(frozen=True)
+class RatioMap:
+    """How a gradient ratio becomes the two weights.
+
+    Attributes:
+        steepness: γ_e.
+        midpoint: μ, the ratio at which the negative weight is 1/2.
+        boost: α_e; the positive weight goes up to 1 + boost.
+    """
+
+    steepness: float = 12.0
+    midpoint: float = 0.8
+    boost: float = 4.0
+
+    def __post_init__(self) -> None:
+        for name in ("steepness", "midpoint", "boost"):
+            check_scalar(getattr(self, name), name)
+
+    def weights(self, ratio: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights of positives (r) and of negatives (q), in the shape of ``ratio``."""
+        negative = torch.sigmoid(self.steepness * (ratio - self.midpoint))
+        return 1 + self.boost * (1 - negative), negative
+
+
+def equalization_loss_v2(
+    logits: Tensor,
+    targets: Tensor,
+    ratio: Tensor,
+    *,
+    ratio_map: RatioMap | None = None,
+    weight: Tensor | None = None,
+    reduction: Reduction = "none",
+    normalizer: Number | None = None,
+    channel_dim: int = -1,
+) -> Tensor:
+    """EQLv2 for given gradient ratios; `EqualizationLossV2` keeps them for you.
+
+    Args:
+        logits: ``(..., K)``, or ``(..., K + 1)`` with the objectness logit last (positive for
+            background).
+        targets: integer labels (``0..K-1``, ``K`` background, ``-1`` ignored), or for K logits
+            also floats or 0/1 of the logits' shape.
+        ratio: ``(K,)`` gradient ratios, at least 0.
+        ratio_map: how a ratio becomes weights; None: the paper's.
+        weight: extra factor, one a row or one a logit.
+        reduction: "none", "sum" or "mean" (over what isn't ignored).
+        normalizer: divides the result of "none" or "sum"; the paper has the number of rows.
+        channel_dim: dimension of the categories.
+
+    Returns:
+        The logits' shape for "none", else a scalar.
+
+    Raises:
+        DataError: shapes, dtypes or (on the CPU) label values that don't fit.
+        ConfigError: a setting out of range.
+    """
+    inputs, own, rest = prepare_with_ratio(logits, targets, ratio, ratio_map, weight, channel_dim)
+    loss = one_vs_all(inputs, _positive, _negative, own, rest)
+    return reduce(loss, inputs, reduction, normalizer)
+
+
+def eqlv2_scores(logits: Tensor) -> Tensor:
+    """Scores ``(..., K)`` from logits ``(..., K + 1)`` with objectness last."""
+    return torch.sigmoid(logits[..., :-1]) * torch.sigmoid(-logits[..., -1:])
+
+
+def prepare_with_ratio(
+    logits: Tensor,
+    targets: Tensor,
+    ratio: Tensor,
+    ratio_map: RatioMap | None,
+    weight: Tensor | None = None,
+    channel_dim: int = -1,
+    may_have_objectness: bool = True,
+) -> tuple[Inputs, Tensor, Tensor]:
+    """Checked inputs, and the weights of positives and negatives for every logit column."""
+    columns = logits.shape[channel_dim] if logits.ndim else 1
+    objectness = may_have_objectness and columns == ratio.shape[0] + 1
+    # With objectness the background has a column, K, of its own.
+    inputs = prepare(logits, targets, weight, channel_dim, background=not objectness)
+    own, rest = (ratio_map or RatioMap()).weights(ratio.to(inputs.logits.dtype))
+    if objectness:
+        if targets.is_floating_point():
+            raise DataError("with an objectness logit the targets must be integer labels")
+        own, rest = (torch.cat([w, w.new_ones(1)]) for w in (own, rest))
+    elif columns != ratio.shape[0]:
+        raise ConfigError(f"ratio has {ratio.shape[0]} categories, but there are {columns} logits")
+    return inputs, own, rest
+
+
+def _positive(x: Tensor, own: Number, rest: Number) -> Tensor:
+    return own * ce_positive(x, None)
+
+
+def _negative(x: Tensor, own: Number, rest: Number) -> Tensor:
+    return rest * ce_negative(x, None)
+
+
+def _positive_slope(x: Tensor, own: Number, rest: Number) -> Tensor:
+    return own * torch.sigmoid(-x)
+
+
+def _negative_slope(x: Tensor, own: Number, rest: Number) -> Tensor:
+    return rest * torch.sigmoid(x)
+
+
+class EqualizationLossV2(GradientRatioLoss):
+    """EQLv2 that accumulates its own gradient ratios.
+
+    ``forward`` returns the summed loss and keeps the statistics of the call pending; `step` folds
+    them in, once per optimizer step (see `GradientRatioLoss`). The statistics don't include the
+    normalizer, as in the released code.
+
+    Args:
+        num_classes: K. Logits are ``(..., K)``, or ``(..., K + 1)`` with objectness last.
+        steepness: γ_e of the map from ratio to weights.
+        midpoint: μ of the map.
+        boost: α_e of the map.
+    """
+
+    @dataclass(frozen=True)
+    class Config(config.Config):
+        """Settings of `EqualizationLossV2`."""
+
+        kind: ClassVar[str] = "eqlv2"
+
+        steepness: float = 12.0
+        """How sharply the weights switch with the gradient ratio."""
+        midpoint: float = 0.8
+        """Gradient ratio at which a negative weighs 1/2."""
+        boost: float = 4.0
+        """A positive weighs up to 1 + boost."""
+
+        def __post_init__(self) -> None:
+            for name in ("steepness", "midpoint", "boost"):
+                self._require(getattr(self, name) >= 0, name, "at least 0")
+
+        def build(
+            self, num_classes: int, counts: CategoryCounts | None = None
+        ) -> EqualizationLossV2:
+            """The loss for ``num_classes`` categories; it counts for itself."""
+            return EqualizationLossV2(num_classes, self.steepness, self.midpoint, self.boost)
+
+    def __init__(
+        self,
+        num_classes: int,
+        steepness: float = 12.0,
+        midpoint: float = 0.8,
+        boost: float = 4.0,
+    ) -> None:
+        super().__init__(num_classes, start=START)
+        self.ratio_map = RatioMap(steepness, midpoint, boost)
+
+    def forward(self, logits: Tensor, targets: Tensor, normalizer: Number = 1.0) -> Tensor:
+        """Scalar: the sum over all logits that aren't ignored, over ``normalizer``."""
+        inputs, own, rest = prepare_with_ratio(logits, targets, self.ratio, self.ratio_map)
+        loss = one_vs_all(inputs, _positive, _negative, own, rest)
+        if self.training:
+            sums = one_vs_all_sums(inputs, _positive_slope, _negative_slope, own, rest)
+            self.remember(*(total[: len(self.ratio)] for total in sums))
+        return reduce(loss, inputs, "sum", normalizer)

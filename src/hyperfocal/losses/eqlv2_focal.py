@@ -1,0 +1,168 @@
+"""Equalization loss v2 (EQLv2) on focal loss.
+
+Formula, with the weights r_j of positives and q_j of negatives of `equalization_loss_v2`::
+
+    Σ_j [y_j r_j + (1 - y_j) q_j] α_t (1 - p_t)^γ (-log p_t)
+
+Gradient with respect to the logit: that of focal loss, times α_t and the weight. Its absolute value
+(without the normalizer) is what is accumulated; there is no objectness logit.
+
+Source: "EQLv2 & Focal" is a row of the Equalized Focal Loss paper's Table 1 without formula or
+code; the form here is our reading.
+
+Use it as the control for `equalized_focal_loss`. It hardly acts: positives' focal gradients
+outweigh the negatives' for most categories, so the ratio is large and both weights are 1, which
+agrees with the small gains published.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from hyperfocal import config
+from hyperfocal.losses.eqlv2 import START, RatioMap, prepare_with_ratio
+from hyperfocal.losses.focal import focal_negative, focal_positive
+from hyperfocal.losses.inputs import Number, Reduction, per_category, reduce
+from hyperfocal.losses.memory import GradientRatioLoss
+from hyperfocal.losses.one_vs_all import one_vs_all, one_vs_all_sums
+from hyperfocal.losses.terms import focal_slope
+from hyperfocal.types import CategoryCounts
+
+
+def equalization_loss_v2_focal(
+    logits: Tensor,
+    targets: Tensor,
+    ratio: Tensor,
+    *,
+    alpha: Number | None = 0.25,
+    gamma: Number = 2.0,
+    ratio_map: RatioMap | None = None,
+    weight: Tensor | None = None,
+    reduction: Reduction = "none",
+    normalizer: Number | None = None,
+    channel_dim: int = -1,
+) -> Tensor:
+    """EQLv2's weights on focal loss, for given gradient ratios.
+
+    Args:
+        logits: ``(..., K)``.
+        targets: as for `sigmoid_focal_loss`.
+        ratio: ``(K,)`` gradient ratios, at least 0.
+        alpha: weight of positives; negatives get ``1 - alpha``. None: both weigh 1.
+        gamma: focusing parameter; a number or one value a category.
+        ratio_map: how a ratio becomes weights; None: the paper's.
+        weight: extra factor, one a row or one a logit.
+        reduction: "none", "sum" or "mean" (over what isn't ignored).
+        normalizer: divides the result of "none" or "sum".
+        channel_dim: dimension of the categories.
+
+    Returns:
+        The logits' shape for "none", else a scalar.
+
+    Raises:
+        DataError: shapes, dtypes or (on the CPU) label values that don't fit.
+        ConfigError: a setting out of range.
+    """
+    inputs, own, rest = prepare_with_ratio(
+        logits, targets, ratio, ratio_map, weight, channel_dim, may_have_objectness=False
+    )
+    if alpha is not None:
+        alpha = per_category(alpha, "alpha", inputs.logits, 0, 1)
+    gamma = per_category(gamma, "gamma", inputs.logits)
+    loss = one_vs_all(inputs, _positive, _negative, own, rest, alpha, gamma)
+    return reduce(loss, inputs, reduction, normalizer)
+
+
+def _positive(x: Tensor, own: Number, rest: Number, alpha: Number | None, gamma: Number) -> Tensor:
+    return own * focal_positive(x, alpha, gamma)
+
+
+def _negative(x: Tensor, own: Number, rest: Number, alpha: Number | None, gamma: Number) -> Tensor:
+    return rest * focal_negative(x, alpha, gamma)
+
+
+def _positive_slope(
+    x: Tensor, own: Number, rest: Number, alpha: Number | None, gamma: Number
+) -> Tensor:
+    return focal_slope(x, gamma) * (own if alpha is None else own * alpha)
+
+
+def _negative_slope(
+    x: Tensor, own: Number, rest: Number, alpha: Number | None, gamma: Number
+) -> Tensor:
+    return focal_slope(-x, gamma) * (rest if alpha is None else rest * (1 - alpha))
+
+
+class EqualizationLossV2Focal(GradientRatioLoss):
+    """EQLv2's weights on focal loss, accumulating its own gradient ratios.
+
+    ``forward`` returns the summed loss and keeps the statistics of the call pending; `step` folds
+    them in, once per optimizer step (see `GradientRatioLoss`). The statistics are those of the full
+    loss, weights, alpha and modulator included, but not the normalizer.
+
+    Args:
+        num_classes: K.
+        alpha: weight of positives (negatives get ``1 - alpha``); None: both weigh 1.
+        gamma: focusing parameter.
+        steepness: γ_e of the map from ratio to weights.
+        midpoint: μ of the map.
+        boost: α_e of the map.
+    """
+
+    @dataclass(frozen=True)
+    class Config(config.Config):
+        """Settings of `EqualizationLossV2Focal`."""
+
+        kind: ClassVar[str] = "eqlv2_focal"
+
+        alpha: float | None = 0.25
+        """Weight of positives, negatives get 1 - alpha; none: both weigh 1."""
+        gamma: float = 2.0
+        """Focusing parameter."""
+        steepness: float = 12.0
+        """How sharply the weights switch with the gradient ratio."""
+        midpoint: float = 0.8
+        """Gradient ratio at which a negative weighs 1/2."""
+        boost: float = 4.0
+        """A positive weighs up to 1 + boost."""
+
+        def __post_init__(self) -> None:
+            self._require(self.alpha is None or 0 <= self.alpha <= 1, "alpha", "in [0, 1] or none")
+            for name in ("gamma", "steepness", "midpoint", "boost"):
+                self._require(getattr(self, name) >= 0, name, "at least 0")
+
+        def build(
+            self, num_classes: int, counts: CategoryCounts | None = None
+        ) -> EqualizationLossV2Focal:
+            """The loss for ``num_classes`` categories; it counts for itself."""
+            return EqualizationLossV2Focal(
+                num_classes, self.alpha, self.gamma, self.steepness, self.midpoint, self.boost
+            )
+
+    def __init__(
+        self,
+        num_classes: int,
+        alpha: float | None = 0.25,
+        gamma: float = 2.0,
+        steepness: float = 12.0,
+        midpoint: float = 0.8,
+        boost: float = 4.0,
+    ) -> None:
+        super().__init__(num_classes, start=START)
+        self.alpha = alpha
+        self.gamma = gamma
+        self.ratio_map = RatioMap(steepness, midpoint, boost)
+
+    def forward(self, logits: Tensor, targets: Tensor, normalizer: Number = 1.0) -> Tensor:
+        """Scalar: the sum over all logits ``(..., K)`` that aren't ignored, over ``normalizer``."""
+        inputs, own, rest = prepare_with_ratio(
+            logits, targets, self.ratio, self.ratio_map, may_have_objectness=False
+        )
+        parameters = (own, rest, self.alpha, self.gamma)
+        loss = one_vs_all(inputs, _positive, _negative, *parameters)
+        if self.training:
+            self.remember(*one_vs_all_sums(inputs, _positive_slope, _negative_slope, *parameters))
+        return reduce(loss, inputs, "sum", normalizer)

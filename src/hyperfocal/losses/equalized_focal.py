@@ -1,0 +1,254 @@
+"""Equalized focal loss (EFL): a focusing parameter of its own for every category.
+
+Formula, for category j with its gradient ratio g_j in [0, 1]::
+
+    γ_j = γ_b + s (1 - g_j)
+    EFL = - Σ_j α_t (γ_j / γ_b) (1 - p_t)^γ_j log p_t
+
+g_j is the category's accumulated positive gradient over its accumulated negative gradient, clamped
+to [0, 1]. A rare category is nearly all negatives: g is near 0, γ_j near γ_b + s, and the many easy
+negatives stop pushing it down, while the factor γ_j/γ_b keeps its hard examples as loud as before.
+With every g_j = 1, or s = 0, it is the focal loss.
+
+Gradient with respect to the logit, g_j held constant::
+
+    y α_t (γ_j / γ_b) (1 - p_t)^γ_j (γ_j p_t log p_t + p_t - 1)
+
+Its absolute value, the normalizer included, is what is accumulated: over a category's positives and
+over everything else (positives of other categories are its negatives). The first statistics replace
+the start g = 1 at once, so a category not seen yet drops to g = 0; the paper's longer warm-up
+(6000 iterations) is there to ride this out.
+
+Source: Equalized Focal Loss paper (Li et al., CVPR 2022), eq. 2-4, and its released code, which
+reads the gradients with a backward hook on the last convolution. Here they are computed from the
+logits in the forward pass, so that gradient accumulation, shared heads and half precision can't
+scramble or scale them.
+
+Use it for long-tailed categories in a one-stage detector, with a small prior (0.001). On balanced
+data it is focal loss at a slightly higher price. Don't compare runs whose normalizers differ: the
+normalizer enters the statistics.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from hyperfocal import config
+from hyperfocal.losses.focal import focal_negative, focal_positive, sigmoid_focal_loss
+from hyperfocal.losses.inputs import (
+    Inputs,
+    Number,
+    Reduction,
+    check_scalar,
+    per_category,
+    prepare,
+    reduce,
+    scalar_normalizer,
+)
+from hyperfocal.losses.memory import GradientRatioLoss
+from hyperfocal.losses.one_vs_all import one_vs_all, one_vs_all_sums
+from hyperfocal.losses.terms import focal_slope
+from hyperfocal.types import CategoryCounts
+
+
+def equalized_focal_loss(
+    logits: Tensor,
+    targets: Tensor,
+    ratio: Tensor,
+    *,
+    alpha: Number | None = 0.25,
+    gamma: float = 2.0,
+    scale: float = 8.0,
+    weight: Tensor | None = None,
+    reduction: Reduction = "none",
+    normalizer: Number | None = None,
+    channel_dim: int = -1,
+) -> Tensor:
+    """Equalized focal loss for given gradient ratios; `EqualizedFocalLoss` keeps them for you.
+
+    Args:
+        logits: ``(..., K)`` (or ``(N, K, *spatial)`` with ``channel_dim=1``), any float dtype;
+            float16 and bfloat16 are computed and returned in float32.
+        targets: as for `sigmoid_focal_loss`.
+        ratio: ``(K,)`` gradient ratios in [0, 1]; 1 gives a category plain focal loss.
+        alpha: weight of positives; negatives get ``1 - alpha``. None: both weigh 1.
+        gamma: γ_b, the focusing parameter at ratio 1; above 0.
+        scale: s, what is added to gamma at ratio 0.
+        weight: extra factor, one a row or one a logit.
+        reduction: "none", "sum" or "mean" (over what isn't ignored).
+        normalizer: divides the result of "none" or "sum".
+        channel_dim: dimension of the categories.
+
+    Returns:
+        The logits' shape for "none", else a scalar.
+
+    Raises:
+        DataError: shapes, dtypes or (on the CPU) label values that don't fit.
+        ConfigError: a setting out of range.
+    """
+    check_scalar(gamma, "gamma", low=MIN_GAMMA)
+    check_scalar(scale, "scale")
+    if scale == 0:  # focal loss, to the last bit
+        return sigmoid_focal_loss(
+            logits,
+            targets,
+            alpha=alpha,
+            gamma=gamma,
+            weight=weight,
+            reduction=reduction,
+            normalizer=normalizer,
+            channel_dim=channel_dim,
+        )
+    inputs = prepare(logits, targets, weight, channel_dim)
+    if alpha is not None:
+        alpha = per_category(alpha, "alpha", inputs.logits, 0, 1)
+    focus, factor = focus_and_factor(inputs, ratio, gamma, scale)
+    loss = one_vs_all(inputs, _positive, _negative, alpha, focus, factor)
+    return reduce(loss, inputs, reduction, normalizer)
+
+
+def equalized_focal_gradients(
+    logits: Tensor,
+    targets: Tensor,
+    ratio: Tensor,
+    *,
+    alpha: Number | None = 0.25,
+    gamma: float = 2.0,
+    scale: float = 8.0,
+    normalizer: Number = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """Absolute gradient of the summed loss, added up per category.
+
+    Takes what `equalized_focal_loss` takes.
+
+    Returns:
+        ``(K,)`` over the positives and ``(K,)`` over the negatives of each category.
+    """
+    inputs = prepare(logits.detach(), targets)
+    focus, factor = focus_and_factor(inputs, ratio, gamma, scale)
+    positive, negative = one_vs_all_sums(
+        inputs, _positive_slope, _negative_slope, alpha, focus, factor
+    )
+    normalizer = scalar_normalizer(normalizer)
+    return positive / normalizer, negative / normalizer
+
+
+MIN_GAMMA = 1e-6
+"""The weight factor divides by gamma."""
+
+
+def focus_and_factor(
+    inputs: Inputs, ratio: Tensor, gamma: float, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Per category, the focusing parameter γ_j and the weight factor γ_j/γ_b."""
+    ratio = torch.as_tensor(per_category(ratio, "ratio", inputs.logits, 0, 1))
+    focus = gamma + scale * (1 - ratio)
+    return focus, focus / gamma
+
+
+def _positive(x: Tensor, alpha: Number | None, focus: Number, factor: Number) -> Tensor:
+    return factor * focal_positive(x, alpha, focus)
+
+
+def _negative(x: Tensor, alpha: Number | None, focus: Number, factor: Number) -> Tensor:
+    return factor * focal_negative(x, alpha, focus)
+
+
+def _positive_slope(x: Tensor, alpha: Number | None, focus: Number, factor: Number) -> Tensor:
+    return focal_slope(x, focus) * (factor if alpha is None else factor * alpha)
+
+
+def _negative_slope(x: Tensor, alpha: Number | None, focus: Number, factor: Number) -> Tensor:
+    return focal_slope(-x, focus) * (factor if alpha is None else factor * (1 - alpha))
+
+
+class EqualizedFocalLoss(GradientRatioLoss):
+    """Equalized focal loss that accumulates its own gradient ratios.
+
+    ``forward`` returns the summed loss and keeps the statistics of the call pending; `step` folds
+    them in, once per optimizer step (see `GradientRatioLoss` for the buffers).
+
+    Args:
+        num_classes: K.
+        alpha: weight of positives (negatives get ``1 - alpha``); None: both weigh 1.
+        gamma: γ_b, the focusing parameter of a category with balanced gradients.
+        scale: s, what is added to gamma for a category without positive gradient; 0 is focal loss.
+
+    Example:
+        >>> import torch
+        >>> from hyperfocal.losses import EqualizedFocalLoss
+        >>> loss = EqualizedFocalLoss(num_classes=3)
+        >>> logits = torch.zeros(100, 3, requires_grad=True)
+        >>> labels = torch.full((100,), 3)  # background, but for one object of category 0
+        >>> labels[0] = 0
+        >>> loss(logits, labels, normalizer=1.0).backward()
+        >>> loss.step()  # after optimizer.step()
+        >>> loss.ratio
+        tensor([0.0034, 0.0000, 0.0000])
+    """
+
+    @dataclass(frozen=True)
+    class Config(config.Config):
+        """Settings of `EqualizedFocalLoss`."""
+
+        kind: ClassVar[str] = "efl"
+
+        alpha: float | None = 0.25
+        """Weight of positives, negatives get 1 - alpha; none: both weigh 1."""
+        gamma: float = 2.0
+        """Focusing parameter of a category with balanced gradients."""
+        scale: float = 8.0
+        """Added to gamma for a category without positive gradient; 0 is focal loss."""
+
+        def __post_init__(self) -> None:
+            self._require(self.alpha is None or 0 <= self.alpha <= 1, "alpha", "in [0, 1] or none")
+            self._require(self.gamma >= MIN_GAMMA, "gamma", "above 0")
+            self._require(self.scale >= 0, "scale", "at least 0")
+
+        def build(
+            self, num_classes: int, counts: CategoryCounts | None = None
+        ) -> EqualizedFocalLoss:
+            """The loss for ``num_classes`` categories; it counts for itself."""
+            return EqualizedFocalLoss(num_classes, self.alpha, self.gamma, self.scale)
+
+    def __init__(
+        self,
+        num_classes: int,
+        alpha: float | None = 0.25,
+        gamma: float = 2.0,
+        scale: float = 8.0,
+    ) -> None:
+        super().__init__(num_classes, start=1.0, most=1.0)
+        self.alpha = alpha
+        self.gamma = gamma
+        self.scale = scale
+
+    def forward(self, logits: Tensor, targets: Tensor, normalizer: Number = 1.0) -> Tensor:
+        """Scalar: the sum over all logits ``(..., K)`` that aren't ignored, over ``normalizer``."""
+        loss = equalized_focal_loss(
+            logits,
+            targets,
+            self.ratio,
+            alpha=self.alpha,
+            gamma=self.gamma,
+            scale=self.scale,
+            reduction="sum",
+            normalizer=normalizer,
+        )
+        if self.training:
+            self.remember(
+                *equalized_focal_gradients(
+                    logits,
+                    targets,
+                    self.ratio,
+                    alpha=self.alpha,
+                    gamma=self.gamma,
+                    scale=self.scale,
+                    normalizer=normalizer,
+                )
+            )
+        return loss
