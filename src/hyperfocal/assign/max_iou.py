@@ -1,0 +1,138 @@
+"""RetinaNet's assignment: each anchor answers for the object that it overlaps most.
+
+With m(a) the highest IoU of anchor a with any box: m ≥ 0.5 is positive, m < 0.4 background, and
+what lies between is ignored (focal-loss paper, section 4). The paper doesn't say whether an object
+without such an anchor keeps its best one; `LowQuality` has the readings in use.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from hyperfocal import config
+from hyperfocal.ops import box_iou
+from hyperfocal.types import IGNORED, Assignment, Priors, Target
+
+LowQuality = Literal["off", "from_neg_threshold", "any"]
+"""Which anchors below the positive threshold become positive for being a box's best.
+
+``off``: none, the paper's text. ``from_neg_threshold``: those with m(a) ≥ the negative threshold,
+so only the ignored band is searched (Detectron). ``any``: all with an overlap (Detectron2,
+torchvision, mmdetection).
+"""
+
+
+def assign_max_iou(
+    anchors: Tensor,
+    target: Target,
+    num_classes: int,
+    positive: float = 0.5,
+    negative: float = 0.4,
+    low_quality: LowQuality = "from_neg_threshold",
+) -> tuple[Tensor, Tensor]:
+    """Assign one image's anchors.
+
+    Every anchor that ties for the best overlap with a box counts as that box's best. An anchor
+    made positive that way answers for the box that *it* overlaps most, which may be another one.
+    A box that no anchor touches gets none (torchvision and Detectron2 give it every anchor that
+    touches nothing).
+
+    Args:
+        anchors: ``(A, 4)`` xyxy.
+        target: the image's boxes, in the same frame.
+        num_classes: K, the background's label.
+        positive: least IoU of a positive.
+        negative: IoU below which an anchor is background.
+        low_quality: see `LowQuality`.
+
+    Returns:
+        Labels ``(A,)`` int64 (``0..K-1``, K background, -1 ignored) and the row of the target that
+        each positive answers for, ``(A,)`` int64, 0 elsewhere.
+    """
+    if not target.labels.numel():
+        background = torch.full((len(anchors),), num_classes, device=anchors.device)
+        return background, torch.zeros_like(background)
+    iou = box_iou(target.boxes, anchors)
+    best, gt_index = iou.max(dim=0)
+    is_positive = best >= positive
+    if low_quality != "off":
+        peak = iou.amax(dim=1, keepdim=True)
+        is_best = ((iou == peak) & (peak > 0)).any(dim=0)
+        is_positive |= is_best if low_quality == "any" else is_best & (best >= negative)
+    labels = torch.full_like(gt_index, IGNORED)
+    labels[best < negative] = num_classes
+    labels = torch.where(is_positive, target.labels[gt_index], labels)
+    return labels, gt_index * is_positive
+
+
+class MaxIoUAssigner(nn.Module):
+    """`assign_max_iou` for a batch.
+
+    Args:
+        num_classes: K, the background's label.
+        positive: least IoU of a positive.
+        negative: IoU below which an anchor is background.
+        low_quality: see `LowQuality`.
+    """
+
+    @dataclass(frozen=True)
+    class Config(config.Config):
+        """Settings of `MaxIoUAssigner`."""
+
+        positive: float = 0.5
+        """Least IoU with an object at which an anchor is positive."""
+        negative: float = 0.4
+        """IoU with every object below which it is background; what lies between is ignored."""
+        low_quality: LowQuality = "from_neg_threshold"
+        """Objects without a positive anchor: leave them (off), take their best anchors from the
+        ignored band (from_neg_threshold) or at any overlap (any)."""
+
+        kind: ClassVar[str] = "max_iou"
+
+        def __post_init__(self) -> None:
+            self._require(0 < self.positive <= 1, "positive", "in (0, 1]")
+            self._require(
+                0 <= self.negative <= self.positive,
+                "negative",
+                f"between 0 and positive ({self.positive})",
+            )
+
+        def build(self, num_classes: int) -> MaxIoUAssigner:
+            """The assigner for K categories."""
+            return MaxIoUAssigner(num_classes, self.positive, self.negative, self.low_quality)
+
+    def __init__(
+        self,
+        num_classes: int,
+        positive: float = 0.5,
+        negative: float = 0.4,
+        low_quality: LowQuality = "from_neg_threshold",
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.positive = positive
+        self.negative = negative
+        self.low_quality: LowQuality = low_quality
+
+    @torch.no_grad()
+    def forward(self, priors: Priors, targets: tuple[Target, ...]) -> Assignment:
+        """Assign ``(A,)`` priors to the boxes of each of B images."""
+        pairs = [
+            assign_max_iou(
+                priors.boxes,
+                target,
+                self.num_classes,
+                self.positive,
+                self.negative,
+                self.low_quality,
+            )
+            for target in targets
+        ]
+        return Assignment(
+            torch.stack([labels for labels, _ in pairs]),
+            torch.stack([gt_index for _, gt_index in pairs]),
+        )

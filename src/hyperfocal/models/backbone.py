@@ -1,0 +1,254 @@
+"""The network that turns pixels into features: any timm model with strides 8, 16 and 32."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from hyperfocal import config
+from hyperfocal.models.folding import NORMS, fold_norms
+from hyperfocal.types import ConfigError
+
+STRIDES = (8, 16, 32)
+"""Strides of C3, C4 and C5."""
+
+NormMode = Literal["auto", "frozen", "train"]
+
+
+class Backbone(nn.Module):
+    """Features at strides 8, 16 and 32 of a timm model.
+
+    Weights of a local file go by timm's names; what the features don't need (classifier, ...) is
+    left out, what they need must be there.
+
+    Attributes:
+        channels: channels of the three maps.
+        mean: RGB mean in [0, 1] that the architecture's published weights expect.
+        std: standard deviation, likewise.
+    """
+
+    @dataclass(frozen=True)
+    class Config(config.Config):
+        """Settings of `Backbone`."""
+
+        kind: ClassVar[str] = "timm"
+
+        name: str = "resnet50.tv_in1k"
+        """timm model (https://huggingface.co/timm), with a tag where one of several weights is
+        meant."""
+        pretrained: bool = True
+        """Start from timm's published weights (downloaded once)."""
+        weights: Path | None = None
+        """Start from a local file under timm's key names (.pth, .pt or .safetensors) instead."""
+        frozen_stages: int = 0
+        """Keep what makes the feature map of stride 2^N and all before it fixed; 0: train all;
+        2: ResNet's conv1 and first stage."""
+        norm: NormMode = "auto"
+        """Batch norm: keep statistics and scales as they were loaded (frozen), or train them.
+        auto: frozen when starting from weights. Weights whose norms were folded into the
+        convolutions need frozen."""
+        norm_eps: float | None = None
+        """Epsilon of the batch norms; none: the architecture's own."""
+
+        def __post_init__(self) -> None:
+            self._require(0 <= self.frozen_stages <= 5, "frozen_stages", "between 0 and 5")
+            self._require(self.norm_eps is None or self.norm_eps >= 0, "norm_eps", "at least 0")
+            plain = self.name.partition(".")[0]
+            if not timm.is_model(plain):
+                close = timm.list_models(f"*{plain[:6]}*")[:5]
+                hint = f", such as {', '.join(close)}" if close else ""
+                self._require(False, "name", f"a model that timm {timm.__version__} has{hint}")
+
+        @property
+        def freezes_norms(self) -> bool:
+            """Whether batch norms keep the statistics and scales that they start with."""
+            if self.norm == "auto":
+                return self.pretrained or self.weights is not None
+            return self.norm == "frozen"
+
+        def offline(self) -> Backbone.Config:
+            """The same network without its initial weights: to load a trained one into."""
+            norm: NormMode = "frozen" if self.freezes_norms else "train"
+            return Backbone.Config(self.name, False, None, self.frozen_stages, norm, self.norm_eps)
+
+        def build(self) -> Backbone:
+            """The backbone with its initial weights.
+
+            Raises:
+                ConfigError: the model has no features at strides 8, 16 and 32, or its weights
+                    can't be had.
+            """
+            net = _create(self)
+            if self.weights is not None:
+                load_backbone_weights(net, self.weights)
+            return Backbone(net, self.frozen_stages, self.freezes_norms, self.norm_eps)
+
+    def __init__(
+        self,
+        net: nn.Module,
+        frozen_stages: int = 0,
+        freeze_norms: bool = False,
+        norm_eps: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.net = net
+        info: Any = net.feature_info
+        reductions: list[int] = info.reduction()
+        self._levels = tuple(_last_index(reductions, stride) for stride in STRIDES)
+        self.channels: tuple[int, ...] = tuple(info.channels()[i] for i in self._levels)
+        data: dict[str, Any] = getattr(net, "pretrained_cfg", None) or {}
+        self.mean: tuple[float, ...] = tuple(data.get("mean", (0.485, 0.456, 0.406)))
+        self.std: tuple[float, ...] = tuple(data.get("std", (0.229, 0.224, 0.225)))
+        norms = [module for module in net.modules() if isinstance(module, NORMS)]
+        if norm_eps is not None:
+            for norm in norms:
+                norm.eps = norm_eps
+        frozen = self._probe(frozen_stages, reductions)
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+        if freeze_norms:
+            for norm in norms:
+                norm.requires_grad_(False)
+        else:
+            norms = [norm for norm in norms if any(p is norm.weight for p in frozen)]
+        self._frozen_norms = norms
+        self.train()
+
+    def _probe(self, frozen_stages: int, reductions: list[int]) -> list[nn.Parameter]:
+        """Run once: check the maps, fold the norms, find what the frozen feature maps depend on."""
+        self.net.eval()
+        image = torch.zeros(1, 3, 64, 64)
+        parameters = list(self.net.parameters())
+        maps: list[Tensor] = []
+        try:
+            fold_norms(self.net, lambda: maps.extend(self.net(image)))
+        except (RuntimeError, AssertionError, ValueError) as error:
+            raise ConfigError(f"the backbone can't take images of any size ({error})") from None
+        for level, stride, channels in zip(self._levels, STRIDES, self.channels, strict=True):
+            shape, expected = tuple(maps[level].shape), (1, channels, 64 // stride, 64 // stride)
+            if shape != expected:
+                raise ConfigError(
+                    f"the backbone's map at stride {stride} has shape {shape} for a 64x64 image, "
+                    f"but a feature pyramid needs {expected}"
+                )
+        frozen: list[nn.Parameter] = []
+        for reduction, features in zip(reductions, maps, strict=True):
+            if reduction <= 2**frozen_stages and frozen_stages > 0:
+                grads = torch.autograd.grad(
+                    features.sum(), parameters, retain_graph=True, allow_unused=True
+                )
+                frozen += [p for p, g in zip(parameters, grads, strict=True) if g is not None]
+        return frozen
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Training mode for all but the frozen batch norms."""
+        super().train(mode)
+        for norm in self._frozen_norms:
+            norm.eval()
+        return self
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """C3, C4 and C5 ``(B, C, H/s, W/s)`` of normalised images ``(B, 3, H, W)``.
+
+        H and W are multiples of 32.
+        """
+        maps = self.net(images)
+        return tuple(maps[level] for level in self._levels)
+
+
+def _create(settings: Backbone.Config) -> nn.Module:
+    download = settings.pretrained and settings.weights is None
+    try:
+        probe: Any = timm.create_model(settings.name, features_only=True, pretrained=False)
+        reductions: list[int] = probe.feature_info.reduction()
+    except (RuntimeError, AttributeError, ValueError, TypeError, AssertionError) as error:
+        raise ConfigError(
+            f"backbone {settings.name!r} gives no feature maps ({error}); take one with maps at "
+            f"strides {', '.join(map(str, STRIDES))}, such as a ResNet, RegNet or ConvNeXt"
+        ) from None
+    missing = [stride for stride in STRIDES if stride not in reductions]
+    if missing:
+        raise ConfigError(
+            f"backbone {settings.name!r} gives features at strides "
+            f"{', '.join(map(str, sorted(set(reductions))))}, but a detector needs "
+            f"{', '.join(map(str, STRIDES))}"
+        )
+    if not download and max(reductions) == STRIDES[-1]:
+        built: nn.Module = probe
+        return built
+    indices = tuple(range(_last_index(reductions, STRIDES[-1]) + 1))
+    try:
+        net: nn.Module = timm.create_model(
+            settings.name, features_only=True, out_indices=indices, pretrained=download
+        )
+    except Exception as error:  # hub clients raise whatever their transport does
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise ConfigError(
+            f"can't get the weights of backbone {settings.name!r} ({reason}). Without a network, "
+            "give a local file (model.backbone.weights), or start from random weights "
+            "(model.backbone.pretrained = False)."
+        ) from error
+    return net
+
+
+def _last_index(reductions: list[int], stride: int) -> int:
+    return len(reductions) - 1 - reductions[::-1].index(stride)
+
+
+def load_backbone_weights(net: nn.Module, path: Path) -> None:
+    """Load a file under timm's key names into a model with ``features_only``.
+
+    Nothing in the file is executed.
+
+    Raises:
+        ConfigError: the file is missing, unreadable, or lacks or misshapes a weight.
+    """
+    given = {key.replace(".", "_"): value for key, value in read_state_dict(path).items()}
+    own = net.state_dict()
+    loaded: dict[str, Tensor] = {}
+    missing, misshapen = [], []
+    for key, value in own.items():
+        found = given.get(key.replace(".", "_"))  # timm flattens nested names in feature models
+        if found is None:
+            if not key.endswith("num_batches_tracked"):
+                missing.append(key)
+        elif found.shape != value.shape:
+            misshapen.append(f"{key} {tuple(found.shape)} for {tuple(value.shape)}")
+        else:
+            loaded[key] = found
+    if missing or misshapen:
+        wrong = f"lacks {len(missing)} of {len(own)} tensors, such as {missing[0]}"
+        if not missing:
+            wrong = f"has {len(misshapen)} tensors of another shape, such as {misshapen[0]}"
+        raise ConfigError(f"{path}: not weights of this backbone under timm's names: it {wrong}")
+    net.load_state_dict(loaded, strict=False)
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Tensors by name from a .safetensors file or a PyTorch checkpoint (``weights_only``).
+
+    Raises:
+        ConfigError: the file is missing, damaged, or holds something else.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such weights file")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        data = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # pickle, zip and safetensors raise whatever the bytes provoke
+        reason = str(error).strip().partition("\n")[0]
+        raise ConfigError(f"{path}: not a readable weights file ({reason})") from None
+    for nested in ("state_dict", "model"):
+        if isinstance(data, dict) and isinstance(data.get(nested), dict):
+            data = data[nested]
+    if not isinstance(data, dict) or not all(isinstance(v, Tensor) for v in data.values()):
+        raise ConfigError(f"{path}: holds no state dict (tensors by name)")
+    return data

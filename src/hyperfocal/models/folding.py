@@ -1,0 +1,148 @@
+"""Batch norms in eval mode cost nothing: they move into the weights of the convolution before.
+
+With fixed statistics a norm is ``y = s · x + t`` per channel, ``s = γ / sqrt(var + ε)`` and
+``t = β - s · mean``. After a convolution that is a convolution with weight ``s · W`` and bias
+``t + s · b``: one pass over the activations and one kept activation less, forward and backward,
+and no detour through float32 under bfloat16 autocast. W stays the parameter, so training a
+convolution before a frozen norm gives the same gradients as before.
+
+Parameters, buffers and their names stay what they were. In training mode a norm works as usual.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from timm.layers.norm_act import BatchNormAct2d
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
+"""Norms with running statistics (timm's are subclasses of these)."""
+
+
+class FoldingConv2d(nn.Conv2d):
+    """A convolution that does the work of the batch norm after it while that is in eval mode."""
+
+    norm: nn.BatchNorm2d
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The convolution, and the norm where it is in eval mode."""
+        if self.norm.training:
+            return super().forward(input)
+        norm = self.norm
+        assert norm.running_var is not None
+        assert norm.running_mean is not None
+        scale = (norm.running_var + norm.eps).rsqrt() * norm.weight
+        bias = norm.bias - norm.running_mean * scale
+        if self.bias is not None:
+            bias = bias + self.bias * scale
+        weight = self.weight * scale[:, None, None, None]
+        output: Tensor = self._conv_forward(input, weight, bias)
+        return output
+
+
+class FoldedBatchNorm2d(nn.BatchNorm2d):
+    """A batch norm whose work in eval mode is done by the convolution before it."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The norm in training mode, else the input."""
+        return super().forward(input) if self.training else input
+
+
+class FoldedBatchNormAct2d(BatchNormAct2d):
+    """timm's batch norm with activation; in eval mode the activation is left."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Norm and activation in training mode, else the activation."""
+        output: Tensor = super().forward(x) if self.training else self.act(self.drop(x))  # type: ignore[no-untyped-call]
+        return output
+
+
+FOLDED: dict[type[nn.Module], type[nn.Module]] = {
+    nn.BatchNorm2d: FoldedBatchNorm2d,
+    BatchNormAct2d: FoldedBatchNormAct2d,
+}
+
+
+def fold_norms(module: nn.Module, run: Callable[[], Any]) -> int:
+    """Fold every batch norm of ``module`` that only normalises what one plain convolution makes.
+
+    Args:
+        module: in eval mode; changed in place.
+        run: a forward pass through it, on any input. It shows which norm follows which
+            convolution, so nothing needs to be known about the architecture.
+
+    Returns:
+        How many norms were folded.
+    """
+    pairs = _conv_norm_pairs(module, run)
+    for conv, norm in pairs:
+        # The same object under another class keeps parameters, hooks and state_dict keys.
+        conv.__class__ = FoldingConv2d
+        norm.__class__ = FOLDED[type(norm)]  # type: ignore[assignment]
+        # Past nn.Module's own __setattr__: the norm is no submodule of the convolution.
+        object.__setattr__(conv, "norm", norm)
+    return len(pairs)
+
+
+def _conv_norm_pairs(
+    module: nn.Module, run: Callable[[], Any]
+) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
+    made: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # holds the tensors: an id must not be reused
+    pairs: list[tuple[nn.Conv2d, nn.BatchNorm2d, Tensor]] = []
+    calls: Counter[nn.Module] = Counter()
+
+    def after_conv(conv: nn.Module, args: Any, output: Tensor) -> None:
+        assert isinstance(conv, nn.Conv2d)
+        calls[conv] += 1
+        made[id(output)] = conv, output
+        readers.count[id(output)] = 0  # an earlier tensor, gone by now, may have had this id
+
+    def before_norm(norm: nn.Module, args: tuple[Tensor, ...]) -> None:
+        assert isinstance(norm, nn.BatchNorm2d)
+        calls[norm] += 1
+        if id(args[0]) in made:
+            conv, tensor = made[id(args[0])]
+            pairs.append((conv, norm, tensor))
+
+    readers = _Readers()
+    hooks = [m.register_forward_hook(after_conv) for m in _of_type(module, (nn.Conv2d,))]
+    hooks += [m.register_forward_pre_hook(before_norm) for m in _of_type(module, tuple(FOLDED))]
+    try:
+        with readers:
+            run()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [
+        (conv, norm)
+        for conv, norm, tensor in pairs
+        if readers.count[id(tensor)] == 1
+        and calls[conv] == calls[norm] == 1
+        and norm.affine
+        and norm.track_running_stats
+    ]
+
+
+def _of_type(module: nn.Module, types: Iterable[type[nn.Module]]) -> list[nn.Module]:
+    """Exactly these types: a subclass may do something else."""
+    return [m for m in module.modules() if type(m) in types]
+
+
+class _Readers(TorchFunctionMode):
+    """Counts the functions that made a tensor from each tensor (asking for its size isn't one)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count: Counter[int] = Counter()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if any(isinstance(x, Tensor) for x in tree_leaves(result)):
+            read = tree_leaves((args, kwargs))
+            self.count.update(id(x) for x in read if isinstance(x, Tensor))
+        return result

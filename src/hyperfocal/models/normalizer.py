@@ -1,0 +1,63 @@
+"""What the sum of an image's loss is divided by: the number of positives, counted one way or other.
+
+The focal-loss paper divides by "the number of anchors assigned to a ground-truth box" (section
+4.1) and doesn't say over which images; the choices here are those in use.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+NormalizerKind = Literal["global", "per_image", "ema"]
+"""``global``: positives of the whole optimizer step over all processes. ``per_image``: each image
+by its own positives, then the mean over images (torchvision). ``ema``: a moving average of the
+global count (Detectron2)."""
+
+
+class LossNormalizer(nn.Module):
+    """A divisor for each image of a batch from the number of its positive priors.
+
+    With n_b positives in image b, N their sum over every process, B the images of this process and
+    R the number of processes (whose gradients are averaged, hence the division by R)::
+
+        global      z_b = max(N, 1) / R
+        per_image   z_b = max(n_b, 1) · B
+        ema         z_b = E / R,   E <- 0.9 E + 0.1 max(N, 1), E = 100 at the start
+
+    E is a buffer; it moves at each call in training mode, so call this once per optimizer step.
+
+    Args:
+        kind: which.
+    """
+
+    MOMENTUM = 0.9
+    START = 100.0
+
+    average: Tensor
+
+    def __init__(self, kind: NormalizerKind = "global") -> None:
+        super().__init__()
+        self.kind = kind
+        if kind == "ema":
+            self.register_buffer("average", torch.tensor(self.START))
+
+    @torch.no_grad()
+    def forward(self, positives: Tensor) -> Tensor:
+        """Divisors ``(B,)`` float32 from the positives ``(B,)`` of each image."""
+        count = positives.float()
+        if self.kind == "per_image":
+            return count.clamp(min=1) * len(count)
+        total, processes = count.sum(), 1
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(total)
+            processes = dist.get_world_size()
+        total = total.clamp(min=1)
+        if self.kind == "ema":
+            if self.training:
+                self.average.lerp_(total, 1 - self.MOMENTUM)
+            total = self.average
+        return (total / processes).expand(len(count)).clone()

@@ -1,0 +1,147 @@
+"""Anchors: boxes of fixed shapes on a grid over each level of the pyramid."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from hyperfocal import config
+from hyperfocal.types import Priors
+
+AnchorStyle = Literal["exact", "torchvision"]
+
+
+def grid_sizes(image_hw: tuple[int, int], strides: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    """Rows and columns of each level for a padded image: ``ceil(size / stride)``."""
+    return tuple((-(-image_hw[0] // s), -(-image_hw[1] // s)) for s in strides)
+
+
+def base_anchors(sizes: Tensor, ratios: Tensor) -> Tensor:
+    """Anchors around the origin, ``(len(ratios) · len(sizes), 4)``, the size changing fastest.
+
+    Args:
+        sizes: ``(S,)`` square roots of the areas, pixels.
+        ratios: ``(R,)`` height / width.
+    """
+    root = ratios.sqrt()
+    w = (sizes / root[:, None]).flatten()
+    h = (sizes * root[:, None]).flatten()
+    return torch.stack((-w, -h, w, h), dim=1) / 2
+
+
+class AnchorGenerator:
+    """Anchors of a padded image; the last few sizes stay in memory.
+
+    A location's anchors have the sizes ``stride · base · 2^(i / n)`` for every base scale and
+    every i in 0..n-1, in every aspect ratio. The defaults are the focal-loss paper's: 9 anchors,
+    32 to 813 pixels over P3 to P7.
+
+    Args:
+        strides: stride of each level, pixels.
+        base_scales: smallest anchor of an octave, in strides.
+        scales_per_octave: n.
+        ratios: height / width.
+        center_offset: where in its cell an anchor is centred, in strides.
+        style: ``exact``; or ``torchvision``: sizes cut and corners rounded to whole pixels, and
+            the step between locations is ``padded size // rows``, which differs from the stride
+            where a level doesn't divide the image.
+    """
+
+    CACHED = 8
+
+    @dataclass(frozen=True)
+    class Config(config.Config):
+        """Settings of `AnchorGenerator`."""
+
+        base_scales: tuple[float, ...] = (4.0,)
+        """Smallest anchor of an octave, in strides of its level."""
+        scales_per_octave: int = 3
+        """Sizes between a base scale and its double."""
+        ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+        """Height / width."""
+        center_offset: float = 0.0
+        """Where in its cell an anchor is centred, in strides (Detectron: 0.5)."""
+        style: AnchorStyle = "exact"
+        """exact, or torchvision: whole-pixel anchors and its steps on coarse levels."""
+
+        kind: ClassVar[str] = "anchors"
+
+        def __post_init__(self) -> None:
+            for name in ("base_scales", "ratios"):
+                values = getattr(self, name)
+                self._require(
+                    len(values) > 0 and all(v > 0 for v in values), name, "positive numbers"
+                )
+            self._require(self.scales_per_octave >= 1, "scales_per_octave", "at least 1")
+            self._require(0 <= self.center_offset <= 1, "center_offset", "in [0, 1]")
+
+        @property
+        def per_location(self) -> int:
+            """Anchors at each location of each level."""
+            return len(self.base_scales) * self.scales_per_octave * len(self.ratios)
+
+        def build(self, strides: tuple[int, ...]) -> AnchorGenerator:
+            """The generator for levels of these strides."""
+            return AnchorGenerator(
+                strides,
+                self.base_scales,
+                self.scales_per_octave,
+                self.ratios,
+                self.center_offset,
+                self.style,
+            )
+
+    def __init__(
+        self,
+        strides: tuple[int, ...],
+        base_scales: tuple[float, ...] = (4.0,),
+        scales_per_octave: int = 3,
+        ratios: tuple[float, ...] = (0.5, 1.0, 2.0),
+        center_offset: float = 0.0,
+        style: AnchorStyle = "exact",
+    ) -> None:
+        self.strides = strides
+        self.center_offset = center_offset
+        self.style = style
+        octave = [2 ** (i / scales_per_octave) for i in range(scales_per_octave)]
+        self._bases = tuple(
+            self._base([s * base * scale for base in base_scales for scale in octave], ratios)
+            for s in strides
+        )
+        self._cache: OrderedDict[tuple[tuple[int, int], torch.device], Priors] = OrderedDict()
+
+    def _base(self, sizes: list[float], ratios: tuple[float, ...]) -> Tensor:
+        whole = self.style == "torchvision"
+        sizes = [float(int(size)) for size in sizes] if whole else sizes
+        anchors = base_anchors(torch.tensor(sizes), torch.tensor(ratios))
+        return anchors.round() if whole else anchors
+
+    def __call__(self, image_hw: tuple[int, int], device: torch.device) -> Priors:
+        """Anchors of a padded image of (height, width) pixels."""
+        key = (image_hw, device)
+        if key not in self._cache:
+            self._cache[key] = self._generate(image_hw, device)
+            if len(self._cache) > self.CACHED:
+                self._cache.popitem(last=False)
+        self._cache.move_to_end(key)
+        return self._cache[key]
+
+    def _generate(self, image_hw: tuple[int, int], device: torch.device) -> Priors:
+        boxes, strides = [], []
+        for stride, base, (rows, columns) in zip(
+            self.strides, self._bases, grid_sizes(image_hw, self.strides), strict=True
+        ):
+            step_y, step_x = stride, stride
+            if self.style == "torchvision":
+                step_y, step_x = image_hw[0] // rows, image_hw[1] // columns
+            y = (torch.arange(rows) + self.center_offset) * step_y
+            x = (torch.arange(columns) + self.center_offset) * step_x
+            centers = torch.cartesian_prod(y, x).flip(1).repeat(1, 2)
+            boxes.append((centers[:, None] + base).flatten(0, 1))
+            strides.append(torch.full((len(boxes[-1]),), float(stride)))
+        sizes = tuple(len(b) for b in boxes)
+        return Priors(torch.cat(boxes).to(device), torch.cat(strides).to(device), sizes)

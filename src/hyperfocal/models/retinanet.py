@@ -1,0 +1,225 @@
+"""RetinaNet (Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017)."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from hyperfocal import config
+from hyperfocal.assign import MaxIoUAssigner
+from hyperfocal.losses import (
+    BoxLossConfig,
+    ClassificationLossConfig,
+    SigmoidFocalLoss,
+    SmoothL1Loss,
+)
+from hyperfocal.models.backbone import Backbone
+from hyperfocal.models.detector import Detector
+from hyperfocal.models.fpn import FPN
+from hyperfocal.models.head import DenseHead
+from hyperfocal.models.inference import Inference
+from hyperfocal.models.normalizer import LossNormalizer, NormalizerKind
+from hyperfocal.models.pixels import PixelNorm, padded_hw
+from hyperfocal.models.priors import AnchorGenerator
+from hyperfocal.ops import DeltaWeights, decode_deltas, encode_deltas
+from hyperfocal.types import (
+    Assignment,
+    Batch,
+    CategoryCounts,
+    Detections,
+    HeadOutput,
+    LossTerms,
+    Priors,
+    Target,
+)
+
+
+class RetinaNet(Detector):
+    """One-stage detector: a feature pyramid, a dense head, focal loss over all anchors.
+
+    The loss is ``Σ_b (classification_b + w · box_b) / z_b``: the classification loss over all
+    anchors that aren't ignored, the box loss over the positive ones, divided by the normaliser.
+
+    Build it from its config::
+
+        model = RetinaNet.Config(backbone=Backbone.Config("resnet18")).build(num_classes=20)
+    """
+
+    @dataclass(frozen=True)
+    class Config(config.Config):
+        """Settings of `RetinaNet`; the defaults are the paper's, where it says."""
+
+        kind: ClassVar[str] = "retinanet"
+
+        backbone: Backbone.Config = field(default_factory=Backbone.Config)
+        """Network that makes the features."""
+        pixels: PixelNorm.Config = field(default_factory=PixelNorm.Config)
+        """How pixels are normalised."""
+        neck: FPN.Config = field(default_factory=FPN.Config)
+        """Feature pyramid."""
+        anchors: AnchorGenerator.Config = field(default_factory=AnchorGenerator.Config)
+        """Boxes that the head predicts from."""
+        head: DenseHead.Config = field(default_factory=DenseHead.Config)
+        """Towers and predictions."""
+        assigner: MaxIoUAssigner.Config = field(default_factory=MaxIoUAssigner.Config)
+        """Which anchors answer for which object."""
+        loss: ClassificationLossConfig = field(default_factory=SigmoidFocalLoss.Config)
+        """Classification loss."""
+        box_loss: BoxLossConfig = field(default_factory=SmoothL1Loss.Config)
+        """Box loss."""
+        box_weight: float = 1.0
+        """Factor on the box loss."""
+        normalizer: NormalizerKind = "global"
+        """What the losses are divided by: positives of the whole step over all processes (global),
+        of each image (per_image), or a moving average of the former (ema)."""
+        delta_weights: DeltaWeights = (1.0, 1.0, 1.0, 1.0)
+        """Factors on the encoded box deltas x, y, w, h."""
+        inference: Inference.Config = field(default_factory=Inference.Config)
+        """Selection and suppression of detections."""
+
+        def __post_init__(self) -> None:
+            self._require(self.box_weight >= 0, "box_weight", "at least 0")
+            self._require(all(w > 0 for w in self.delta_weights), "delta_weights", "positive")
+
+        def offline(self) -> RetinaNet.Config:
+            """The same detector without initial weights: to load trained ones into."""
+            return dataclasses.replace(self, backbone=self.backbone.offline())
+
+        def build(self, num_classes: int, counts: CategoryCounts | None = None) -> RetinaNet:
+            """The detector for K categories, in channels_last memory.
+
+            Args:
+                num_classes: K.
+                counts: how often each occurs in training, for losses that weigh categories.
+
+            Raises:
+                ConfigError: parts that don't fit together, or backbone weights that can't be had.
+            """
+            backbone = self.backbone.build()
+            neck = self.neck.build(backbone.channels)
+            model = RetinaNet(
+                num_classes=num_classes,
+                pixels=self.pixels.build(backbone.mean, backbone.std),
+                backbone=backbone,
+                neck=neck,
+                anchors=self.anchors.build(neck.strides),
+                head=self.head.build(neck.channels, self.anchors.per_location, num_classes),
+                assigner=self.assigner.build(num_classes),
+                loss=self.loss.build(num_classes, counts),
+                box_loss=self.box_loss.build(),
+                box_weight=self.box_weight,
+                normalizer=self.normalizer,
+                delta_weights=self.delta_weights,
+                inference=self.inference.build(),
+            )
+            return model.to(memory_format=torch.channels_last)
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        pixels: PixelNorm,
+        backbone: nn.Module,
+        neck: FPN,
+        anchors: AnchorGenerator,
+        head: DenseHead,
+        assigner: MaxIoUAssigner,
+        loss: nn.Module,
+        box_loss: nn.Module,
+        box_weight: float = 1.0,
+        normalizer: NormalizerKind = "global",
+        delta_weights: DeltaWeights = (1.0, 1.0, 1.0, 1.0),
+        inference: Inference,
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.pixels = pixels
+        self.backbone = backbone
+        self.neck = neck
+        self.anchors = anchors
+        self.head = head
+        self.assigner = assigner
+        self.loss = loss
+        self.box_loss = box_loss
+        self.box_weight = box_weight
+        self.loss_normalizer = LossNormalizer(normalizer)
+        self.delta_weights = delta_weights
+        self.inference = inference
+
+    def forward(self, batch: Batch, normalizer: Tensor | None = None) -> LossTerms:
+        """See `Detector.forward`."""
+        assignment = self.assign(batch)
+        positive = assignment.positives(self.num_classes)
+        if normalizer is None:
+            normalizer = self.loss_normalizer(positive.sum(dim=1))
+        features = self.neck(self.backbone(self.pixels(batch)))
+        output: HeadOutput = self.head(features)
+        return LossTerms(
+            classification=self.classification_loss(output.cls, assignment.labels, normalizer),
+            box=self.regression_loss(
+                output.box, self.priors(batch), assignment, batch.targets, normalizer
+            ),
+            positives=positive.sum(),
+        )
+
+    def normalizer(self, batch: Batch) -> Tensor:
+        """See `Detector.normalizer`."""
+        positives = self.assign(batch).positives(self.num_classes).sum(dim=1)
+        z: Tensor = self.loss_normalizer(positives)
+        return z
+
+    @torch.no_grad()
+    def detect(self, batch: Batch) -> list[Detections]:
+        """See `Detector.detect`."""
+        output: HeadOutput = self.head(self.neck(self.backbone(self.pixels(batch))))
+        return self.inference(
+            output,
+            self.priors(batch),
+            batch,
+            lambda deltas, anchors: decode_deltas(deltas, anchors, self.delta_weights),
+        )
+
+    def priors(self, batch: Batch) -> Priors:
+        """The anchors of a batch's images."""
+        return self.anchors(padded_hw(batch), batch.images.device)
+
+    def assign(self, batch: Batch) -> Assignment:
+        """What every anchor of a batch answers for."""
+        assignment: Assignment = self.assigner(self.priors(batch), batch.targets)
+        return assignment
+
+    def classification_loss(self, logits: Tensor, labels: Tensor, normalizer: Tensor) -> Tensor:
+        """Scalar, from logits ``(B, A, K)``, labels ``(B, A)`` and divisors ``(B,)``."""
+        if self.loss_normalizer.kind == "per_image":
+            images = zip(logits, labels, normalizer, strict=True)
+            return torch.stack([self.loss(*image) for image in images]).sum()
+        # The other kinds give every image the same divisor.
+        loss: Tensor = self.loss(logits.flatten(0, 1), labels.flatten(), normalizer[0])
+        return loss
+
+    def regression_loss(
+        self,
+        deltas: Tensor,
+        priors: Priors,
+        assignment: Assignment,
+        targets: tuple[Target, ...],
+        normalizer: Tensor,
+    ) -> Tensor:
+        """Scalar, from box outputs ``(B, A, 4)``, over the positive anchors alone."""
+        image, prior = assignment.positives(self.num_classes).nonzero(as_tuple=True)
+        first = [0]
+        for target in targets[:-1]:
+            first.append(first[-1] + len(target.labels))
+        row = assignment.gt_index[image, prior] + torch.tensor(first, device=image.device)[image]
+        boxes = torch.cat([target.boxes for target in targets])[row]
+        anchors, pred = priors.boxes[prior], deltas[image, prior].float()
+        if self.box_loss.on_boxes:
+            pred, wanted = decode_deltas(pred, anchors, self.delta_weights), boxes
+        else:
+            wanted = encode_deltas(boxes, anchors, self.delta_weights)
+        loss: Tensor = self.box_loss(pred, wanted, weight=self.box_weight / normalizer[image])
+        return loss

@@ -1,0 +1,46 @@
+"""Boxes as ``(..., 4)`` tensors of float ``(x1, y1, x2, y2)`` pixels, half-open (no "+1 pixel")."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def box_area(boxes: Tensor) -> Tensor:
+    """Areas ``(...)`` in px² of boxes ``(..., 4)``; a box turned inside out has area 0."""
+    width, height = (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).unbind(-1)
+    return width * height
+
+
+def box_iou(a: Tensor, b: Tensor) -> Tensor:
+    """Intersection over union of every pair.
+
+    Args:
+        a: ``(N, 4)`` xyxy.
+        b: ``(M, 4)`` xyxy, in the same frame.
+
+    Returns:
+        ``(N, M)`` in [0, 1]; 0 where both boxes are empty. It is fastest with the longer list
+        as ``b``.
+    """
+    ax1, ay1, ax2, ay2 = a.unsqueeze(-1).unbind(-2)
+    bx1, by1, bx2, by2 = b.t().contiguous().unbind(0)
+    width = (torch.minimum(ax2, bx2) - torch.maximum(ax1, bx1)).clamp_(min=0)
+    height = (torch.minimum(ay2, by2) - torch.maximum(ay1, by1)).clamp_(min=0)
+    intersection = width * height
+    union = box_area(a)[:, None] + box_area(b) - intersection
+    return intersection / union.clamp(min=torch.finfo(union.dtype).tiny)
+
+
+def clip_boxes(boxes: Tensor, hw: tuple[int, int]) -> Tensor:
+    """Boxes ``(..., 4)`` cut at the borders of an image of ``hw`` = (height, width) pixels."""
+    height, width = hw
+    x = boxes[..., 0::2].clamp(0, width)
+    y = boxes[..., 1::2].clamp(0, height)
+    return torch.stack((x[..., 0], y[..., 0], x[..., 1], y[..., 1]), dim=-1)
+
+
+def rescale_boxes(boxes: Tensor, from_hw: tuple[int, int], to_hw: tuple[int, int]) -> Tensor:
+    """Boxes ``(..., 4)`` of an image of ``from_hw`` in the frame of the same image at ``to_hw``."""
+    sy, sx = to_hw[0] / from_hw[0], to_hw[1] / from_hw[1]
+    return boxes * boxes.new_tensor((sx, sy, sx, sy))
