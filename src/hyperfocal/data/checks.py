@@ -56,7 +56,7 @@ def check_annotations(
         raise DataError(f"{raw.source}: no categories in it; list them, or give other annotations")
     _check_unique(raw, problems)
     labels = _labels(raw, categories, problems)
-    problems.tell()
+    problems.raise_errors()
 
     images, dropped = _check_images(raw, check, bad_images, problems)
     rows = _rows(raw, images, dropped, problems)
@@ -68,7 +68,8 @@ def check_annotations(
     clipped = _check_boxes(raw, boxes, sizes[rows], keep, check != "none", problems)
     with np.errstate(invalid="ignore"):
         box_area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-        stated = np.isfinite(area) & (area > 0) & ~(clipped & (area > box_area))
+        stated = np.isfinite(area) & ~(clipped & (area > box_area))
+        stated &= (area > 0) | (check == "none")
     area = np.where(stated, area, box_area)
     if not (keep & ~raw.crowd).any():
         problems.errors.append("no usable boxes in it, so there is nothing to learn or to measure")
@@ -131,7 +132,7 @@ def _labels(
     label_of = own if categories is None else _match(raw.categories, categories, problems)
     used = {value: n for n, value in enumerate(ids.tolist())}
     for category in raw.categories:
-        if category.id in used and category.id not in label_of and not problems.errors:
+        if category.id in used and category.id not in label_of:
             n = used[category.id]
             problems.warn(
                 int(counts[n]),
@@ -188,10 +189,10 @@ def _check_images(
             return error
         return header
 
-    # Reading headers waits for the disk more than it computes.
-    workers = min(32, 4 * (os.cpu_count() or 1)) if check != "decode" else os.cpu_count()
+    # Threads hide what a disk or a network takes to answer; decoding is bound by the processors.
+    workers = os.cpu_count() if check == "decode" else 8
     with ThreadPoolExecutor(workers) as pool:
-        found = list(pool.map(look, raw.images, chunksize=64))
+        found = list(pool.map(look, raw.images))
     good: list[RawImage] = []
     wrong: list[str] = []
     turned: list[str] = []
@@ -223,7 +224,7 @@ def _check_images(
     elif bad:
         fix = "; mend the path or the file, or leave such images out with --data.bad-images skip"
         problems.errors += [message + fix for _, message in bad]
-        problems.tell()
+        problems.raise_errors()
     return good, [identity for identity, _ in bad]
 
 

@@ -34,17 +34,17 @@ def read_coco(path: Path, images: Path | None = None) -> RawAnnotations:
     problems = Problems(path)
     folder = images or _find_images(path, lists["images"])
 
+    annotations = lists["annotations"]
     ids = _integers(lists["categories"], "id", "category", problems)
+    image_ids = _integers(lists["images"], "id", "image", problems)
+    owner_ids = _integers(annotations, "image_id", "annotation", problems)
+    category_ids = _integers(annotations, "category_id", "annotation", problems)
+    problems.raise_errors()
     names = [str(entry.get("name", "")).strip() for entry in lists["categories"]]
     categories = [Category(*pair) for pair in zip(ids, names, strict=True)]
     for category in categories:
         if not category.name:
             problems.errors.append(f"category id {category.id} has no name; give it one")
-    annotations = lists["annotations"]
-    image_ids = _integers(lists["images"], "id", "image", problems)
-    owner_ids = _integers(annotations, "image_id", "annotation", problems)
-    category_ids = _integers(annotations, "category_id", "annotation", problems)
-    problems.tell()
     raw_images = [
         _image(entry, image_id, folder, problems)
         for entry, image_id in zip(lists["images"], image_ids, strict=True)

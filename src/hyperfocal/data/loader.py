@@ -119,7 +119,8 @@ class Batches:
             collate_fn=_same,
             pin_memory=pin_memory,
             worker_init_fn=_start_worker,
-            persistent_workers=workers > 0,
+            # Its own, so that starting workers takes nothing from torch's global generator.
+            generator=torch.Generator(),
         )
 
     def __iter__(self) -> Iterator[Batch]:

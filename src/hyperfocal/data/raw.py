@@ -89,11 +89,11 @@ class Problems:
         if count:
             self.warnings.append(f"{counted(count, things)} {what} (first: {first})")
 
-    def tell(self) -> None:
-        """Raise all errors as one, or else emit the warnings.
+    def raise_errors(self) -> None:
+        """Raise all errors so far as one.
 
         Raises:
-            DataError: where there are errors; the first ten are written out.
+            DataError: the first ten are written out.
         """
         if self.errors:
             shown = self.errors[:MAX_SHOWN]
@@ -103,6 +103,14 @@ class Problems:
             if len(self.errors) > MAX_SHOWN:
                 lines.append(f"... and {len(self.errors) - MAX_SHOWN} more")
             raise DataError("\n  ".join(lines))
+
+    def tell(self) -> None:
+        """Raise all errors as one, or else emit the warnings; to be called once, at the end.
+
+        Raises:
+            DataError: see `raise_errors`.
+        """
+        self.raise_errors()
         for line in self.warnings:
             warnings.warn(f"{self.source}: {line}", HyperfocalWarning, stacklevel=4)
 

@@ -87,6 +87,11 @@ def read_yolo(
         for path in folder.glob("*.txt")
         if path not in read and path.name not in _NOT_LABELS
     )
+    if not any(path.is_file() for path in read):
+        example = (
+            f"; the first looked for is {_label_file(files[0], images, labels)}" if files else ""
+        )
+        problems.errors.append(f"no label file belongs to any of the images{example}")
     problems.warn(
         len(orphans),
         "label_file label_files",
@@ -207,8 +212,10 @@ def _label_file(image: Path, folder: Path | None, labels: Path | None) -> Path:
     parts = list(image.parts)
     for n in range(len(parts) - 2, -1, -1):
         if parts[n] == "images":
-            parts[n] = "labels"
-            return Path(*parts).with_suffix(".txt")
+            apart = Path(*parts[:n], "labels", *parts[n + 1 :]).with_suffix(".txt")
+            if apart.parent.is_dir():
+                return apart
+            break
     return image.with_suffix(".txt")
 
 
