@@ -1,1 +1,199 @@
-"""TODO."""
+"""One pass over the logits instead of a dozen: the fast twin of the sigmoid losses.
+
+Cross entropy, focal, EFL, EQLv2 and quality focal loss are one function of the logit with three
+settings per category: the power γ and a weight each for positives and negatives. So they share one
+kernel, which reads the logits once and writes the gradient once, in the forward pass, and adds up
+the loss and (for losses with memory) each category's absolute gradients on the way. On the CPU it
+is C++, built on first use (`cpu`); on CUDA it is Triton (`cuda`).
+
+`serves` decides whether a call can take it. The plain PyTorch form in ``losses/`` is the
+definition, and serves everything else: other reductions, float targets, weights per row or logit,
+float64, ``torch.compile``, ``torch.func`` and second derivatives.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from hyperfocal.losses.inputs import Number, Reduction, per_category, prepare, scalar_normalizer
+from hyperfocal.losses.kernels import cpu, cuda
+from hyperfocal.losses.kernels.function import FusedSum, Problem
+from hyperfocal.types import ConfigError
+
+Backend = Literal["auto", "plain", "fused"]
+"""Which form computes a summed loss: the fused one where it can, the plain one, or the fused one
+or an error."""
+
+SMALLEST = 1 << 15
+"""Logits below which "auto" stays with the plain form: no time to gain, and no compiler started."""
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def serves(
+    backend: Backend,
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    weight: Tensor | None = None,
+    reduction: Reduction = "sum",
+    normalizer: Number | None = None,
+    channel_dim: int = -1,
+) -> bool:
+    """Whether the fused form computes this call.
+
+    Args:
+        backend: what the caller asked for.
+        logits: ``(..., K)``, or with the categories at ``channel_dim``.
+        targets: as the losses take them; only integer labels are served.
+        weight: only None is served.
+        reduction: only "sum" is served.
+        normalizer: a constant.
+        channel_dim: dimension of the categories.
+
+    Raises:
+        ConfigError: an unknown backend, or "fused" where that can't be.
+    """
+    if backend not in ("auto", "plain", "fused"):
+        raise ConfigError(f"backend = {backend!r}, but it must be one of auto, plain, fused")
+    # is_compiling comes first: torch.compile then never looks at the rest.
+    if backend == "plain" or torch.compiler.is_compiling():
+        return False
+    reason = _obstacle(logits, targets, weight, reduction, normalizer, channel_dim)
+    if backend == "fused":
+        if reason is None and not _available(logits.device):
+            reason = f"a kernel for {logits.device.type!r}, which can't be built here"
+        if reason is not None:
+            raise ConfigError(f"backend = 'fused' needs {reason}; use 'auto' or 'plain'")
+        return True
+    return reason is None and logits.numel() >= SMALLEST and _available(logits.device)
+
+
+def focal_sum(
+    logits: Tensor,
+    labels: Tensor,
+    alpha: Number | None,
+    gamma: Number,
+    normalizer: Number | None,
+    channel_dim: int,
+) -> Tensor:
+    """`sigmoid_focal_loss` summed, where `serves` says so; γ = 0 is cross entropy."""
+    logits = logits.movedim(channel_dim, -1)
+    settings = logits.new_empty(logits.shape[-1], dtype=torch.float32)  # never in half precision
+    positive: Number = 1.0
+    negative: Number = 1.0
+    if alpha is not None:
+        positive = per_category(alpha, "alpha", settings, 0, 1)
+        negative = 1 - positive
+    gamma = per_category(gamma, "gamma", settings)
+    return fused_sum(logits, labels, gamma, positive, negative, normalizer)[0]
+
+
+def fused_sum(
+    logits: Tensor,
+    labels: Tensor,
+    gamma: Number,
+    positive: Number,
+    negative: Number,
+    normalizer: Number | None = None,
+    quality: Tensor | None = None,
+    sums: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Sum of a loss of the focal family over all logits, differentiable once.
+
+    With p = σ(x), a logit whose category is its row's label adds
+    ``positive · (1-p)^γ · -log p``, or with a quality q ``positive · |q-p|^γ · BCE(p, q)``; every
+    other logit ``negative · p^γ · -log(1-p)``; rows labelled -1 add nothing.
+
+    Args:
+        logits: ``(..., K)`` float32, bfloat16 or float16, not empty; best contiguous.
+        labels: integers of shape ``(...)``: ``0..K-1``, K background, -1 ignored.
+        gamma: a number or one a category.
+        positive: weight, a number or one a category.
+        negative: weight, a number or one a category.
+        normalizer: divides everything: loss, gradient and sums.
+        quality: floats in [0, 1] of the labels' shape, read where the label is a category.
+        sums: also add up the absolute gradients.
+
+    Returns:
+        The loss, a float32 scalar, and ``(2, K)`` float32: per category the absolute gradient
+        summed over its positives and over its negatives (zeros unless ``sums``).
+
+    Raises:
+        DataError: impossible labels (on the CPU).
+    """
+    k = logits.shape[-1]
+    table = logits.new_empty((3, k), dtype=torch.float32)
+    for row, value in zip(table, (gamma, positive, negative), strict=True):
+        if isinstance(value, Tensor):
+            row.copy_(value)
+        else:
+            row.fill_(value)
+    if normalizer is not None:
+        normalizer = scalar_normalizer(normalizer)
+        if isinstance(normalizer, Tensor):
+            normalizer = normalizer.detach().to(table.device)
+        table[1:] /= normalizer
+    problem = Problem(
+        labels=labels.detach().reshape(-1).long().contiguous(),
+        table=table,
+        quality=None if quality is None else quality.detach().reshape(-1).float().contiguous(),
+        background=k,
+        sums=sums,
+        gamma=None if isinstance(gamma, Tensor) else gamma,
+    )
+    rows = logits.reshape(-1, k)
+    if rows.stride(1) != 1:
+        rows = rows.contiguous()
+    loss, totals, bad_row = FusedSum.apply(rows, problem)
+    if bad_row >= 0:
+        prepare(logits.detach(), labels)  # says what is wrong with the labels
+    return loss, totals
+
+
+def _available(device: torch.device) -> bool:
+    return cpu.available() if device.type == "cpu" else cuda.available()
+
+
+def _obstacle(
+    logits: Tensor,
+    targets: Tensor,
+    weight: Tensor | None,
+    reduction: Reduction,
+    normalizer: Number | None,
+    channel_dim: int,
+) -> str | None:
+    """What the fused form would need and doesn't have; None where it can serve."""
+    if reduction != "sum":
+        return "reduction = 'sum'"
+    if weight is not None:
+        return "weight = None"
+    if logits.dtype not in DTYPES or logits.ndim < 2 or logits.numel() == 0:
+        return "float32, bfloat16 or float16 logits (..., K) that aren't empty"
+    if not -logits.ndim <= channel_dim < logits.ndim:
+        return "a channel_dim that exists"
+    rows = list(logits.shape)
+    del rows[channel_dim]
+    integer = not (targets.is_floating_point() or targets.dtype == torch.bool)
+    if not integer or list(targets.shape) != rows or targets.device != logits.device:
+        return "integer labels, one a row, on the logits' device"
+    if isinstance(normalizer, Tensor) and normalizer.requires_grad:
+        return "a normalizer that is a constant"
+    if logits.device.type not in ("cpu", "cuda"):
+        return "a CPU or CUDA device"
+    if type(logits) not in (Tensor, torch.nn.Parameter) or _watched():
+        return "ordinary tensors, outside torch.func, forward AD and tracing"
+    return None
+
+
+def _watched() -> bool:
+    """Whether something records or transforms the operations, which would miss the kernel's."""
+    return (
+        torch._C._are_functorch_transforms_active()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch.autograd.forward_ad._current_level >= 0
+        or torch._C._get_tracing_state() is not None
+    )

@@ -1,0 +1,117 @@
+"""The fused sum on CUDA, in Triton (which PyTorch's CUDA builds bring along).
+
+Tested through Triton's interpreter; not measured on a GPU yet. Before the first use on a machine a
+small problem is solved and compared with the plain form, which serves from then on if it differs.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import warnings
+
+import torch
+from torch import Tensor
+
+from hyperfocal.types import HyperfocalWarning
+
+ROWS_PER_PROGRAM_STEP = 2048
+"""Logits that a program works on at once; divided by its columns this gives its rows."""
+PROGRAMS = 2048
+
+
+def available() -> bool:
+    """Whether the kernel runs here and is right; warns once where it isn't."""
+    return importlib.util.find_spec("triton") is not None and _self_test()
+
+
+def sigmoid_sum(
+    logits: Tensor,
+    labels: Tensor,
+    table: Tensor,
+    quality: Tensor | None,
+    first: int,
+    background: int,
+    with_grad: bool,
+    with_sums: bool,
+    gamma: float | None = None,
+) -> tuple[Tensor, Tensor | None, Tensor, int]:
+    """One pass: loss, gradient ``(N, K)``, sums ``(2, K)``, and -1: nobody looked at the labels.
+
+    `hyperfocal.losses.kernels.function.Problem` says what the arguments are. A label above
+    ``background`` acts as background and one below -1 as ignored.
+    """
+    from hyperfocal.losses.kernels.sigmoid_triton import sigmoid_sum_kernel
+
+    rows, cols = logits.shape
+    block_cols = _block_cols(cols)
+    block_rows = ROWS_PER_PROGRAM_STEP // block_cols
+    column_blocks = -(-cols // block_cols)
+    programs = max(1, min(-(-rows // block_rows), PROGRAMS // column_blocks))
+    grad = logits.new_empty((rows, cols)) if with_grad else None
+    losses = table.new_empty((programs, cols))
+    sums = table.new_empty((programs, 2, cols)) if with_sums else table.new_zeros((1, 2, cols))
+    sigmoid_sum_kernel[(column_blocks, programs)](
+        logits,
+        labels,
+        table,
+        table if quality is None else quality,
+        logits if grad is None else grad,
+        losses,
+        sums,
+        rows,
+        cols,
+        logits.stride(0),
+        first,
+        POWER={0.0: 0, 2.0: 2}.get(-1.0 if gamma is None else gamma, -1),
+        WITH_QUALITY=quality is not None,
+        WITH_GRAD=with_grad,
+        WITH_SUMS=with_sums,
+        ROWS=block_rows,
+        COLS=block_cols,
+    )
+    return losses.sum(dtype=torch.float64).float(), grad, sums.sum(0), -1
+
+
+def scale_in_place(grad: Tensor, factor: Tensor) -> Tensor:
+    """``grad *= factor`` without reading the factor on the host; nothing moves where it is 1."""
+    from hyperfocal.losses.kernels.sigmoid_triton import scale_kernel
+
+    block = 4096
+    scale_kernel[(-(-grad.numel() // block),)](grad, factor, grad.numel(), BLOCK=block)
+    return grad
+
+
+def _block_cols(cols: int) -> int:
+    """The widest power of two, 16 to 128, that leaves at most a tenth of its lanes idle."""
+    for width in (128, 64, 32):
+        if -(-cols // width) * width <= 1.1 * cols:
+            return width
+    return 16
+
+
+@functools.cache
+def _self_test() -> bool:
+    from hyperfocal.losses.focal import sigmoid_focal_loss
+    from hyperfocal.losses.kernels.function import Problem, solve
+
+    x = torch.linspace(-20, 20, 100 * 7, device="cuda").reshape(100, 7).requires_grad_()
+    labels = torch.arange(100, device="cuda") % 9 - 1
+    table = x.new_tensor([[1.5], [0.25], [0.75]]).expand(3, 7).contiguous()
+    try:
+        found = solve(x.detach(), Problem(labels, table, None, 7, sums=True), with_grad=True)
+        plain = sigmoid_focal_loss(x, labels, gamma=1.5, reduction="sum", backend="plain")
+        (grad,) = torch.autograd.grad(plain, x)
+        assert found.grad is not None
+        torch.testing.assert_close(found.loss, plain.detach(), rtol=1e-5, atol=0)
+        torch.testing.assert_close(found.grad, grad, rtol=1e-5, atol=1e-30)
+        torch.testing.assert_close(found.sums.sum(), grad.abs().sum(), rtol=1e-5, atol=0)
+    except Exception as error:  # the compiler, the driver, the numbers: all mean "not here"
+        warnings.warn(
+            f"no fused CUDA losses ({type(error).__name__}: {str(error)[:300]}); the plain PyTorch "
+            "form computes the same numbers, slower",
+            HyperfocalWarning,
+            stacklevel=2,
+        )
+        return False
+    return True
