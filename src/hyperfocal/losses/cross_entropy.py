@@ -22,8 +22,9 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from hyperfocal import config
-from hyperfocal.losses.inputs import Number, Reduction, per_category, prepare, reduce
-from hyperfocal.losses.one_vs_all import one_vs_all
+from hyperfocal.losses.inputs import Number, Reduction, prepare, reduce
+from hyperfocal.losses.kernels import Backend, focal_sum, serves
+from hyperfocal.losses.one_vs_all import balance, one_vs_all
 from hyperfocal.losses.terms import cross_entropy_term
 from hyperfocal.types import CategoryCounts
 
@@ -37,6 +38,7 @@ def sigmoid_cross_entropy(
     reduction: Reduction = "none",
     normalizer: Number | None = None,
     channel_dim: int = -1,
+    backend: Backend = "auto",
 ) -> Tensor:
     """Cross entropy of independent sigmoids, ``-α_t log p_t``.
 
@@ -52,13 +54,16 @@ def sigmoid_cross_entropy(
         reduction: "none", "sum" or "mean" (over what isn't ignored).
         normalizer: divides the result of "none" or "sum", such as the number of positives.
         channel_dim: dimension of the categories.
+        backend: "auto" computes a sum over integer labels in one fused pass (see `kernels`),
+            "plain" never does, "fused" does or raises.
 
     Returns:
         The logits' shape for "none", else a scalar.
 
     Raises:
         DataError: shapes, dtypes or (on the CPU) label values that don't fit.
-        ConfigError: alpha outside [0, 1], an unknown reduction or a bad normalizer.
+        ConfigError: alpha outside [0, 1], an unknown reduction, a bad normalizer,
+            or "fused" where that can't be.
 
     Example:
         >>> import torch
@@ -68,22 +73,20 @@ def sigmoid_cross_entropy(
         >>> sigmoid_cross_entropy(logits, labels, reduction="sum")  # 4 log 2
         tensor(2.7726)
     """
+    if serves(
+        backend,
+        logits,
+        targets,
+        weight=weight,
+        reduction=reduction,
+        normalizer=normalizer,
+        channel_dim=channel_dim,
+    ):
+        return focal_sum(logits, targets, alpha, 0.0, normalizer, channel_dim)
     inputs = prepare(logits, targets, weight, channel_dim)
-    if alpha is not None:
-        alpha = per_category(alpha, "alpha", inputs.logits, 0, 1)
-    return reduce(
-        one_vs_all(inputs, ce_positive, ce_negative, alpha), inputs, reduction, normalizer
-    )
-
-
-def ce_positive(x: Tensor, alpha: Number | None) -> Tensor:
-    """Loss of a logit whose label is 1."""
-    return cross_entropy_term(x) if alpha is None else alpha * cross_entropy_term(x)
-
-
-def ce_negative(x: Tensor, alpha: Number | None) -> Tensor:
-    """Loss of a logit whose label is 0."""
-    return cross_entropy_term(-x) if alpha is None else (1 - alpha) * cross_entropy_term(-x)
+    own, rest = balance(alpha, inputs.logits)
+    loss = one_vs_all(inputs, cross_entropy_term, own=own, rest=rest)
+    return reduce(loss, inputs, reduction, normalizer)
 
 
 class SigmoidCrossEntropyLoss(nn.Module):

@@ -31,7 +31,6 @@ import torch
 from torch import Tensor
 
 from hyperfocal import config
-from hyperfocal.losses.cross_entropy import ce_negative, ce_positive
 from hyperfocal.losses.inputs import (
     Inputs,
     Number,
@@ -42,6 +41,7 @@ from hyperfocal.losses.inputs import (
 )
 from hyperfocal.losses.memory import GradientRatioLoss
 from hyperfocal.losses.one_vs_all import one_vs_all, one_vs_all_sums
+from hyperfocal.losses.terms import cross_entropy_slope, cross_entropy_term
 from hyperfocal.types import CategoryCounts, ConfigError, DataError
 
 START = 100.0
@@ -105,13 +105,14 @@ def equalization_loss_v2(
         ConfigError: a setting out of range.
     """
     inputs, own, rest = prepare_with_ratio(logits, targets, ratio, ratio_map, weight, channel_dim)
-    loss = one_vs_all(inputs, _positive, _negative, own, rest)
+    loss = one_vs_all(inputs, cross_entropy_term, own=own, rest=rest)
     return reduce(loss, inputs, reduction, normalizer)
 
 
 def eqlv2_scores(logits: Tensor) -> Tensor:
     """Scores ``(..., K)`` from logits ``(..., K + 1)`` with objectness last."""
-    return torch.sigmoid(logits[..., :-1]) * torch.sigmoid(-logits[..., -1:])
+    scores: Tensor = torch.sigmoid(logits[..., :-1]) * torch.sigmoid(-logits[..., -1:])
+    return scores
 
 
 def prepare_with_ratio(
@@ -136,22 +137,6 @@ def prepare_with_ratio(
     elif columns != ratio.shape[0]:
         raise ConfigError(f"ratio has {ratio.shape[0]} categories, but there are {columns} logits")
     return inputs, own, rest
-
-
-def _positive(x: Tensor, own: Number, rest: Number) -> Tensor:
-    return own * ce_positive(x, None)
-
-
-def _negative(x: Tensor, own: Number, rest: Number) -> Tensor:
-    return rest * ce_negative(x, None)
-
-
-def _positive_slope(x: Tensor, own: Number, rest: Number) -> Tensor:
-    return own * torch.sigmoid(-x)
-
-
-def _negative_slope(x: Tensor, own: Number, rest: Number) -> Tensor:
-    return rest * torch.sigmoid(x)
 
 
 class EqualizationLossV2(GradientRatioLoss):
@@ -204,8 +189,8 @@ class EqualizationLossV2(GradientRatioLoss):
     def forward(self, logits: Tensor, targets: Tensor, normalizer: Number = 1.0) -> Tensor:
         """Scalar: the sum over all logits that aren't ignored, over ``normalizer``."""
         inputs, own, rest = prepare_with_ratio(logits, targets, self.ratio, self.ratio_map)
-        loss = one_vs_all(inputs, _positive, _negative, own, rest)
+        loss = one_vs_all(inputs, cross_entropy_term, own=own, rest=rest)
         if self.training:
-            sums = one_vs_all_sums(inputs, _positive_slope, _negative_slope, own, rest)
+            sums = one_vs_all_sums(inputs, cross_entropy_slope, own=own, rest=rest)
             self.remember(*(total[: len(self.ratio)] for total in sums))
         return reduce(loss, inputs, "sum", normalizer)

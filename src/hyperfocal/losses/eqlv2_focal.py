@@ -24,11 +24,10 @@ from torch import Tensor
 
 from hyperfocal import config
 from hyperfocal.losses.eqlv2 import START, RatioMap, prepare_with_ratio
-from hyperfocal.losses.focal import focal_negative, focal_positive
-from hyperfocal.losses.inputs import Number, Reduction, per_category, reduce
+from hyperfocal.losses.inputs import Inputs, Number, Reduction, per_category, reduce
 from hyperfocal.losses.memory import GradientRatioLoss
-from hyperfocal.losses.one_vs_all import one_vs_all, one_vs_all_sums
-from hyperfocal.losses.terms import focal_slope
+from hyperfocal.losses.one_vs_all import balance, one_vs_all, one_vs_all_sums, times
+from hyperfocal.losses.terms import focal_slope, focal_term
 from hyperfocal.types import CategoryCounts
 
 
@@ -69,31 +68,17 @@ def equalization_loss_v2_focal(
     inputs, own, rest = prepare_with_ratio(
         logits, targets, ratio, ratio_map, weight, channel_dim, may_have_objectness=False
     )
-    if alpha is not None:
-        alpha = per_category(alpha, "alpha", inputs.logits, 0, 1)
+    own, rest = _with_alpha(own, rest, alpha, inputs)
     gamma = per_category(gamma, "gamma", inputs.logits)
-    loss = one_vs_all(inputs, _positive, _negative, own, rest, alpha, gamma)
+    loss = one_vs_all(inputs, focal_term, gamma, own=own, rest=rest)
     return reduce(loss, inputs, reduction, normalizer)
 
 
-def _positive(x: Tensor, own: Number, rest: Number, alpha: Number | None, gamma: Number) -> Tensor:
-    return own * focal_positive(x, alpha, gamma)
-
-
-def _negative(x: Tensor, own: Number, rest: Number, alpha: Number | None, gamma: Number) -> Tensor:
-    return rest * focal_negative(x, alpha, gamma)
-
-
-def _positive_slope(
-    x: Tensor, own: Number, rest: Number, alpha: Number | None, gamma: Number
-) -> Tensor:
-    return focal_slope(x, gamma) * (own if alpha is None else own * alpha)
-
-
-def _negative_slope(
-    x: Tensor, own: Number, rest: Number, alpha: Number | None, gamma: Number
-) -> Tensor:
-    return focal_slope(-x, gamma) * (rest if alpha is None else rest * (1 - alpha))
+def _with_alpha(
+    own: Tensor, rest: Tensor, alpha: Number | None, inputs: Inputs
+) -> tuple[Tensor, Tensor]:
+    positive, negative = balance(alpha, inputs.logits)
+    return times(own, positive), times(rest, negative)
 
 
 class EqualizationLossV2Focal(GradientRatioLoss):
@@ -161,8 +146,9 @@ class EqualizationLossV2Focal(GradientRatioLoss):
         inputs, own, rest = prepare_with_ratio(
             logits, targets, self.ratio, self.ratio_map, may_have_objectness=False
         )
-        parameters = (own, rest, self.alpha, self.gamma)
-        loss = one_vs_all(inputs, _positive, _negative, *parameters)
+        own, rest = _with_alpha(own, rest, self.alpha, inputs)
+        loss = one_vs_all(inputs, focal_term, self.gamma, own=own, rest=rest)
         if self.training:
-            self.remember(*one_vs_all_sums(inputs, _positive_slope, _negative_slope, *parameters))
+            sums = one_vs_all_sums(inputs, focal_slope, self.gamma, own=own, rest=rest)
+            self.remember(*sums)
         return reduce(loss, inputs, "sum", normalizer)

@@ -38,7 +38,7 @@ import torch
 from torch import Tensor
 
 from hyperfocal import config
-from hyperfocal.losses.focal import focal_negative, focal_positive, sigmoid_focal_loss
+from hyperfocal.losses.focal import sigmoid_focal_loss
 from hyperfocal.losses.inputs import (
     Inputs,
     Number,
@@ -50,8 +50,8 @@ from hyperfocal.losses.inputs import (
     scalar_normalizer,
 )
 from hyperfocal.losses.memory import GradientRatioLoss
-from hyperfocal.losses.one_vs_all import one_vs_all, one_vs_all_sums
-from hyperfocal.losses.terms import focal_slope
+from hyperfocal.losses.one_vs_all import balance, one_vs_all, one_vs_all_sums, times
+from hyperfocal.losses.terms import focal_slope, focal_term
 from hyperfocal.types import CategoryCounts
 
 
@@ -104,10 +104,8 @@ def equalized_focal_loss(
             channel_dim=channel_dim,
         )
     inputs = prepare(logits, targets, weight, channel_dim)
-    if alpha is not None:
-        alpha = per_category(alpha, "alpha", inputs.logits, 0, 1)
-    focus, factor = focus_and_factor(inputs, ratio, gamma, scale)
-    loss = one_vs_all(inputs, _positive, _negative, alpha, focus, factor)
+    focus, own, rest = _per_category(inputs, ratio, alpha, gamma, scale)
+    loss = one_vs_all(inputs, focal_term, focus, own=own, rest=rest)
     return reduce(loss, inputs, reduction, normalizer)
 
 
@@ -129,10 +127,8 @@ def equalized_focal_gradients(
         ``(K,)`` over the positives and ``(K,)`` over the negatives of each category.
     """
     inputs = prepare(logits.detach(), targets)
-    focus, factor = focus_and_factor(inputs, ratio, gamma, scale)
-    positive, negative = one_vs_all_sums(
-        inputs, _positive_slope, _negative_slope, alpha, focus, factor
-    )
+    focus, own, rest = _per_category(inputs, ratio, alpha, gamma, scale)
+    positive, negative = one_vs_all_sums(inputs, focal_slope, focus, own=own, rest=rest)
     normalizer = scalar_normalizer(normalizer)
     return positive / normalizer, negative / normalizer
 
@@ -150,20 +146,13 @@ def focus_and_factor(
     return focus, focus / gamma
 
 
-def _positive(x: Tensor, alpha: Number | None, focus: Number, factor: Number) -> Tensor:
-    return factor * focal_positive(x, alpha, focus)
-
-
-def _negative(x: Tensor, alpha: Number | None, focus: Number, factor: Number) -> Tensor:
-    return factor * focal_negative(x, alpha, focus)
-
-
-def _positive_slope(x: Tensor, alpha: Number | None, focus: Number, factor: Number) -> Tensor:
-    return focal_slope(x, focus) * (factor if alpha is None else factor * alpha)
-
-
-def _negative_slope(x: Tensor, alpha: Number | None, focus: Number, factor: Number) -> Tensor:
-    return focal_slope(-x, focus) * (factor if alpha is None else factor * (1 - alpha))
+def _per_category(
+    inputs: Inputs, ratio: Tensor, alpha: Number | None, gamma: float, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Focusing parameter, and factors of positives and negatives, each ``(K,)``."""
+    focus, factor = focus_and_factor(inputs, ratio, gamma, scale)
+    positive, negative = balance(alpha, inputs.logits)
+    return focus, times(factor, positive), times(factor, negative)
 
 
 class EqualizedFocalLoss(GradientRatioLoss):

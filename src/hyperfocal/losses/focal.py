@@ -30,7 +30,8 @@ from torch import Tensor, nn
 
 from hyperfocal import config
 from hyperfocal.losses.inputs import Number, Reduction, per_category, prepare, reduce
-from hyperfocal.losses.one_vs_all import one_vs_all
+from hyperfocal.losses.kernels import Backend, focal_sum, serves
+from hyperfocal.losses.one_vs_all import balance, one_vs_all
 from hyperfocal.losses.terms import focal_term
 from hyperfocal.types import CategoryCounts
 
@@ -45,6 +46,7 @@ def sigmoid_focal_loss(
     reduction: Reduction = "none",
     normalizer: Number | None = None,
     channel_dim: int = -1,
+    backend: Backend = "auto",
 ) -> Tensor:
     """Focal loss of independent sigmoids, ``-α_t (1 - p_t)^γ log p_t``.
 
@@ -62,13 +64,16 @@ def sigmoid_focal_loss(
         reduction: "none", "sum" or "mean" (over what isn't ignored).
         normalizer: divides the result of "none" or "sum", such as the number of positives.
         channel_dim: dimension of the categories.
+        backend: "auto" computes a sum over integer labels in one fused pass (see `kernels`),
+            "plain" never does, "fused" does or raises.
 
     Returns:
         The logits' shape for "none", else a scalar.
 
     Raises:
         DataError: shapes, dtypes or (on the CPU) label values that don't fit.
-        ConfigError: alpha outside [0, 1], negative gamma, an unknown reduction, a bad normalizer.
+        ConfigError: alpha outside [0, 1], negative gamma, an unknown reduction, a bad normalizer,
+            or "fused" where that can't be.
 
     Example:
         >>> import torch
@@ -79,22 +84,21 @@ def sigmoid_focal_loss(
         >>> loss = sigmoid_focal_loss(logits, labels, reduction="sum", normalizer=3)
         >>> loss.backward()
     """
+    if serves(
+        backend,
+        logits,
+        targets,
+        weight=weight,
+        reduction=reduction,
+        normalizer=normalizer,
+        channel_dim=channel_dim,
+    ):
+        return focal_sum(logits, targets, alpha, gamma, normalizer, channel_dim)
     inputs = prepare(logits, targets, weight, channel_dim)
-    if alpha is not None:
-        alpha = per_category(alpha, "alpha", inputs.logits, 0, 1)
+    own, rest = balance(alpha, inputs.logits)
     gamma = per_category(gamma, "gamma", inputs.logits)
-    loss = one_vs_all(inputs, focal_positive, focal_negative, alpha, gamma)
+    loss = one_vs_all(inputs, focal_term, gamma, own=own, rest=rest)
     return reduce(loss, inputs, reduction, normalizer)
-
-
-def focal_positive(x: Tensor, alpha: Number | None, gamma: Number) -> Tensor:
-    """Loss of a logit whose label is 1."""
-    return focal_term(x, gamma) if alpha is None else alpha * focal_term(x, gamma)
-
-
-def focal_negative(x: Tensor, alpha: Number | None, gamma: Number) -> Tensor:
-    """Loss of a logit whose label is 0."""
-    return focal_term(-x, gamma) if alpha is None else (1 - alpha) * focal_term(-x, gamma)
 
 
 class SigmoidFocalLoss(nn.Module):

@@ -81,10 +81,10 @@ def prepare(
             targets = targets.movedim(channel_dim, -1)
         kept = None
         if targets.is_floating_point():
-            _check_range(targets, 0, 1, "float targets")
+            check_range(targets, 0, 1, "float targets")
         elif targets.dtype != torch.bool:
             targets = targets.long()
-            _check_range(targets, -1, 1, "targets of the logits' shape")
+            check_range(targets, -1, 1, "targets of the logits' shape")
             kept = targets >= 0
             targets = targets.clamp(min=0)
         return Inputs(logits, targets.to(logits.dtype), kept, weight, channel_dim)
@@ -98,7 +98,7 @@ def prepare(
         )
     k = logits.shape[-1]
     targets = targets.long()
-    _check_range(targets, -1, k if background else k - 1, f"labels for {k} logits")
+    check_range(targets, -1, k if background else k - 1, f"labels for {k} logits")
     return Inputs(logits, targets, (targets >= 0).unsqueeze(-1), weight, channel_dim)
 
 
@@ -127,7 +127,7 @@ def per_category(
     if value.requires_grad:
         raise ConfigError(f"{name} requires a gradient, but the loss has none with respect to it")
     try:
-        _check_range(value, low, high, name)
+        check_range(value, low, high, name)
     except DataError as error:
         raise ConfigError(str(error)) from None
     return value.to(logits.dtype)
@@ -208,6 +208,38 @@ def check_scalar(value: float, name: str, low: float = 0.0, high: float = math.i
         raise ConfigError(f"{name} = {value!r}, but it must be finite and {bounds}")
 
 
+def prepare_softmax(
+    logits: Tensor, labels: Tensor, weight: Tensor | None = None, channel_dim: int = -1
+) -> Inputs:
+    """`prepare` for losses over a softmax: integer labels ``0..C-1`` or -1, one weight a row.
+
+    Raises:
+        DataError: shapes, dtypes or values that don't fit, or fewer than two categories.
+    """
+    if labels.shape == logits.shape:
+        raise DataError(
+            f"targets have the logits' shape {tuple(logits.shape)}, but a softmax loss takes "
+            "integer labels, one a row"
+        )
+    inputs = prepare(logits, labels, weight, channel_dim, background=False)
+    if inputs.logits.shape[-1] < 2:
+        raise DataError("a softmax loss needs at least two logits a row")
+    if weight is not None and weight.shape != labels.shape:
+        raise DataError(
+            f"weight has shape {tuple(weight.shape)}, but it must be one value a row, "
+            f"{tuple(labels.shape)}"
+        )
+    return inputs
+
+
+def reduce_rows(
+    loss: Tensor, inputs: Inputs, reduction: Reduction, normalizer: Number | None = None
+) -> Tensor:
+    """`reduce` for ``(...)``, one loss a row."""
+    out = reduce(loss.unsqueeze(-1), inputs, reduction, normalizer)
+    return out.squeeze(inputs.channel_dim) if reduction == "none" else out
+
+
 def scalar_normalizer(normalizer: Number) -> Number:
     """Check a normalizer: a positive number, or a tensor of one element (its value isn't read)."""
     if isinstance(normalizer, Tensor):
@@ -236,7 +268,7 @@ def _row_or_element(weight: Tensor, logits: Tensor, move: bool, channel_dim: int
     )
 
 
-def _check_range(values: Tensor, low: float, high: float, what: str) -> None:
+def check_range(values: Tensor, low: float, high: float, what: str) -> None:
     """Raise `DataError` naming the first value outside [low, high], where it may be read."""
     if values.device.type != "cpu" or values.numel() == 0 or torch.compiler.is_compiling():
         return

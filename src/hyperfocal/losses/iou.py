@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from hyperfocal import config
-from hyperfocal.losses.inputs import Inputs, Number, Reduction, prepare_boxes, reduce
+from hyperfocal.losses.inputs import Number, Reduction, prepare_boxes, reduce_rows
 from hyperfocal.types import ConfigError
 
 EPS = 1e-7
@@ -69,7 +69,7 @@ def iou_loss(
     intersection, union = _overlap(inputs.logits, inputs.targets)
     iou = intersection / (union + EPS)
     loss = -iou.clamp(min=LEAST_IOU).log() if form == "log" else 1 - iou
-    return _reduce_rows(loss, inputs, reduction, normalizer)
+    return reduce_rows(loss, inputs, reduction, normalizer)
 
 
 def giou_loss(
@@ -108,14 +108,7 @@ def giou_loss(
     intersection, union = _overlap(a, b)
     hull = _area(torch.minimum(a[..., :2], b[..., :2]), torch.maximum(a[..., 2:], b[..., 2:]))
     loss = 1 - intersection / (union + EPS) + (hull - union) / (hull + EPS)
-    return _reduce_rows(loss, inputs, reduction, normalizer)
-
-
-def _reduce_rows(
-    loss: Tensor, inputs: Inputs, reduction: Reduction, normalizer: Number | None
-) -> Tensor:
-    out = reduce(loss.unsqueeze(-1), inputs, reduction, normalizer)
-    return out.squeeze(-1) if reduction == "none" else out
+    return reduce_rows(loss, inputs, reduction, normalizer)
 
 
 def _area(top_left: Tensor, bottom_right: Tensor) -> Tensor:

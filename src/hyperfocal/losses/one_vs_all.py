@@ -1,90 +1,161 @@
 """One-vs-all sigmoid losses from integer labels, without a one-hot tensor.
 
-Such a loss is y·positive(x) + (1 - y)·negative(x) over all K logits of a row. With integer labels
-all but at most one logit a row are negatives, so the negative form is taken everywhere and the one
-value at the label is replaced. With float targets the two forms are mixed: the expected loss if y
-were drawn with that probability.
+Such a loss is own_j·term(x_j) where category j is the row's label and rest_j·term(-x_j) everywhere
+else, for a term of x_t (see `terms`) and two factors a category: alpha and 1 - alpha, for instance.
+With integer labels all but at most one logit a row are negatives, so the negative form is taken
+everywhere and the one value at the label is replaced. With a float target y the two forms are mixed
+y to 1 - y: the expected loss if the label were drawn with that probability.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from hyperfocal.losses.inputs import Inputs, Number
+from hyperfocal.losses.inputs import Inputs, Number, check_range, per_category
+from hyperfocal.types import DataError
 
 Term = Callable[..., Tensor]
-"""``term(x, *parameters)``, elementwise."""
+"""``term(x_t, *parameters)``, elementwise."""
+
+
+def balance(alpha: Number | None, logits: Tensor) -> tuple[Number | None, Number | None]:
+    """The factors of positives and negatives, ``(alpha, 1 - alpha)``, or none where alpha is None.
+
+    Raises:
+        ConfigError: alpha outside [0, 1] or of a shape that doesn't fit.
+    """
+    if alpha is None:
+        return None, None
+    alpha = per_category(alpha, "alpha", logits, 0, 1)
+    return alpha, 1 - alpha
 
 
 def one_vs_all(
     inputs: Inputs,
-    positive: Term,
-    negative: Term,
-    *parameters: Number | None,
-    quality: Tensor | None = None,
+    term: Term,
+    *parameters: Number,
+    own: Number | None = None,
+    rest: Number | None = None,
 ) -> Tensor:
     """The loss of every logit, ``(..., K)``, before weights and ignored rows.
 
     Args:
         inputs: what `prepare` gave.
-        positive: loss of a logit whose label is 1.
-        negative: loss of a logit whose label is 0.
-        parameters: passed on to both; a tensor of shape ``(K,)`` has one value a category.
-        quality: ``(...)``, a value a row that ``positive`` takes before the parameters; with
-            integer labels only.
+        term: loss of a logit as a function of x_t.
+        parameters: passed on to ``term``; a ``(K,)`` tensor has one value a category.
+        own: factor of positives, a number or ``(K,)``; None: 1.
+        rest: factor of negatives, a number or ``(K,)``; None: 1.
     """
     x, targets = inputs.logits, inputs.targets
+    negative = times(term(-x, *parameters), rest)
     if targets.is_floating_point():
-        return targets * positive(x, *parameters) + (1 - targets) * negative(x, *parameters)
-    label = _at_label(inputs, parameters, quality)
-    value = torch.where(
-        label.is_category,
-        positive(label.logits, *label.quality, *label.parameters),
-        negative(label.logits, *label.parameters),
-    )
-    return negative(x, *parameters).scatter(-1, label.index, value)
+        return targets * times(term(x, *parameters), own) + (1 - targets) * negative
+    return replace_at_label(negative, inputs, _at_labels(inputs, term, parameters, own))
 
 
 @torch.no_grad()
 def one_vs_all_sums(
     inputs: Inputs,
-    positive: Term,
-    negative: Term,
-    *parameters: Number | None,
-    quality: Tensor | None = None,
+    term: Term,
+    *parameters: Number,
+    own: Number | None = None,
+    rest: Number | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Per category, ``positive`` summed over its positives and ``negative`` over all the rest.
+    """Per category, own·term(x) summed over its positives and rest·term(-x) over all the rest.
 
-    Takes what `one_vs_all` takes (usually the sizes of its terms' gradients) and leaves ignored
-    elements out. Nothing is got by subtraction: a category's negatives are many and tiny, and
-    would drown in the rounding of its few large positives.
+    Takes what `one_vs_all` takes (``term`` usually being the size of a gradient) and leaves ignored
+    elements out.
 
     Returns:
         Two ``(K,)`` tensors of the logits' dtype.
     """
     x, targets = inputs.logits, inputs.targets
-    k = x.shape[-1]
-    negatives = negative(x, *parameters)
+    negative = times(term(-x, *parameters), rest)
     if targets.is_floating_point():
-        positives = targets * positive(x, *parameters)
-        negatives = (1 - targets) * negatives
-        if inputs.kept is not None:
-            positives = torch.where(inputs.kept, positives, 0.0)
-            negatives = torch.where(inputs.kept, negatives, 0.0)
-        return positives.reshape(-1, k).sum(0), negatives.reshape(-1, k).sum(0)
-    label = _at_label(inputs, parameters, quality)
-    at_label = positive(label.logits, *label.quality, *label.parameters)
-    at_label = torch.where(label.is_category, at_label, 0.0)
-    positives = x.new_zeros(k).index_add(0, label.index.flatten(), at_label.flatten())
-    rest = torch.where(label.is_category, 0.0, negatives.gather(-1, label.index))
-    negatives = negatives.scatter(-1, label.index, rest)
+        positive = targets * times(term(x, *parameters), own)
+        return sum_rows(positive, inputs), sum_rows((1 - targets) * negative, inputs)
+    return sums_by_label(inputs, _at_labels(inputs, term, parameters, own), negative)
+
+
+def one_vs_all_soft(
+    inputs: Inputs,
+    quality: Tensor | None,
+    positive: Term,
+    negative: Term,
+    *parameters: Number,
+) -> Tensor:
+    """The same where the target of an object is a quality q in [0, 1] instead of 1.
+
+    Args:
+        inputs: what `prepare` gave; float targets are the qualities themselves.
+        quality: ``(...)``, q of each row's label, with integer labels; None: 1.
+        positive: ``positive(x, q, *parameters)``, the loss where q > 0.
+        negative: ``negative(x, *parameters)``, the loss elsewhere.
+        parameters: numbers, or ``(K,)`` tensors with one value a category.
+    """
+    x, targets = inputs.logits, inputs.targets
+    if targets.is_floating_point():
+        if quality is not None:
+            raise DataError("quality goes with integer labels; float targets already are qualities")
+        return torch.where(targets > 0, positive(x, targets, *parameters), negative(x, *parameters))
+    index, _ = label_index(targets, x.shape[-1])
+    q = quality_at_label(inputs, quality)
+    at = x.gather(-1, index)
+    own = [at_label(p, index) for p in parameters]
+    value = torch.where(q > 0, positive(at, q, *own), negative(at, *own))
+    return replace_at_label(negative(x, *parameters), inputs, value)
+
+
+def quality_at_label(inputs: Inputs, quality: Tensor | None) -> Tensor:
+    """Q of each row, ``(..., 1)``, 1 where the row is no object.
+
+    Raises:
+        DataError: a shape that isn't the labels', or (on the CPU) values outside [0, 1].
+    """
+    _, is_category = label_index(inputs.targets, inputs.logits.shape[-1])
+    if quality is None:
+        return torch.ones_like(is_category, dtype=inputs.logits.dtype)
+    if quality.shape != inputs.targets.shape:
+        raise DataError(
+            f"quality has shape {tuple(quality.shape)}, but the labels have "
+            f"{tuple(inputs.targets.shape)}"
+        )
+    q = quality.detach().to(inputs.logits.dtype).unsqueeze(-1)
+    q = torch.where(is_category, q, 1.0)
+    check_range(q, 0, 1, "quality")
+    return q
+
+
+def sums_by_label(inputs: Inputs, positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
+    """Per category, the sum over its positives and the sum over everything else.
+
+    Nothing is got by subtraction: a category's negatives are many and tiny, and would drown in the
+    rounding of its few large positives.
+
+    Args:
+        inputs: what `prepare` gave, with integer labels.
+        positive: ``(..., 1)``, the value of each row at its label.
+        negative: ``(..., K)``, the value of each logit as a negative.
+    """
+    k = negative.shape[-1]
+    index, is_category = label_index(inputs.targets, k)
+    at_labels = torch.where(is_category, positive, 0.0).flatten()
+    rest = replace_at_label(negative, inputs, torch.zeros_like(positive))
+    return (
+        negative.new_zeros(k).index_add(0, index.flatten(), at_labels),
+        sum_rows(rest, inputs),
+    )
+
+
+def sum_rows(values: Tensor, inputs: Inputs) -> Tensor:
+    """``(..., K)`` summed to ``(K,)``, without what is ignored."""
     if inputs.kept is not None:
-        negatives = torch.where(inputs.kept, negatives, 0.0)
-    return positives, negatives.reshape(-1, k).sum(0)
+        values = torch.where(inputs.kept, values, 0.0)
+    return values.reshape(-1, values.shape[-1]).sum(0)
 
 
 def label_index(labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
@@ -97,25 +168,27 @@ def label_index(labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
     return index, is_category
 
 
-@dataclass(frozen=True)
-class _AtLabel:
-    """What belongs to each row's label; tensors are ``(..., 1)``."""
-
-    index: Tensor
-    is_category: Tensor
-    logits: Tensor
-    parameters: Sequence[Number | None]
-    quality: Sequence[Tensor]
+def at_label(value: Any, index: Tensor) -> Any:
+    """The value of each row's label, ``(..., 1)``, where there is one a category."""
+    return value[index] if isinstance(value, Tensor) and value.ndim else value
 
 
-def _at_label(
-    inputs: Inputs, parameters: Sequence[Number | None], quality: Tensor | None
-) -> _AtLabel:
-    index, is_category = label_index(inputs.targets, inputs.logits.shape[-1])
-    return _AtLabel(
-        index,
-        is_category,
-        inputs.logits.gather(-1, index),
-        [p[index] if isinstance(p, Tensor) and p.ndim else p for p in parameters],
-        () if quality is None else (quality.to(inputs.logits.dtype).unsqueeze(-1),),
-    )
+def replace_at_label(everywhere: Tensor, inputs: Inputs, value: Tensor) -> Tensor:
+    """``everywhere (..., K)`` with ``value (..., 1)`` in the label's column of each object."""
+    index, is_category = label_index(inputs.targets, everywhere.shape[-1])
+    value = torch.where(is_category, value, everywhere.gather(-1, index))
+    return everywhere.scatter(-1, index, value)
+
+
+def times(value: Tensor, factor: Number | None) -> Tensor:
+    """``value`` times ``factor``, where there is one."""
+    return value if factor is None else value * factor
+
+
+def _at_labels(
+    inputs: Inputs, term: Term, parameters: Sequence[Number], own: Number | None
+) -> Tensor:
+    """The positive form of each row at its label, ``(..., 1)``."""
+    index, _ = label_index(inputs.targets, inputs.logits.shape[-1])
+    picked = [at_label(p, index) for p in parameters]
+    return times(term(inputs.logits.gather(-1, index), *picked), at_label(own, index))

@@ -6,13 +6,15 @@ With the logit x, the label y = ±1 and x_t = y·x, so that p_t = σ(x_t)::
                          dCE/dx_t = p_t - 1
     focal_term           FL(x_t) = -(1 - p_t)^γ log p_t
                          dFL/dx_t = (1 - p_t)^γ (γ p_t log p_t + p_t - 1)
+    soft_focal_term      focal loss for a soft label q instead of ±1
 
 (focal-loss paper, appendix B, eq. 9-10.) Nothing is ever formed from a rounded p: log p_t is
 -softplus(-x_t), and 1 - p_t is σ(-x_t). Both summands of the focal derivative have the same sign,
 so nothing cancels, and the relative error stays at a few units in the last place however far the
-logit is out. The derivatives are written out rather than left to autograd because the derivative
-of a power has a pole at 0 for γ < 1, and exp(-γ·softplus(x_t)), which has none, loses digits in
-proportion to γ·x_t. Second derivatives go through the written derivative by autograd.
+logit is out. (With a soft label, p - q does cancel where p is near q.) The derivatives are written
+out rather than left to autograd because the derivative of a power has a pole at 0 for γ < 1, and
+exp(-γ·softplus(x_t)), which has none, loses digits in proportion to γ·x_t. Second derivatives go
+through the written derivative by autograd.
 """
 
 from __future__ import annotations
@@ -41,10 +43,37 @@ def focal_term(x_t: Tensor, gamma: Number) -> Tensor:
     return _FocalTerm.apply(x_t, gamma)  # type: ignore[no-any-return]
 
 
+def cross_entropy_slope(x_t: Tensor) -> Tensor:
+    """|dCE/dx_t| = 1 - p_t, elementwise."""
+    return torch.sigmoid(-x_t)
+
+
 def focal_slope(x_t: Tensor, gamma: Number) -> Tensor:
     """|dFL/dx_t| = (1 - p_t)^γ (1 - p_t - γ p_t log p_t), elementwise."""
     wrong = torch.sigmoid(-x_t)
     return wrong.pow(gamma) * (wrong + gamma * torch.sigmoid(x_t) * softplus(-x_t))
+
+
+def soft_focal_term(x: Tensor, q: Tensor, gamma: Number) -> Tensor:
+    """|q - p|^γ (-q log p - (1 - q) log(1 - p)), elementwise; ``q`` and ``gamma`` are constants."""
+    return _SoftFocalTerm.apply(x, q, gamma)  # type: ignore[no-any-return]
+
+
+def soft_focal_derivative(x: Tensor, q: Tensor, gamma: Number) -> Tensor:
+    """Derivative of `soft_focal_term` with respect to x; it has either sign."""
+    p, wrong = torch.sigmoid(x), torch.sigmoid(-x)
+    error = (1 - q) * p - q * wrong  # p - q, with all digits where q is 0 or 1
+    size = error.abs()
+    # For γ < 1 there is a cusp at p = q; the derivative there is taken as 0.
+    steepness = gamma * p * wrong * _soft_cross_entropy(x, q) / size.clamp(min=_TINY)
+    return size.pow(gamma) * error.sign() * (size + steepness)
+
+
+_TINY = torch.finfo(torch.float32).tiny
+
+
+def _soft_cross_entropy(x: Tensor, q: Tensor) -> Tensor:
+    return q * softplus(-x) + (1 - q) * softplus(x)
 
 
 class _CrossEntropyTerm(torch.autograd.Function):
@@ -61,7 +90,7 @@ class _CrossEntropyTerm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         (x_t,) = ctx.saved_tensors
-        return -grad * torch.sigmoid(-x_t)
+        return -grad * cross_entropy_slope(x_t)
 
 
 class _FocalTerm(torch.autograd.Function):
@@ -82,3 +111,24 @@ class _FocalTerm(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         x_t, *rest = ctx.saved_tensors
         return -grad * focal_slope(x_t, rest[0] if rest else ctx.gamma), None
+
+
+class _SoftFocalTerm(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, q: Tensor, gamma: Number) -> Tensor:
+        error = (1 - q) * torch.sigmoid(x) - q * torch.sigmoid(-x)
+        return error.abs().pow(gamma) * _soft_cross_entropy(x, q)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Number], output: Tensor) -> None:
+        x, q, gamma = inputs
+        is_tensor = isinstance(gamma, Tensor)
+        ctx.save_for_backward(x, q, *((gamma,) if is_tensor else ()))
+        ctx.gamma = None if is_tensor else gamma
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        x, q, *rest = ctx.saved_tensors
+        return grad * soft_focal_derivative(x, q, rest[0] if rest else ctx.gamma), None, None

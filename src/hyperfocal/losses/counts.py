@@ -1,0 +1,21 @@
+"""The category counts that some losses are built from."""
+
+from __future__ import annotations
+
+from hyperfocal.types import CategoryCounts, ConfigError
+
+
+def require_counts(counts: CategoryCounts | None, num_classes: int, kind: str) -> CategoryCounts:
+    """The counts, checked.
+
+    Raises:
+        ConfigError: there are none, or they are of another number of categories.
+    """
+    if counts is None:
+        raise ConfigError(f"the loss {kind!r} needs the category counts of the training split")
+    if len(counts.images) != num_classes or len(counts.instances) != num_classes:
+        raise ConfigError(
+            f"the loss {kind!r} was given counts of {len(counts.instances)} categories, "
+            f"but the model has {num_classes}"
+        )
+    return counts

@@ -1,0 +1,211 @@
+"""Equalized quality focal loss (EQFL): equalized focal loss with the box's quality as target.
+
+Formula, with the γ_j of `equalized_focal_loss` and the q of `quality_focal_loss`::
+
+    EQFL = Σ_j (γ_j / γ_b) |q_j - p_j|^γ_j (-q_j log p_j - (1 - q_j) log(1 - p_j))
+
+There is no alpha. Gradient with respect to the logit: γ_j/γ_b times that of QFL with β = γ_j. Its
+absolute value, the normalizer included, is accumulated per category as for EFL: at the label of
+each object as positive, everywhere else as negative.
+
+Source: the released code of the Equalized Focal Loss paper (Li et al., CVPR 2022); the paper itself
+doesn't have it.
+
+Use it where you would use quality focal loss and the categories are long-tailed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from hyperfocal import config
+from hyperfocal.losses.equalized_focal import MIN_GAMMA, focus_and_factor
+from hyperfocal.losses.inputs import (
+    Number,
+    Reduction,
+    check_scalar,
+    prepare,
+    reduce,
+    scalar_normalizer,
+)
+from hyperfocal.losses.memory import GradientRatioLoss
+from hyperfocal.losses.one_vs_all import (
+    at_label,
+    label_index,
+    one_vs_all_soft,
+    quality_at_label,
+    sum_rows,
+    sums_by_label,
+)
+from hyperfocal.losses.terms import (
+    focal_slope,
+    focal_term,
+    soft_focal_derivative,
+    soft_focal_term,
+)
+from hyperfocal.types import CategoryCounts
+
+
+def equalized_quality_focal_loss(
+    logits: Tensor,
+    targets: Tensor,
+    ratio: Tensor,
+    *,
+    quality: Tensor | None = None,
+    gamma: float = 2.0,
+    scale: float = 8.0,
+    weight: Tensor | None = None,
+    reduction: Reduction = "none",
+    normalizer: Number | None = None,
+    channel_dim: int = -1,
+) -> Tensor:
+    """EQFL for given gradient ratios; `EqualizedQualityFocalLoss` keeps them for you.
+
+    Args:
+        logits: ``(..., K)`` (or ``(N, K, *spatial)`` with ``channel_dim=1``).
+        targets: as for `quality_focal_loss`.
+        ratio: ``(K,)`` gradient ratios in [0, 1]; 1 gives a category plain QFL.
+        quality: as for `quality_focal_loss`.
+        gamma: γ_b, the focusing parameter at ratio 1; above 0.
+        scale: s, what is added to gamma at ratio 0.
+        weight: extra factor, one a row or one a logit.
+        reduction: "none", "sum" or "mean" (over what isn't ignored).
+        normalizer: divides the result of "none" or "sum".
+        channel_dim: dimension of the categories.
+
+    Returns:
+        The logits' shape for "none", else a scalar.
+
+    Raises:
+        DataError: shapes, dtypes or (on the CPU) values that don't fit.
+        ConfigError: a setting out of range.
+    """
+    check_scalar(gamma, "gamma", low=MIN_GAMMA)
+    check_scalar(scale, "scale")
+    inputs = prepare(logits, targets, weight, channel_dim)
+    focus, factor = focus_and_factor(inputs, ratio, gamma, scale)
+    loss = one_vs_all_soft(inputs, quality, _positive, _negative, focus, factor)
+    return reduce(loss, inputs, reduction, normalizer)
+
+
+@torch.no_grad()
+def equalized_quality_focal_gradients(
+    logits: Tensor,
+    targets: Tensor,
+    ratio: Tensor,
+    *,
+    quality: Tensor | None = None,
+    gamma: float = 2.0,
+    scale: float = 8.0,
+    normalizer: Number = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """Absolute gradient of the summed loss, added up per category.
+
+    Takes what `equalized_quality_focal_loss` takes.
+
+    Returns:
+        ``(K,)`` over the positives and ``(K,)`` over the negatives of each category.
+    """
+    inputs = prepare(logits.detach(), targets)
+    focus, factor = focus_and_factor(inputs, ratio, gamma, scale)
+    factor = factor / scalar_normalizer(normalizer)
+    x, targets = inputs.logits, inputs.targets
+    if targets.is_floating_point():
+        slope = factor * soft_focal_derivative(x, targets, focus).abs()
+        is_object = targets > 0
+        return (
+            sum_rows(torch.where(is_object, slope, 0.0), inputs),
+            sum_rows(torch.where(is_object, 0.0, slope), inputs),
+        )
+    index, _ = label_index(targets, x.shape[-1])
+    q = quality_at_label(inputs, quality)
+    positive = soft_focal_derivative(x.gather(-1, index), q, at_label(focus, index)).abs()
+    return sums_by_label(
+        inputs, at_label(factor, index) * positive, factor * focal_slope(-x, focus)
+    )
+
+
+def _positive(x: Tensor, q: Tensor, focus: Number, factor: Number) -> Tensor:
+    return factor * soft_focal_term(x, q, focus)
+
+
+def _negative(x: Tensor, focus: Number, factor: Number) -> Tensor:
+    return factor * focal_term(-x, focus)
+
+
+class EqualizedQualityFocalLoss(GradientRatioLoss):
+    """Equalized quality focal loss that accumulates its own gradient ratios.
+
+    ``forward`` returns the summed loss and keeps the statistics of the call pending; `step` folds
+    them in, once per optimizer step (see `GradientRatioLoss` for the buffers).
+
+    Args:
+        num_classes: K.
+        gamma: γ_b, the focusing parameter of a category with balanced gradients.
+        scale: s, what is added to gamma for a category without positive gradient.
+    """
+
+    @dataclass(frozen=True)
+    class Config(config.Config):
+        """Settings of `EqualizedQualityFocalLoss`."""
+
+        kind: ClassVar[str] = "eqfl"
+
+        gamma: float = 2.0
+        """Focusing parameter of a category with balanced gradients."""
+        scale: float = 8.0
+        """Added to gamma for a category without positive gradient; 0 is quality focal loss."""
+
+        def __post_init__(self) -> None:
+            self._require(self.gamma >= MIN_GAMMA, "gamma", "above 0")
+            self._require(self.scale >= 0, "scale", "at least 0")
+
+        def build(
+            self, num_classes: int, counts: CategoryCounts | None = None
+        ) -> EqualizedQualityFocalLoss:
+            """The loss for ``num_classes`` categories; it counts for itself."""
+            return EqualizedQualityFocalLoss(num_classes, self.gamma, self.scale)
+
+    def __init__(self, num_classes: int, gamma: float = 2.0, scale: float = 8.0) -> None:
+        super().__init__(num_classes, start=1.0, most=1.0)
+        self.gamma = gamma
+        self.scale = scale
+
+    def forward(
+        self,
+        logits: Tensor,
+        targets: Tensor,
+        normalizer: Number = 1.0,
+        quality: Tensor | None = None,
+    ) -> Tensor:
+        """Scalar: the sum over all logits ``(..., K)`` that aren't ignored, over ``normalizer``.
+
+        ``quality (...)`` is the IoU of each row's predicted box with its object; None: 1.
+        """
+        loss = equalized_quality_focal_loss(
+            logits,
+            targets,
+            self.ratio,
+            quality=quality,
+            gamma=self.gamma,
+            scale=self.scale,
+            reduction="sum",
+            normalizer=normalizer,
+        )
+        if self.training:
+            self.remember(
+                *equalized_quality_focal_gradients(
+                    logits,
+                    targets,
+                    self.ratio,
+                    quality=quality,
+                    gamma=self.gamma,
+                    scale=self.scale,
+                    normalizer=normalizer,
+                )
+            )
+        return loss

@@ -1,0 +1,127 @@
+"""FL*, the focal loss's alternative form.
+
+Formula, with x_t = x for a positive and -x for a negative::
+
+    p*_t = σ(γ x_t + β)
+    FL*  = -α_t log(p*_t) / γ
+
+Gradient with respect to the logit: y α_t (p*_t - 1).
+
+Source: focal-loss paper, appendix A, with (γ, β) = (2, 1) and (4, 0), α = 0.25. (1, 0) is cross
+entropy.
+
+It shows that the exact form of focal loss doesn't matter as long as easy examples are silenced:
+the paper's AP is the same. Use focal loss unless you study this.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from hyperfocal import config
+from hyperfocal.losses.inputs import Number, Reduction, check_scalar, prepare, reduce
+from hyperfocal.losses.one_vs_all import balance, one_vs_all
+from hyperfocal.losses.terms import cross_entropy_term
+from hyperfocal.types import CategoryCounts
+
+MIN_GAMMA = 1e-6
+"""FL* divides by gamma."""
+
+
+def focal_star_loss(
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    alpha: Number | None = 0.25,
+    gamma: float = 2.0,
+    beta: float = 1.0,
+    weight: Tensor | None = None,
+    reduction: Reduction = "none",
+    normalizer: Number | None = None,
+    channel_dim: int = -1,
+) -> Tensor:
+    """``-α_t log σ(γ x_t + β) / γ``.
+
+    Args:
+        logits: ``(..., K)`` (or ``(N, K, *spatial)`` with ``channel_dim=1``).
+        targets: as for `sigmoid_focal_loss`.
+        alpha: weight of positives; negatives get ``1 - alpha``. None: both weigh 1.
+        gamma: steepness, above 0.
+        beta: shift, any number.
+        weight: extra factor, one a row or one a logit.
+        reduction: "none", "sum" or "mean" (over what isn't ignored).
+        normalizer: divides the result of "none" or "sum".
+        channel_dim: dimension of the categories.
+
+    Returns:
+        The logits' shape for "none", else a scalar.
+
+    Raises:
+        DataError: shapes, dtypes or (on the CPU) label values that don't fit.
+        ConfigError: a setting out of range.
+    """
+    check_scalar(gamma, "gamma", low=MIN_GAMMA)
+    check_scalar(beta, "beta", low=-1e4)
+    inputs = prepare(logits, targets, weight, channel_dim)
+    own, rest = balance(alpha, inputs.logits)
+    loss = one_vs_all(inputs, _term, gamma, beta, own=own, rest=rest)
+    return reduce(loss, inputs, reduction, normalizer)
+
+
+def _term(x_t: Tensor, gamma: float, beta: float) -> Tensor:
+    # The value is about e^-z for large z = γ x_t + β, so that rounding z = 80 to float32 alone
+    # costs 4e-6 of it.
+    wide = x_t if x_t.device.type == "mps" else x_t.double()  # mps has no float64
+    return (cross_entropy_term(gamma * wide + beta) / gamma).to(x_t.dtype)
+
+
+class FocalStarLoss(nn.Module):
+    """`focal_star_loss`, summed and divided by a normalizer.
+
+    Args:
+        alpha: weight of positives (negatives get ``1 - alpha``); None: both weigh 1.
+        gamma: steepness.
+        beta: shift.
+    """
+
+    @dataclass(frozen=True)
+    class Config(config.Config):
+        """Settings of `FocalStarLoss`."""
+
+        kind: ClassVar[str] = "focal_star"
+
+        alpha: float | None = 0.25
+        """Weight of positives, negatives get 1 - alpha; none: both weigh 1."""
+        gamma: float = 2.0
+        """Steepness."""
+        beta: float = 1.0
+        """Shift."""
+
+        def __post_init__(self) -> None:
+            self._require(self.alpha is None or 0 <= self.alpha <= 1, "alpha", "in [0, 1] or none")
+            self._require(self.gamma >= MIN_GAMMA, "gamma", "above 0")
+
+        def build(self, num_classes: int, counts: CategoryCounts | None = None) -> FocalStarLoss:
+            """The loss; it needs neither the number of categories nor their counts."""
+            return FocalStarLoss(self.alpha, self.gamma, self.beta)
+
+    def __init__(self, alpha: float | None = 0.25, gamma: float = 2.0, beta: float = 1.0) -> None:
+        super().__init__()
+        self.alpha = alpha
+        self.gamma = gamma
+        self.beta = beta
+
+    def forward(self, logits: Tensor, targets: Tensor, normalizer: Number = 1.0) -> Tensor:
+        """Scalar: the sum over all logits ``(..., K)`` that aren't ignored, over ``normalizer``."""
+        return focal_star_loss(
+            logits,
+            targets,
+            alpha=self.alpha,
+            gamma=self.gamma,
+            beta=self.beta,
+            reduction="sum",
+            normalizer=normalizer,
+        )

@@ -1,0 +1,116 @@
+"""Hinge loss on the probability of the true class: a negative result, kept for the record.
+
+Formula::
+
+    L = α_t max(0, m - p_t)
+
+Gradient with respect to the logit: -y α_t p_t (1 - p_t) below the margin, 0 above.
+
+Source: the focal-loss paper tried "a hinge loss on p_t" (section 5.1), found it unstable and gives
+neither formula nor numbers; this form is ours, with margins 1 and 0.5 to try.
+
+Don't use it to train a detector. The gradient vanishes for hopeless examples (p_t → 0) as well as
+for easy ones, so that a network that starts with all-background predictions never gets going. It is
+here so that the claim can be checked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from hyperfocal import config
+from hyperfocal.losses.inputs import Number, Reduction, prepare, reduce
+from hyperfocal.losses.one_vs_all import balance, one_vs_all
+from hyperfocal.types import CategoryCounts, ConfigError
+
+
+def hinge_loss(
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    alpha: Number | None = None,
+    margin: float = 0.5,
+    weight: Tensor | None = None,
+    reduction: Reduction = "none",
+    normalizer: Number | None = None,
+    channel_dim: int = -1,
+) -> Tensor:
+    """``α_t max(0, margin - p_t)``.
+
+    Args:
+        logits: ``(..., K)`` (or ``(N, K, *spatial)`` with ``channel_dim=1``).
+        targets: as for `sigmoid_focal_loss`.
+        alpha: weight of positives; negatives get ``1 - alpha``. None: both weigh 1.
+        margin: in (0, 1]; the loss is 0 from p_t = margin on.
+        weight: extra factor, one a row or one a logit.
+        reduction: "none", "sum" or "mean" (over what isn't ignored).
+        normalizer: divides the result of "none" or "sum".
+        channel_dim: dimension of the categories.
+
+    Returns:
+        The logits' shape for "none", else a scalar.
+
+    Raises:
+        DataError: shapes, dtypes or (on the CPU) label values that don't fit.
+        ConfigError: a setting out of range.
+    """
+    if not 0 < margin <= 1:
+        raise ConfigError(f"margin = {margin!r}, but it must be in (0, 1]")
+    inputs = prepare(logits, targets, weight, channel_dim)
+    own, rest = balance(alpha, inputs.logits)
+    loss = one_vs_all(inputs, _term, margin, own=own, rest=rest)
+    return reduce(loss, inputs, reduction, normalizer)
+
+
+def _term(x_t: Tensor, margin: float) -> Tensor:
+    # Of p_t and 1 - p_t the smaller has all its digits, in the value and in autograd's p (1 - p).
+    below = torch.where(x_t > 0, torch.sigmoid(-x_t) - (1 - margin), margin - torch.sigmoid(x_t))
+    return below.clamp(min=0)
+
+
+class HingeLoss(nn.Module):
+    """`hinge_loss`, summed and divided by a normalizer.
+
+    Args:
+        alpha: weight of positives (negatives get ``1 - alpha``); None: both weigh 1.
+        margin: the loss is 0 from p_t = margin on.
+    """
+
+    @dataclass(frozen=True)
+    class Config(config.Config):
+        """Settings of `HingeLoss`."""
+
+        kind: ClassVar[str] = "hinge"
+
+        alpha: float | None = None
+        """Weight of positives, negatives get 1 - alpha; none: both weigh 1."""
+        margin: float = 0.5
+        """The loss is 0 where the true class's probability is at least this."""
+
+        def __post_init__(self) -> None:
+            self._require(self.alpha is None or 0 <= self.alpha <= 1, "alpha", "in [0, 1] or none")
+            self._require(0 < self.margin <= 1, "margin", "in (0, 1]")
+
+        def build(self, num_classes: int, counts: CategoryCounts | None = None) -> HingeLoss:
+            """The loss; it needs neither the number of categories nor their counts."""
+            return HingeLoss(self.alpha, self.margin)
+
+    def __init__(self, alpha: float | None = None, margin: float = 0.5) -> None:
+        super().__init__()
+        self.alpha = alpha
+        self.margin = margin
+
+    def forward(self, logits: Tensor, targets: Tensor, normalizer: Number = 1.0) -> Tensor:
+        """Scalar: the sum over all logits ``(..., K)`` that aren't ignored, over ``normalizer``."""
+        return hinge_loss(
+            logits,
+            targets,
+            alpha=self.alpha,
+            margin=self.margin,
+            reduction="sum",
+            normalizer=normalizer,
+        )
