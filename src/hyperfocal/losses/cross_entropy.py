@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from hyperfocal import config
 from hyperfocal.losses.inputs import Number, Reduction, prepare, reduce
-from hyperfocal.losses.kernels import Backend, focal_sum, serves
+from hyperfocal.losses.kernels import Backend, focal_settings, fused_sum, serves
 from hyperfocal.losses.one_vs_all import balance, one_vs_all
 from hyperfocal.losses.terms import cross_entropy_term
 from hyperfocal.types import CategoryCounts
@@ -82,7 +82,8 @@ def sigmoid_cross_entropy(
         normalizer=normalizer,
         channel_dim=channel_dim,
     ):
-        return focal_sum(logits, targets, alpha, 0.0, normalizer, channel_dim)
+        settings = focal_settings(alpha, 0.0, logits.shape[channel_dim])
+        return fused_sum(logits, targets, settings, normalizer, channel_dim=channel_dim)[0]
     inputs = prepare(logits, targets, weight, channel_dim)
     own, rest = balance(alpha, inputs.logits)
     loss = one_vs_all(inputs, cross_entropy_term, own=own, rest=rest)

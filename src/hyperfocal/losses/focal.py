@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from hyperfocal import config
 from hyperfocal.losses.inputs import Number, Reduction, per_category, prepare, reduce
-from hyperfocal.losses.kernels import Backend, focal_sum, serves
+from hyperfocal.losses.kernels import Backend, focal_settings, fused_sum, serves
 from hyperfocal.losses.one_vs_all import balance, one_vs_all
 from hyperfocal.losses.terms import focal_term
 from hyperfocal.types import CategoryCounts
@@ -93,7 +93,8 @@ def sigmoid_focal_loss(
         normalizer=normalizer,
         channel_dim=channel_dim,
     ):
-        return focal_sum(logits, targets, alpha, gamma, normalizer, channel_dim)
+        settings = focal_settings(alpha, gamma, logits.shape[channel_dim])
+        return fused_sum(logits, targets, settings, normalizer, channel_dim=channel_dim)[0]
     inputs = prepare(logits, targets, weight, channel_dim)
     own, rest = balance(alpha, inputs.logits)
     gamma = per_category(gamma, "gamma", inputs.logits)

@@ -13,6 +13,7 @@ float64, ``torch.compile``, ``torch.func`` and second derivatives.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -72,51 +73,74 @@ def serves(
     return reason is None and logits.numel() >= SMALLEST and _available(logits.device)
 
 
-def focal_sum(
-    logits: Tensor,
-    labels: Tensor,
-    alpha: Number | None,
-    gamma: Number,
-    normalizer: Number | None,
-    channel_dim: int,
-) -> Tensor:
-    """`sigmoid_focal_loss` summed, where `serves` says so; γ = 0 is cross entropy."""
-    logits = logits.movedim(channel_dim, -1)
-    settings = logits.new_empty(logits.shape[-1], dtype=torch.float32)  # never in half precision
-    positive: Number = 1.0
-    negative: Number = 1.0
-    if alpha is not None:
-        positive = per_category(alpha, "alpha", settings, 0, 1)
-        negative = 1 - positive
-    gamma = per_category(gamma, "gamma", settings)
-    return fused_sum(logits, labels, gamma, positive, negative, normalizer)[0]
+@dataclass(frozen=True)
+class Settings:
+    """A loss of the focal family: what `fused_sum` and the streamed head need to know of it.
+
+    Attributes:
+        gamma: the power, a number or one a category.
+        own: factor of positives, a number or one a category.
+        rest: factor of negatives, a number or one a category.
+    """
+
+    gamma: Number
+    own: Number = 1.0
+    rest: Number = 1.0
+
+    def table(self, num_classes: int, device: torch.device, normalizer: Number | None) -> Tensor:
+        """``(3, K)`` float32: γ and both factors, these divided by the normalizer."""
+        table = torch.empty((3, num_classes), device=device)
+        for row, value in zip(table, (self.gamma, self.own, self.rest), strict=True):
+            if isinstance(value, Tensor):
+                row.copy_(value)
+            else:
+                row.fill_(value)
+        if isinstance(normalizer, Tensor):
+            normalizer = normalizer.detach().to(device)
+        if normalizer is not None:
+            table[1:] /= normalizer
+        return table
+
+
+def focal_settings(alpha: Number | None, gamma: Number, num_classes: int) -> Settings:
+    """Checked settings of `sigmoid_focal_loss`; γ = 0 is cross entropy.
+
+    Raises:
+        ConfigError: alpha outside [0, 1], negative gamma, or a shape that doesn't fit.
+    """
+    like = torch.empty(num_classes)  # settings stay float32 whatever the logits are
+    gamma = per_category(gamma, "gamma", like)
+    if alpha is None:
+        return Settings(gamma)
+    alpha = per_category(alpha, "alpha", like, 0, 1)
+    return Settings(gamma, alpha, 1 - alpha)
 
 
 def fused_sum(
     logits: Tensor,
     labels: Tensor,
-    gamma: Number,
-    positive: Number,
-    negative: Number,
+    settings: Settings,
     normalizer: Number | None = None,
+    *,
     quality: Tensor | None = None,
     sums: bool = False,
+    channel_dim: int = -1,
 ) -> tuple[Tensor, Tensor]:
     """Sum of a loss of the focal family over all logits, differentiable once.
 
-    With p = σ(x), a logit whose category is its row's label adds
-    ``positive · (1-p)^γ · -log p``, or with a quality q ``positive · |q-p|^γ · BCE(p, q)``; every
-    other logit ``negative · p^γ · -log(1-p)``; rows labelled -1 add nothing.
+    With p = σ(x), a logit whose category is its row's label adds ``own · (1-p)^γ · -log p``, or
+    with a quality q ``own · |q-p|^γ · BCE(p, q)``; every other logit ``rest · p^γ · -log(1-p)``;
+    rows labelled -1 add nothing.
 
     Args:
-        logits: ``(..., K)`` float32, bfloat16 or float16, not empty; best contiguous.
+        logits: ``(..., K)`` float32, bfloat16 or float16, not empty. Strides other than those of a
+            contiguous tensor (or of a slice of its columns) cost a copy.
         labels: integers of shape ``(...)``: ``0..K-1``, K background, -1 ignored.
-        gamma: a number or one a category.
-        positive: weight, a number or one a category.
-        negative: weight, a number or one a category.
+        settings: γ and factors.
         normalizer: divides everything: loss, gradient and sums.
         quality: floats in [0, 1] of the labels' shape, read where the label is a category.
         sums: also add up the absolute gradients.
+        channel_dim: dimension of the categories.
 
     Returns:
         The loss, a float32 scalar, and ``(2, K)`` float32: per category the absolute gradient
@@ -125,25 +149,17 @@ def fused_sum(
     Raises:
         DataError: impossible labels (on the CPU).
     """
+    logits = logits.movedim(channel_dim, -1)
     k = logits.shape[-1]
-    table = logits.new_empty((3, k), dtype=torch.float32)
-    for row, value in zip(table, (gamma, positive, negative), strict=True):
-        if isinstance(value, Tensor):
-            row.copy_(value)
-        else:
-            row.fill_(value)
     if normalizer is not None:
         normalizer = scalar_normalizer(normalizer)
-        if isinstance(normalizer, Tensor):
-            normalizer = normalizer.detach().to(table.device)
-        table[1:] /= normalizer
     problem = Problem(
         labels=labels.detach().reshape(-1).long().contiguous(),
-        table=table,
-        quality=None if quality is None else quality.detach().reshape(-1).float().contiguous(),
+        table=settings.table(k, logits.device, normalizer),
         background=k,
+        quality=None if quality is None else quality.detach().reshape(-1).float().contiguous(),
         sums=sums,
-        gamma=None if isinstance(gamma, Tensor) else gamma,
+        gamma=None if isinstance(settings.gamma, Tensor) else settings.gamma,
     )
     rows = logits.reshape(-1, k)
     if rows.stride(1) != 1:

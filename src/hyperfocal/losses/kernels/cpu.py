@@ -47,17 +47,16 @@ def sigmoid_sum(
     quality: Tensor | None,
     first: int,
     background: int,
-    with_grad: bool,
+    grad: Tensor | None,
     with_sums: bool,
-) -> tuple[Tensor, Tensor | None, Tensor, int]:
-    """One pass: loss, gradient ``(N, K)``, sums ``(2, K)``, and a row with a bad label or -1.
+) -> tuple[Tensor, Tensor, int]:
+    """One pass: the gradient into ``grad``; loss, sums ``(2, K)``, a row with a bad label or -1.
 
-    `hyperfocal.losses.kernels.function.Problem` says what the arguments are.
+    `hyperfocal.losses.kernels.function` says what the arguments are.
     """
     library = _library()
     assert library is not None
     rows, cols = logits.shape
-    grad = torch.empty((rows, cols), dtype=logits.dtype) if with_grad else None
     sums = torch.zeros((2, cols), dtype=torch.float64)
     loss = torch.zeros((), dtype=torch.float64)
     bad_row: int = library.hyperfocal_sigmoid_sum(
@@ -78,7 +77,7 @@ def sigmoid_sum(
         loss.data_ptr(),
         torch.get_num_threads(),
     )
-    return loss.float(), grad, sums.float(), bad_row
+    return loss.float(), sums.float(), bad_row
 
 
 def cache_dir() -> Path:

@@ -13,46 +13,51 @@ from hyperfocal.losses.kernels import cpu, cuda
 
 @dataclass(frozen=True)
 class Problem:
-    """What is constant in a fused sum.
+    """What is constant in a fused sum over ``(N, K)`` logits.
 
     Attributes:
         labels: ``(N,)`` int64.
-        table: ``(3, K)`` float32: γ, weight of positives, weight of negatives.
+        table: ``(3, K)`` float32: γ, factor of positives, factor of negatives.
         quality: ``(N,)`` float32, or None.
         background: greatest label there is.
         sums: whether absolute gradients are summed per category.
-        first: category of the first column; labels elsewhere act as background here.
+        first: category of the first column; categories in other columns act as background.
         gamma: γ where all categories have one and the host knows it: a faster power.
     """
 
     labels: Tensor
     table: Tensor
-    quality: Tensor | None
     background: int
-    sums: bool
+    quality: Tensor | None = None
+    sums: bool = False
     first: int = 0
     gamma: float | None = None
 
 
 @dataclass(frozen=True)
 class Solution:
-    """What one pass over ``(N, K)`` logits gives.
+    """What one pass gives besides the gradient.
 
     Attributes:
         loss: float32 scalar.
-        grad: ``(N, K)`` of the logits' dtype, of the loss times ``unit``; None if not asked for.
-        sums: ``(2, K)`` float32, absolute gradients of positives and negatives.
+        sums: ``(2, K)`` float32, absolute gradients of positives and of negatives.
         bad_row: a row with an impossible label, -1 if there is none or nobody looked.
     """
 
     loss: Tensor
-    grad: Tensor | None
     sums: Tensor
     bad_row: int
 
 
-def solve(logits: Tensor, problem: Problem, with_grad: bool) -> Solution:
-    """One pass over ``(N, K)`` logits with unit column stride, on their device."""
+def solve(logits: Tensor, problem: Problem, grad: Tensor | None) -> Solution:
+    """One pass over the logits, on their device.
+
+    Args:
+        logits: ``(N, K)``, columns next to each other.
+        problem: everything else.
+        grad: ``(N, K)`` contiguous, where the gradient goes; it may be the logits themselves.
+            None: no gradient.
+    """
     arguments = (
         logits,
         problem.labels,
@@ -60,25 +65,12 @@ def solve(logits: Tensor, problem: Problem, with_grad: bool) -> Solution:
         problem.quality,
         problem.first,
         problem.background,
-        with_grad,
+        grad,
         problem.sums,
     )
     if logits.device.type == "cpu":
         return Solution(*cpu.sigmoid_sum(*arguments))
     return Solution(*cuda.sigmoid_sum(*arguments, gamma=problem.gamma))
-
-
-def unit_of(logits: Tensor, table: Tensor) -> Tensor | None:
-    """The power of two that a float16 gradient is kept multiplied by, None for other dtypes.
-
-    Loss scaling comes with the gradient from above, after ours has been rounded: most of it would
-    have been below 6e-8, float16's least number. The greatest weight is brought near 2^12 instead;
-    a derivative is at most a few times its weight.
-    """
-    if logits.dtype != torch.float16:
-        return None
-    greatest = table[1:].max().clamp(min=2.0**-100)
-    return torch.exp2(12 - torch.ceil(torch.log2(greatest)))
 
 
 class FusedSum(torch.autograd.Function):
@@ -87,10 +79,11 @@ class FusedSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, problem: Problem) -> tuple[Tensor, Tensor, int]:
         """One pass; without a gradient where none will be asked for."""
-        unit = unit_of(rows, problem.table) if ctx.needs_input_grad[0] else None
-        ctx.problem, ctx.unit = _times(problem, unit), unit
-        solution = solve(rows, ctx.problem, with_grad=ctx.needs_input_grad[0])
-        ctx.grad = solution.grad
+        needed = ctx.needs_input_grad[0]
+        unit = unit_of(rows.dtype, problem.table) if needed else None
+        ctx.problem, ctx.unit = in_units(problem, unit), unit
+        ctx.grad = torch.empty(rows.shape, dtype=rows.dtype, device=rows.device) if needed else None
+        solution = solve(rows, ctx.problem, ctx.grad)
         # Kept for a second backward pass, and so that autograd notices changes in place.
         ctx.save_for_backward(rows)
         ctx.mark_non_differentiable(solution.sums)
@@ -108,29 +101,44 @@ class FusedSum(torch.autograd.Function):
         # Given away: what receives it may add to it in place. A second pass starts anew.
         grad, ctx.grad = ctx.grad, None
         if grad is None:
-            grad = solve(rows.detach(), ctx.problem, with_grad=True).grad
+            grad = torch.empty(rows.shape, dtype=rows.dtype, device=rows.device)
+            solve(rows.detach(), ctx.problem, grad)
         if torch.is_grad_enabled():
-            return _OnlyOnce.apply(rows, grad_loss, grad, ctx.unit), None
-        return _scaled(grad, grad_loss, ctx.unit), None
+            return OnlyOnce.apply(scaled(grad, grad_loss.detach(), ctx.unit), rows, grad_loss), None
+        return scaled(grad, grad_loss, ctx.unit), None
 
 
-class _OnlyOnce(torch.autograd.Function):
-    """The gradient, for a caller that may differentiate it again, which it can't be."""
+class OnlyOnce(torch.autograd.Function):
+    """``(value, *inputs) -> value``, for a caller that may differentiate it again: it can't be."""
 
     @staticmethod
-    def forward(
-        ctx: Any, rows: Tensor, grad_loss: Tensor, grad: Tensor, unit: Tensor | None
-    ) -> Tensor:
-        return _scaled(grad, grad_loss, unit)
+    def forward(ctx: Any, value: Tensor, *inputs: Tensor) -> Tensor:
+        """The value as it is."""
+        return value.view_as(value)
 
     @staticmethod
     def backward(ctx: Any, *_: Tensor) -> None:
+        """Say what to do instead."""
         raise RuntimeError(
-            "the fused loss can't be differentiated twice: pass backend='plain' to the loss"
+            "a fused loss can't be differentiated twice: pass backend='plain' to the loss"
         )
 
 
-def _times(problem: Problem, unit: Tensor | None) -> Problem:
+def unit_of(dtype: torch.dtype, table: Tensor) -> Tensor | None:
+    """The power of two that float16 gradients are kept multiplied by, None for other dtypes.
+
+    Loss scaling comes with the gradient from above, after ours has been rounded: most of it would
+    have been below 6e-8, float16's least number. The greatest factor is brought near 2^12 instead;
+    a derivative is at most a few times its factor.
+    """
+    if dtype != torch.float16:
+        return None
+    greatest = table[1:].max().clamp(min=2.0**-100)
+    return torch.exp2(12 - torch.ceil(torch.log2(greatest)))
+
+
+def in_units(problem: Problem, unit: Tensor | None) -> Problem:
+    """The problem with loss, gradient and sums multiplied by ``unit``."""
     if unit is None:
         return problem
     table = problem.table.clone()
@@ -138,7 +146,8 @@ def _times(problem: Problem, unit: Tensor | None) -> Problem:
     return replace(problem, table=table)
 
 
-def _scaled(grad: Tensor, factor: Tensor, unit: Tensor | None) -> Tensor:
+def scaled(grad: Tensor, factor: Tensor, unit: Tensor | None) -> Tensor:
+    """``grad``, which is in units, times ``factor``; in place, and untouched where that is 1."""
     if unit is not None:
         factor = factor / unit
     if grad.device.type == "cpu":

@@ -197,7 +197,7 @@ struct Job {
   int64_t background;          // greatest label there is
   const float *gamma, *positive_weight, *negative_weight;  // one a column
   const float* quality;        // one a row, or null
-  void* grad;                  // rows x cols, or null for the loss alone
+  void* grad;                  // rows x cols, may be the logits; or null for the loss alone
   double* sums;                // 2 x cols: |gradient| of positives, of negatives; or null
 };
 
@@ -250,6 +250,7 @@ class Chunk {
  private:
   struct Cell {
     int64_t row, col;
+    float x;
   };
   const Job& job;
   const Tiled& tiled;
@@ -271,8 +272,8 @@ class Chunk {
       if (label < 0) {
         for (int64_t k = 0; k < cols; ++k) mask(cells[k]);
       } else {
+        pending.push_back({row + i, col, load(cells[col])});
         mask(cells[col]);
-        pending.push_back({row + i, col});
       }
     }
     T* grad = job.grad ? static_cast<T*>(job.grad) + row * cols : scratch.data();
@@ -290,7 +291,7 @@ class Chunk {
       Tiled own;
       for (int64_t i = 0; i < n; ++i) {
         const Cell at = cells[i];
-        x[i] = -load(static_cast<const T*>(job.logits)[at.row * job.stride + at.col]);
+        x[i] = -at.x;
         own.add(job.gamma[at.col], job.positive_weight[at.col]);
       }
       if (job.quality) {
