@@ -36,7 +36,7 @@ class Backbone(nn.Module):
     class Config(config.Config):
         """Settings of `Backbone`."""
 
-        kind: ClassVar[str] = "timm"
+        kind: ClassVar[str] = "backbone"
 
         name: str = "resnet50.tv_in1k"
         """timm model (https://huggingface.co/timm), with a tag where one of several weights is

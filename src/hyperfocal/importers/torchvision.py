@@ -1,0 +1,154 @@
+"""Weights of torchvision's ``retinanet_resnet50_fpn`` and ``retinanet_resnet50_fpn_v2``.
+
+The imported detector gives torchvision's boxes, scores and labels, and its training losses.
+
+**Labels.** torchvision's head has an output for every index, the background's 0 included (which
+training never makes positive). All outputs are kept, so label k is index k; the category with
+label k has id k. For the published 91-output COCO heads these are COCO's own category ids (1..90,
+with its gaps), so that results need no translation.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from hyperfocal.assign import MaxIoUAssigner
+from hyperfocal.data import TransformConfig
+from hyperfocal.losses import GIoULoss, SmoothL1Loss
+from hyperfocal.models import FPN, AnchorGenerator, Backbone, DenseHead, Inference, RetinaNet
+from hyperfocal.models.backbone import read_state_dict
+from hyperfocal.models.pixels import PixelNorm
+from hyperfocal.types import Category, ConfigError
+
+ANCHORS = 9
+COCO_OUTPUTS = 91
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A detector from elsewhere.
+
+    Attributes:
+        config: builds the detector; training it goes on as its source would.
+        state_dict: complete, for the detector that ``config.offline()`` builds.
+        categories: label k is ``categories[k]``.
+        transform: how the source prepares images.
+    """
+
+    config: RetinaNet.Config
+    state_dict: dict[str, Tensor]
+    categories: tuple[Category, ...]
+    transform: TransformConfig
+
+
+def import_torchvision(weights: Path) -> Imported:
+    """Read a state dict of one of torchvision's RetinaNets, any version, any number of categories.
+
+    Version, number of categories and kind of batch norm are read off the tensors. A file with the
+    head's old key names (``...conv.0.weight``) and frozen batch norms comes from a torchvision
+    whose frozen norms had no epsilon, as did the published COCO weights: it gets epsilon 0.
+
+    Raises:
+        ConfigError: the file can't be read or holds something else.
+    """
+    source = read_state_dict(weights)
+    logits = source.get("head.classification_head.cls_logits.bias")
+    deltas = source.get("head.regression_head.bbox_reg.bias")
+    if logits is None or deltas is None:
+        raise ConfigError(f"{weights}: not a RetinaNet of torchvision (its head is missing)")
+    if len(deltas) != 4 * ANCHORS or len(logits) % ANCHORS:
+        raise ConfigError(
+            f"{weights}: the head has {len(deltas) // 4} anchors per location, but torchvision's "
+            f"RetinaNets have {ANCHORS}; other anchor generators can't be read off the weights"
+        )
+    num_classes = len(logits) // ANCHORS
+    is_v2 = "head.classification_head.conv.0.1.weight" in source  # group norm
+    config = _config(source, is_v2)
+    renamed = {_rename(key, is_v2): value for key, value in source.items()}
+    model = config.offline().build(num_classes)
+    own = model.state_dict()
+    _check_same(weights, renamed, {k: v for k, v in own.items() if not k.startswith("pixels.")})
+    model.load_state_dict(renamed, strict=False)
+    return Imported(
+        config=config,
+        state_dict=model.state_dict(),
+        categories=_categories(num_classes),
+        transform=TransformConfig(short=800, long=1333, resize="bilinear_float"),
+    )
+
+
+def _config(source: Mapping[str, Tensor], is_v2: bool) -> RetinaNet.Config:
+    trains_norms = "backbone.body.bn1.num_batches_tracked" in source
+    old_names = "head.classification_head.conv.0.weight" in source
+    p6 = source.get("backbone.fpn.extra_blocks.p6.weight")
+    from_p5 = p6 is not None and p6.shape[0] == p6.shape[1]
+    return RetinaNet.Config(
+        backbone=Backbone.Config(
+            name="resnet50",
+            pretrained=False,
+            norm="train" if trains_norms else "frozen",
+            norm_eps=0.0 if old_names and not trains_norms else None,
+        ),
+        pixels=PixelNorm.Config(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375)),
+        neck=FPN.Config(extra_source="p5" if from_p5 else "c5"),
+        anchors=AnchorGenerator.Config(style="torchvision"),
+        head=DenseHead.Config(norm="gn" if is_v2 else "none"),
+        assigner=MaxIoUAssigner.Config(low_quality="any"),
+        box_loss=GIoULoss.Config() if is_v2 else SmoothL1Loss.Config(beta=0.0),
+        normalizer="per_image",
+        inference=Inference.Config(max_detections=300),
+    )
+
+
+_RENAMES = (
+    (r"^backbone\.body\.", "backbone.net."),
+    (r"^backbone\.fpn\.inner_blocks\.(\d)\.(?:0\.)?(weight|bias)$", r"neck.lateral.\1.\2"),
+    (r"^backbone\.fpn\.layer_blocks\.(\d)\.(?:0\.)?(weight|bias)$", r"neck.output.\1.\2"),
+    (r"^backbone\.fpn\.extra_blocks\.p6\.", "neck.extra.0."),
+    (r"^backbone\.fpn\.extra_blocks\.p7\.", "neck.extra.1."),
+    (r"^head\.classification_head\.cls_logits\.", "head.cls_logits."),
+    (r"^head\.regression_head\.bbox_reg\.", "head.box_deltas."),
+)
+_TOWER = re.compile(
+    r"^head\.(classification|regression)_head\.conv\.(\d)(?:\.(\d))?\.(weight|bias)$"
+)
+
+
+def _rename(key: str, is_v2: bool) -> str:
+    """Our name of a tensor; a name that means nothing here stays as it is."""
+    if tower := _TOWER.match(key):
+        kind, block, layer, tensor = tower.groups()
+        # Blocks of convolution, (norm,) ReLU are one flat list here, as in torchvision's old files.
+        index = int(block) if layer is None else (3 if is_v2 else 2) * int(block) + int(layer)
+        return f"head.{'cls' if kind == 'classification' else 'box'}_tower.{index}.{tensor}"
+    for pattern, name in _RENAMES:
+        renamed, hits = re.subn(pattern, name, key)
+        if hits:
+            return renamed
+    return key
+
+
+def _check_same(path: Path, given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    missing = [k for k in own if k not in given and not k.endswith("num_batches_tracked")]
+    unknown = [key for key in given if key not in own]
+    misshapen = [k for k in own if k in given and given[k].shape != own[k].shape]
+    for what, keys in (("lacks", missing), ("has unknown", unknown), ("misshapes", misshapen)):
+        if keys:
+            raise ConfigError(
+                f"{path}: not a RetinaNet with ResNet-50 of torchvision: it {what} {len(keys)} "
+                f"tensor(s), such as {keys[0]}"
+            )
+
+
+def _categories(num_classes: int) -> tuple[Category, ...]:
+    names = ["__background__"] + [f"category {k}" for k in range(1, num_classes)]
+    if num_classes == COCO_OUTPUTS:
+        from torchvision.models.detection import RetinaNet_ResNet50_FPN_Weights
+
+        names = RetinaNet_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
+    return tuple(Category(id=k, name=name) for k, name in enumerate(names))
