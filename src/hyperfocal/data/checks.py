@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperfocal.data.images import Header, read_header, read_image
-from hyperfocal.data.raw import Problems, RawAnnotations, RawImage
+from hyperfocal.data.raw import Problems, RawAnnotations, RawImage, counted
 from hyperfocal.types import AnnotationSet, Category, DataError, ImageRecord, category_index
 
 Check = Literal["none", "headers", "decode"]
@@ -126,8 +126,9 @@ def _labels(
     for value, index, count in zip(ids.tolist(), first.tolist(), counts.tolist(), strict=True):
         if value not in own:
             problems.errors.append(
-                f"category id {value} is used {count} times (first: {raw.describe(index)}) but is "
-                "not among the categories; add it there or remove these annotations"
+                f"category id {value} is used {counted(count, 'time times')} (first: "
+                f"{raw.describe(index)}) but is not among the categories; add it there or remove "
+                "these annotations"
             )
     label_of = own if categories is None else _match(raw.categories, categories, problems)
     used = {value: n for n, value in enumerate(ids.tolist())}

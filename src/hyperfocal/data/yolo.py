@@ -87,14 +87,14 @@ def read_yolo(
         for path in folder.glob("*.txt")
         if path not in read and path.name not in _NOT_LABELS
     )
-    if not any(path.is_file() for path in read):
-        example = (
-            f"; the first looked for is {_label_file(files[0], images, labels)}" if files else ""
+    if files and not any(path.is_file() for path in read):
+        problems.errors.append(
+            "no label file belongs to any of the images; the first looked for is "
+            f"{_label_file(files[0], images, labels)}"
         )
-        problems.errors.append(f"no label file belongs to any of the images{example}")
     problems.warn(
         len(orphans),
-        "label_file label_files",
+        "label-file label-files",
         "without an image left out",
         str(orphans[0]) if orphans else "",
     )
