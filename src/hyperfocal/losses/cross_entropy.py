@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from hyperfocal import config
 from hyperfocal.losses.inputs import Number, Reduction, prepare, reduce
-from hyperfocal.losses.kernels import Backend, focal_settings, fused_sum, serves
+from hyperfocal.losses.kernels import Backend, Settings, focal_settings, fused_sum, serves
 from hyperfocal.losses.one_vs_all import balance, one_vs_all
 from hyperfocal.losses.terms import cross_entropy_term
 from hyperfocal.types import CategoryCounts
@@ -95,6 +95,7 @@ class SigmoidCrossEntropyLoss(nn.Module):
 
     Args:
         alpha: weight of positives (negatives get ``1 - alpha``); None: both weigh 1.
+        backend: see `sigmoid_cross_entropy`.
     """
 
     @dataclass(frozen=True)
@@ -115,12 +116,22 @@ class SigmoidCrossEntropyLoss(nn.Module):
             """The loss; it needs neither the number of categories nor their counts."""
             return SigmoidCrossEntropyLoss(self.alpha)
 
-    def __init__(self, alpha: float | None = None) -> None:
+    def __init__(self, alpha: float | None = None, backend: Backend = "auto") -> None:
         super().__init__()
         self.alpha = alpha
+        self.backend = backend
+
+    def settings(self, num_classes: int) -> Settings:
+        """What a head that streams its categories computes with."""
+        return focal_settings(self.alpha, 0.0, num_classes)
 
     def forward(self, logits: Tensor, targets: Tensor, normalizer: Number = 1.0) -> Tensor:
         """Scalar: the sum over all logits ``(..., K)`` that aren't ignored, over ``normalizer``."""
         return sigmoid_cross_entropy(
-            logits, targets, alpha=self.alpha, reduction="sum", normalizer=normalizer
+            logits,
+            targets,
+            alpha=self.alpha,
+            reduction="sum",
+            normalizer=normalizer,
+            backend=self.backend,
         )

@@ -20,11 +20,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from hyperfocal import config
 from hyperfocal.losses.eqlv2 import START, RatioMap, prepare_with_ratio
-from hyperfocal.losses.inputs import Inputs, Number, Reduction, per_category, reduce
+from hyperfocal.losses.inputs import (
+    Inputs,
+    Number,
+    Reduction,
+    per_category,
+    reduce,
+    scalar_normalizer,
+)
+from hyperfocal.losses.kernels import Backend, Settings, focal_settings, fused_sum, serves
 from hyperfocal.losses.memory import GradientRatioLoss
 from hyperfocal.losses.one_vs_all import balance, one_vs_all, one_vs_all_sums, times
 from hyperfocal.losses.terms import focal_slope, focal_term
@@ -43,6 +52,7 @@ def equalization_loss_v2_focal(
     reduction: Reduction = "none",
     normalizer: Number | None = None,
     channel_dim: int = -1,
+    backend: Backend = "auto",
 ) -> Tensor:
     """EQLv2's weights on focal loss, for given gradient ratios.
 
@@ -57,6 +67,8 @@ def equalization_loss_v2_focal(
         reduction: "none", "sum" or "mean" (over what isn't ignored).
         normalizer: divides the result of "none" or "sum".
         channel_dim: dimension of the categories.
+        backend: "auto" computes a sum over integer labels in one fused pass (see `kernels`),
+            "plain" never does, "fused" does or raises.
 
     Returns:
         The logits' shape for "none", else a scalar.
@@ -65,6 +77,17 @@ def equalization_loss_v2_focal(
         DataError: shapes, dtypes or (on the CPU) label values that don't fit.
         ConfigError: a setting out of range.
     """
+    if serves(
+        backend,
+        logits,
+        targets,
+        weight=weight,
+        reduction=reduction,
+        normalizer=normalizer,
+        channel_dim=channel_dim,
+    ):
+        settings = eqlv2_focal_settings(ratio, ratio_map, alpha, gamma, logits.shape[channel_dim])
+        return fused_sum(logits, targets, settings, normalizer, channel_dim=channel_dim)[0]
     inputs, own, rest = prepare_with_ratio(
         logits, targets, ratio, ratio_map, weight, channel_dim, may_have_objectness=False
     )
@@ -72,6 +95,20 @@ def equalization_loss_v2_focal(
     gamma = per_category(gamma, "gamma", inputs.logits)
     loss = one_vs_all(inputs, focal_term, gamma, own=own, rest=rest)
     return reduce(loss, inputs, reduction, normalizer)
+
+
+def eqlv2_focal_settings(
+    ratio: Tensor,
+    ratio_map: RatioMap | None,
+    alpha: Number | None,
+    gamma: Number,
+    num_classes: int,
+) -> Settings:
+    """What the fused pass computes with."""
+    focal = focal_settings(alpha, gamma, num_classes)
+    ratio = torch.as_tensor(per_category(ratio, "ratio", ratio.new_empty(num_classes)))
+    own, rest = (ratio_map or RatioMap()).weights(ratio)
+    return Settings(focal.gamma, own * focal.own, rest * focal.rest)
 
 
 def _with_alpha(
@@ -95,6 +132,7 @@ class EqualizationLossV2Focal(GradientRatioLoss):
         steepness: γ_e of the map from ratio to weights.
         midpoint: μ of the map.
         boost: α_e of the map.
+        backend: see `sigmoid_focal_loss`.
     """
 
     @dataclass(frozen=True)
@@ -135,14 +173,26 @@ class EqualizationLossV2Focal(GradientRatioLoss):
         steepness: float = 12.0,
         midpoint: float = 0.8,
         boost: float = 4.0,
+        backend: Backend = "auto",
     ) -> None:
         super().__init__(num_classes, start=START)
         self.alpha = alpha
         self.gamma = gamma
         self.ratio_map = RatioMap(steepness, midpoint, boost)
+        self.backend = backend
+
+    def settings(self, num_classes: int) -> Settings:
+        """What the fused pass, or a head that streams its categories, computes with."""
+        return eqlv2_focal_settings(self.ratio, self.ratio_map, self.alpha, self.gamma, num_classes)
 
     def forward(self, logits: Tensor, targets: Tensor, normalizer: Number = 1.0) -> Tensor:
         """Scalar: the sum over all logits ``(..., K)`` that aren't ignored, over ``normalizer``."""
+        if serves(self.backend, logits, targets, normalizer=normalizer):
+            settings = self.settings(logits.shape[-1])
+            fused, totals = fused_sum(logits, targets, settings, sums=self.training)
+            if self.training:
+                self.remember(*totals)
+            return fused / scalar_normalizer(normalizer)
         inputs, own, rest = prepare_with_ratio(
             logits, targets, self.ratio, self.ratio_map, may_have_objectness=False
         )

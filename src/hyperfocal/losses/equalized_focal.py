@@ -49,6 +49,7 @@ from hyperfocal.losses.inputs import (
     reduce,
     scalar_normalizer,
 )
+from hyperfocal.losses.kernels import Backend, Settings, focal_settings, fused_sum, serves
 from hyperfocal.losses.memory import GradientRatioLoss
 from hyperfocal.losses.one_vs_all import balance, one_vs_all, one_vs_all_sums, times
 from hyperfocal.losses.terms import focal_slope, focal_term
@@ -67,6 +68,7 @@ def equalized_focal_loss(
     reduction: Reduction = "none",
     normalizer: Number | None = None,
     channel_dim: int = -1,
+    backend: Backend = "auto",
 ) -> Tensor:
     """Equalized focal loss for given gradient ratios; `EqualizedFocalLoss` keeps them for you.
 
@@ -82,6 +84,8 @@ def equalized_focal_loss(
         reduction: "none", "sum" or "mean" (over what isn't ignored).
         normalizer: divides the result of "none" or "sum".
         channel_dim: dimension of the categories.
+        backend: "auto" computes a sum over integer labels in one fused pass (see `kernels`),
+            "plain" never does, "fused" does or raises.
 
     Returns:
         The logits' shape for "none", else a scalar.
@@ -102,7 +106,19 @@ def equalized_focal_loss(
             reduction=reduction,
             normalizer=normalizer,
             channel_dim=channel_dim,
+            backend=backend,
         )
+    if serves(
+        backend,
+        logits,
+        targets,
+        weight=weight,
+        reduction=reduction,
+        normalizer=normalizer,
+        channel_dim=channel_dim,
+    ):
+        settings = equalized_settings(ratio, alpha, gamma, scale, logits.shape[channel_dim])
+        return fused_sum(logits, targets, settings, normalizer, channel_dim=channel_dim)[0]
     inputs = prepare(logits, targets, weight, channel_dim)
     focus, own, rest = _per_category(inputs, ratio, alpha, gamma, scale)
     loss = one_vs_all(inputs, focal_term, focus, own=own, rest=rest)
@@ -146,6 +162,19 @@ def focus_and_factor(
     return focus, focus / gamma
 
 
+def equalized_settings(
+    ratio: Tensor, alpha: Number | None, gamma: float, scale: float, num_classes: int
+) -> Settings:
+    """What the fused pass computes with; with scale 0 what it computes focal loss with."""
+    focal = focal_settings(alpha, gamma, num_classes)
+    if scale == 0:
+        return focal
+    ratio = torch.as_tensor(per_category(ratio, "ratio", ratio.new_empty(num_classes), 0, 1))
+    focus = gamma + scale * (1 - ratio)
+    factor = focus / gamma
+    return Settings(focus, factor * focal.own, factor * focal.rest)
+
+
 def _per_category(
     inputs: Inputs, ratio: Tensor, alpha: Number | None, gamma: float, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -166,6 +195,7 @@ class EqualizedFocalLoss(GradientRatioLoss):
         alpha: weight of positives (negatives get ``1 - alpha``); None: both weigh 1.
         gamma: γ_b, the focusing parameter of a category with balanced gradients.
         scale: s, what is added to gamma for a category without positive gradient; 0 is focal loss.
+        backend: see `sigmoid_focal_loss`.
 
     Example:
         >>> import torch
@@ -210,14 +240,26 @@ class EqualizedFocalLoss(GradientRatioLoss):
         alpha: float | None = 0.25,
         gamma: float = 2.0,
         scale: float = 8.0,
+        backend: Backend = "auto",
     ) -> None:
         super().__init__(num_classes, start=1.0, most=1.0)
         self.alpha = alpha
         self.gamma = gamma
         self.scale = scale
+        self.backend = backend
+
+    def settings(self, num_classes: int) -> Settings:
+        """What the fused pass, or a head that streams its categories, computes with."""
+        return equalized_settings(self.ratio, self.alpha, self.gamma, self.scale, num_classes)
 
     def forward(self, logits: Tensor, targets: Tensor, normalizer: Number = 1.0) -> Tensor:
         """Scalar: the sum over all logits ``(..., K)`` that aren't ignored, over ``normalizer``."""
+        if serves(self.backend, logits, targets, normalizer=normalizer):
+            settings = self.settings(logits.shape[-1])
+            loss, sums = fused_sum(logits, targets, settings, normalizer, sums=self.training)
+            if self.training:
+                self.remember(*sums)
+            return loss
         loss = equalized_focal_loss(
             logits,
             targets,
@@ -227,6 +269,7 @@ class EqualizedFocalLoss(GradientRatioLoss):
             scale=self.scale,
             reduction="sum",
             normalizer=normalizer,
+            backend="plain",
         )
         if self.training:
             self.remember(

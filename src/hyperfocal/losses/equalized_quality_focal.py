@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from hyperfocal import config
-from hyperfocal.losses.equalized_focal import MIN_GAMMA, focus_and_factor
+from hyperfocal.losses.equalized_focal import MIN_GAMMA, equalized_settings, focus_and_factor
 from hyperfocal.losses.inputs import (
     Number,
     Reduction,
@@ -32,6 +32,7 @@ from hyperfocal.losses.inputs import (
     reduce,
     scalar_normalizer,
 )
+from hyperfocal.losses.kernels import Backend, fused_sum, serves
 from hyperfocal.losses.memory import GradientRatioLoss
 from hyperfocal.losses.one_vs_all import (
     at_label,
@@ -62,6 +63,7 @@ def equalized_quality_focal_loss(
     reduction: Reduction = "none",
     normalizer: Number | None = None,
     channel_dim: int = -1,
+    backend: Backend = "auto",
 ) -> Tensor:
     """EQFL for given gradient ratios; `EqualizedQualityFocalLoss` keeps them for you.
 
@@ -76,6 +78,8 @@ def equalized_quality_focal_loss(
         reduction: "none", "sum" or "mean" (over what isn't ignored).
         normalizer: divides the result of "none" or "sum".
         channel_dim: dimension of the categories.
+        backend: "auto" computes a sum over integer labels in one fused pass (see `kernels`),
+            "plain" never does, "fused" does or raises.
 
     Returns:
         The logits' shape for "none", else a scalar.
@@ -86,6 +90,19 @@ def equalized_quality_focal_loss(
     """
     check_scalar(gamma, "gamma", low=MIN_GAMMA)
     check_scalar(scale, "scale")
+    if serves(
+        backend,
+        logits,
+        targets,
+        weight=weight,
+        reduction=reduction,
+        normalizer=normalizer,
+        channel_dim=channel_dim,
+    ):
+        settings = equalized_settings(ratio, None, gamma, scale, logits.shape[channel_dim])
+        return fused_sum(
+            logits, targets, settings, normalizer, quality=quality, channel_dim=channel_dim
+        )[0]
     inputs = prepare(logits, targets, weight, channel_dim)
     focus, factor = focus_and_factor(inputs, ratio, gamma, scale)
     loss = one_vs_all_soft(inputs, quality, _positive, _negative, focus, factor)
@@ -147,6 +164,7 @@ class EqualizedQualityFocalLoss(GradientRatioLoss):
         num_classes: K.
         gamma: γ_b, the focusing parameter of a category with balanced gradients.
         scale: s, what is added to gamma for a category without positive gradient.
+        backend: see `sigmoid_focal_loss`.
     """
 
     @dataclass(frozen=True)
@@ -170,10 +188,17 @@ class EqualizedQualityFocalLoss(GradientRatioLoss):
             """The loss for ``num_classes`` categories; it counts for itself."""
             return EqualizedQualityFocalLoss(num_classes, self.gamma, self.scale)
 
-    def __init__(self, num_classes: int, gamma: float = 2.0, scale: float = 8.0) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        gamma: float = 2.0,
+        scale: float = 8.0,
+        backend: Backend = "auto",
+    ) -> None:
         super().__init__(num_classes, start=1.0, most=1.0)
         self.gamma = gamma
         self.scale = scale
+        self.backend = backend
 
     def forward(
         self,
@@ -186,6 +211,18 @@ class EqualizedQualityFocalLoss(GradientRatioLoss):
 
         ``quality (...)`` is the IoU of each row's predicted box with its object; None: 1.
         """
+        if serves(self.backend, logits, targets, normalizer=normalizer):
+            loss, sums = fused_sum(
+                logits,
+                targets,
+                equalized_settings(self.ratio, None, self.gamma, self.scale, logits.shape[-1]),
+                normalizer,
+                quality=quality,
+                sums=self.training,
+            )
+            if self.training:
+                self.remember(*sums)
+            return loss
         loss = equalized_quality_focal_loss(
             logits,
             targets,
@@ -195,6 +232,7 @@ class EqualizedQualityFocalLoss(GradientRatioLoss):
             scale=self.scale,
             reduction="sum",
             normalizer=normalizer,
+            backend="plain",
         )
         if self.training:
             self.remember(

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from hyperfocal import config
 from hyperfocal.losses.inputs import Number, Reduction, per_category, prepare, reduce
-from hyperfocal.losses.kernels import Backend, focal_settings, fused_sum, serves
+from hyperfocal.losses.kernels import Backend, Settings, focal_settings, fused_sum, serves
 from hyperfocal.losses.one_vs_all import balance, one_vs_all
 from hyperfocal.losses.terms import focal_term
 from hyperfocal.types import CategoryCounts
@@ -108,6 +108,7 @@ class SigmoidFocalLoss(nn.Module):
     Args:
         alpha: weight of positives (negatives get ``1 - alpha``); None: both weigh 1.
         gamma: focusing parameter.
+        backend: see `sigmoid_focal_loss`.
     """
 
     @dataclass(frozen=True)
@@ -129,10 +130,17 @@ class SigmoidFocalLoss(nn.Module):
             """The loss; it needs neither the number of categories nor their counts."""
             return SigmoidFocalLoss(self.alpha, self.gamma)
 
-    def __init__(self, alpha: float | None = 0.25, gamma: float = 2.0) -> None:
+    def __init__(
+        self, alpha: float | None = 0.25, gamma: float = 2.0, backend: Backend = "auto"
+    ) -> None:
         super().__init__()
         self.alpha = alpha
         self.gamma = gamma
+        self.backend = backend
+
+    def settings(self, num_classes: int) -> Settings:
+        """What a head that streams its categories computes with."""
+        return focal_settings(self.alpha, self.gamma, num_classes)
 
     def forward(self, logits: Tensor, targets: Tensor, normalizer: Number = 1.0) -> Tensor:
         """Scalar: the sum over all logits ``(..., K)`` that aren't ignored, over ``normalizer``."""
@@ -143,4 +151,5 @@ class SigmoidFocalLoss(nn.Module):
             gamma=self.gamma,
             reduction="sum",
             normalizer=normalizer,
+            backend=self.backend,
         )

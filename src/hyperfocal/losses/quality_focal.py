@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from hyperfocal import config
 from hyperfocal.losses.inputs import Number, Reduction, per_category, prepare, reduce
+from hyperfocal.losses.kernels import Backend, focal_settings, fused_sum, serves
 from hyperfocal.losses.one_vs_all import one_vs_all_soft
 from hyperfocal.losses.terms import focal_term, soft_focal_term
 from hyperfocal.types import CategoryCounts
@@ -42,6 +43,7 @@ def quality_focal_loss(
     reduction: Reduction = "none",
     normalizer: Number | None = None,
     channel_dim: int = -1,
+    backend: Backend = "auto",
 ) -> Tensor:
     """``|q - p|^β CE(p, q)``.
 
@@ -56,6 +58,8 @@ def quality_focal_loss(
         reduction: "none", "sum" or "mean" (over what isn't ignored).
         normalizer: divides the result of "none" or "sum".
         channel_dim: dimension of the categories.
+        backend: "auto" computes a sum over integer labels in one fused pass (see `kernels`),
+            "plain" never does, "fused" does or raises.
 
     Returns:
         The logits' shape for "none", else a scalar.
@@ -64,6 +68,19 @@ def quality_focal_loss(
         DataError: shapes, dtypes or (on the CPU) values that don't fit.
         ConfigError: a setting out of range.
     """
+    if serves(
+        backend,
+        logits,
+        targets,
+        weight=weight,
+        reduction=reduction,
+        normalizer=normalizer,
+        channel_dim=channel_dim,
+    ):
+        settings = focal_settings(None, beta, logits.shape[channel_dim])
+        return fused_sum(
+            logits, targets, settings, normalizer, quality=quality, channel_dim=channel_dim
+        )[0]
     inputs = prepare(logits, targets, weight, channel_dim)
     beta = per_category(beta, "beta", inputs.logits)
     loss = one_vs_all_soft(inputs, quality, soft_focal_term, _negative, beta)
@@ -79,6 +96,7 @@ class QualityFocalLoss(nn.Module):
 
     Args:
         beta: focusing parameter.
+        backend: see `quality_focal_loss`.
     """
 
     @dataclass(frozen=True)
@@ -97,9 +115,10 @@ class QualityFocalLoss(nn.Module):
             """The loss; it needs neither the number of categories nor their counts."""
             return QualityFocalLoss(self.beta)
 
-    def __init__(self, beta: float = 2.0) -> None:
+    def __init__(self, beta: float = 2.0, backend: Backend = "auto") -> None:
         super().__init__()
         self.beta = beta
+        self.backend = backend
 
     def forward(
         self,
@@ -119,4 +138,5 @@ class QualityFocalLoss(nn.Module):
             beta=self.beta,
             reduction="sum",
             normalizer=normalizer,
+            backend=self.backend,
         )

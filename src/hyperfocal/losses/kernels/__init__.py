@@ -19,10 +19,17 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from hyperfocal.losses.inputs import Number, Reduction, per_category, prepare, scalar_normalizer
+from hyperfocal.losses.inputs import (
+    Number,
+    Reduction,
+    check_range,
+    per_category,
+    prepare,
+    scalar_normalizer,
+)
 from hyperfocal.losses.kernels import cpu, cuda
 from hyperfocal.losses.kernels.function import FusedSum, Problem
-from hyperfocal.types import ConfigError
+from hyperfocal.types import ConfigError, DataError
 
 Backend = Literal["auto", "plain", "fused"]
 """Which form computes a summed loss: the fused one where it can, the plain one, or the fused one
@@ -147,17 +154,19 @@ def fused_sum(
         summed over its positives and over its negatives (zeros unless ``sums``).
 
     Raises:
-        DataError: impossible labels (on the CPU).
+        DataError: impossible labels or qualities (on the CPU).
     """
     logits = logits.movedim(channel_dim, -1)
     k = logits.shape[-1]
     if normalizer is not None:
         normalizer = scalar_normalizer(normalizer)
+    if quality is not None:
+        quality = _checked_quality(quality, labels, k)
     problem = Problem(
         labels=labels.detach().reshape(-1).long().contiguous(),
         table=settings.table(k, logits.device, normalizer),
         background=k,
-        quality=None if quality is None else quality.detach().reshape(-1).float().contiguous(),
+        quality=quality,
         sums=sums,
         gamma=None if isinstance(settings.gamma, Tensor) else settings.gamma,
     )
@@ -168,6 +177,18 @@ def fused_sum(
     if bad_row >= 0:
         prepare(logits.detach(), labels)  # says what is wrong with the labels
     return loss, totals
+
+
+def _checked_quality(quality: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """``(N,)`` float32, 1 where the label is no category."""
+    if quality.shape != labels.shape:
+        raise DataError(
+            f"quality has shape {tuple(quality.shape)}, but the labels have {tuple(labels.shape)}"
+        )
+    is_category = (labels >= 0) & (labels < num_classes)
+    quality = torch.where(is_category, quality.detach().float(), 1.0)
+    check_range(quality, 0, 1, "quality")
+    return quality.reshape(-1).contiguous()
 
 
 def _available(device: torch.device) -> bool:
