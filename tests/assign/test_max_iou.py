@@ -1,0 +1,138 @@
+"""The vectorised assigner against one written as the rule is read, and against cases by hand."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hyperfocal.assign import LowQuality, MaxIoUAssigner, assign_max_iou
+from hyperfocal.types import ConfigError, Priors, Target
+
+MODES: list[LowQuality] = ["off", "from_neg_threshold", "any"]
+K = 3
+
+
+def overlap(a: list[float], b: list[float]) -> float:
+    w = min(a[2], b[2]) - max(a[0], b[0])
+    h = min(a[3], b[3]) - max(a[1], b[1])
+    if w <= 0 or h <= 0:
+        return 0.0
+    inter = w * h
+    return inter / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - inter)
+
+
+def reference(
+    anchors: list[list[float]], boxes: list[list[float]], labels: list[int], mode: LowQuality
+) -> tuple[list[int], list[int]]:
+    """The rule as it is stated, one anchor at a time."""
+    out_labels, out_rows = [], []
+    for anchor in anchors:
+        own = [overlap(anchor, box) for box in boxes]
+        best = max(own, default=0.0)
+        row = own.index(best) if own else 0
+        best_of = [
+            overlap(anchor, box) > 0
+            and overlap(anchor, box) == max(overlap(other, box) for other in anchors)
+            for box in boxes
+        ]
+        rescued = any(best_of) and (mode == "any" or (mode != "off" and best >= 0.4))
+        if boxes and (best >= 0.5 or rescued):
+            out_labels.append(labels[row])
+            out_rows.append(row)
+        else:
+            out_labels.append(K if best < 0.4 else -1)
+            out_rows.append(0)
+    return out_labels, out_rows
+
+
+def assign(
+    anchors: list[list[float]], boxes: list[list[float]], labels: list[int], mode: LowQuality
+) -> tuple[list[int], list[int]]:
+    target = Target(torch.tensor(boxes).reshape(-1, 4), torch.tensor(labels, dtype=torch.long))
+    found = assign_max_iou(torch.tensor(anchors), target, K, low_quality=mode)
+    return found[0].tolist(), found[1].tolist()
+
+
+# Corners on a coarse grid: ties and exact thresholds are common, areas stay exact in float32.
+box = st.tuples(*[st.integers(0, 6)] * 2, *[st.integers(1, 5)] * 2).map(
+    lambda b: [float(b[0]), float(b[1]), float(b[0] + b[2]), float(b[1] + b[3])]
+)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@settings(deadline=None, max_examples=150)
+@given(
+    anchors=st.lists(box, min_size=1, max_size=12),
+    boxes=st.lists(st.tuples(box, st.integers(0, K - 1)), max_size=5),
+)
+def test_same_as_the_rule(
+    mode: LowQuality, anchors: list[list[float]], boxes: list[tuple[list[float], int]]
+) -> None:
+    args = (anchors, [b for b, _ in boxes], [label for _, label in boxes], mode)
+    assert assign(*args) == reference(*args)
+
+
+GT = [0.0, 0, 10, 10]
+IOU_05, IOU_04, IOU_045 = [0.0, 0, 10, 5], [0.0, 0, 10, 4], [0.0, 0, 10, 4.5]
+IOU_03 = [0.0, 0, 10, 3]
+
+
+def test_thresholds_include_their_lower_bound() -> None:
+    labels, _ = assign([IOU_05, IOU_04, IOU_03], [GT], [2], "off")
+    assert labels == [2, -1, K]
+
+
+def test_an_object_below_the_positive_threshold() -> None:
+    assert assign([IOU_045, IOU_03], [GT], [2], "off")[0] == [-1, K]
+    assert assign([IOU_045, IOU_03], [GT], [2], "from_neg_threshold")[0] == [2, K]
+    assert assign([IOU_03], [GT], [2], "from_neg_threshold")[0] == [K]
+    assert assign([IOU_03], [GT], [2], "any")[0] == [2]
+
+
+def test_every_tied_best_anchor_counts() -> None:
+    twin = [0.0, 5.5, 10, 10]
+    assert assign([IOU_045, twin], [GT], [2], "from_neg_threshold")[0] == [2, 2]
+
+
+def test_a_rescued_anchor_answers_for_the_box_that_it_overlaps_most() -> None:
+    # The only anchor is the best of both boxes, but overlaps the second more.
+    anchor, other = [0.0, 0, 10, 4.5], [0.0, 0, 10, 9.5]
+    labels, rows = assign([anchor], [GT, other], [0, 1], "from_neg_threshold")
+    assert (labels, rows) == ([1], [1])
+
+
+def test_rescue_asks_for_the_anchors_own_best_overlap() -> None:
+    # The anchor is the best one of the far box at IoU 0.11 only, but has 0.45 with the near one,
+    # which has a better anchor: Detectron's rule keeps it, with the near box's category.
+    anchor, better = [0.0, 0, 10, 10], [0.0, 0, 10, 5]
+    near, far = [0.0, 0, 10, 4.5], [0.0, 8, 10, 18]
+    assert assign([anchor, better], [near, far], [0, 1], "off")[0] == [-1, 0]
+    labels, rows = assign([anchor, better], [near, far], [0, 1], "from_neg_threshold")
+    assert (labels, rows) == ([0, 0], [0, 0])
+
+
+def test_a_box_that_no_anchor_touches_gets_none() -> None:
+    labels, _ = assign([[50.0, 50, 60, 60], [70.0, 70, 80, 80]], [GT], [2], "any")
+    assert labels == [K, K]
+
+
+def test_an_image_without_boxes_is_background() -> None:
+    assert assign([IOU_05, IOU_03], [], [], "any") == ([K, K], [0, 0])
+
+
+def test_a_zero_area_box_makes_no_positive() -> None:
+    assert assign([IOU_05], [[3.0, 3, 3, 3]], [0], "any")[0] == [K]
+
+
+def test_a_batch_is_its_images() -> None:
+    priors = Priors(torch.tensor([IOU_05, IOU_03]), torch.full((2,), 8.0), (2,))
+    target = Target(torch.tensor([GT]), torch.tensor([1]))
+    empty = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long))
+    found = MaxIoUAssigner.Config().build(K)(priors, (target, empty))
+    assert found.labels.tolist() == [[1, K], [K, K]]
+    assert found.positives(K).sum(dim=1).tolist() == [1, 0]
+
+
+def test_impossible_thresholds_are_named() -> None:
+    with pytest.raises(ConfigError, match=r"negative = 0\.6"):
+        MaxIoUAssigner.Config(positive=0.5, negative=0.6)

@@ -1,0 +1,48 @@
+import math
+
+import pytest
+import torch
+from torchvision.models.detection._utils import BoxCoder
+
+from hyperfocal.ops import decode_deltas, encode_deltas
+
+WEIGHTS = [(1.0, 1.0, 1.0, 1.0), (10.0, 10.0, 5.0, 5.0)]
+
+
+def boxes(n: int, seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    corner = torch.rand(n, 2, generator=generator) * 100
+    return torch.cat((corner, corner + 2 + torch.rand(n, 2, generator=generator) * 60), dim=1)
+
+
+@pytest.mark.parametrize("weights", WEIGHTS)
+def test_decoding_undoes_encoding(weights: tuple[float, float, float, float]) -> None:
+    gt, anchors = boxes(40, 0).double(), boxes(40, 1).double()
+    deltas = encode_deltas(gt, anchors, weights)
+    torch.testing.assert_close(decode_deltas(deltas, anchors, weights), gt)
+
+
+@pytest.mark.parametrize("weights", WEIGHTS)
+def test_same_as_torchvisions(weights: tuple[float, float, float, float]) -> None:
+    coder = BoxCoder(weights)
+    gt, anchors = boxes(40, 0), boxes(40, 1)
+    deltas = encode_deltas(gt, anchors, weights)
+    torch.testing.assert_close(deltas, coder.encode_single(gt, anchors))
+    wild = deltas + torch.randn(40, 4)
+    torch.testing.assert_close(
+        decode_deltas(wild, anchors, weights), coder.decode_single(wild, anchors)
+    )
+
+
+def test_an_anchor_on_its_box_has_no_deltas() -> None:
+    gt = boxes(5, 0)
+    assert encode_deltas(gt, gt).abs().max() == 0
+
+
+def test_decoding_is_finite_for_wild_outputs_of_low_precision() -> None:
+    anchors = torch.tensor([[0.0, 0, 16, 16]])
+    deltas = torch.tensor([[0.0, 0, 1e4, 1e4]], dtype=torch.bfloat16)
+    decoded = decode_deltas(deltas, anchors)
+    assert decoded.dtype == torch.float32
+    width = decoded[0, 2] - decoded[0, 0]
+    assert math.isclose(width, 1000, rel_tol=1e-5)  # the clamp: 16 · 1000 / 16
