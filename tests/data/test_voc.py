@@ -93,6 +93,16 @@ def test_names_that_train_lacks(root):
     assert [len(record.boxes) for record in val.images] == [1, 0]
 
 
+def test_numbers_made_up_for_names_do_not_clash_with_those_of_train(root):
+    """Here dog would be 2, which is cat in train: no renamed category, for VOC numbers none."""
+    xml = root / "Annotations"
+    add(xml, root / "JPEGImages", "c", thing("ant", (1, 1, 5, 5)), thing("dog", (1, 1, 5, 5)))
+    train = read_annotations(root)
+    with pytest.warns(HyperfocalWarning, match="1 box of category 'dog'"):
+        val = read_annotations(root, split="val", categories=train.categories)
+    np.testing.assert_array_equal(val.images[0].labels, [0])
+
+
 @pytest.mark.parametrize("box", [("", 1, 5, 5), ("x", 1, 5, 5), ("nan", 1, 5, 5)])
 def test_boxes_that_cannot_be_read_are_left_out(tmp_path, box):
     add(tmp_path, tmp_path, "a", thing("cat", box), thing("cat", (1, 1, 5, 5)))

@@ -130,7 +130,7 @@ def _labels(
                 f"{raw.describe(index)}) but is not among the categories; add it there or remove "
                 "these annotations"
             )
-    label_of = own if categories is None else _match(raw.categories, categories, problems)
+    label_of = own if categories is None else _match(raw, categories, problems)
     used = {value: n for n, value in enumerate(ids.tolist())}
     for category in raw.categories:
         if category.id in used and category.id not in label_of:
@@ -146,9 +146,7 @@ def _labels(
     return np.asarray(lookup[inverse], dtype=np.int64)
 
 
-def _match(
-    found: Sequence[Category], wanted: Sequence[Category], problems: Problems
-) -> dict[int, int]:
+def _match(raw: RawAnnotations, wanted: Sequence[Category], problems: Problems) -> dict[int, int]:
     """From the ids in this source to the labels of ``wanted``.
 
     A category is known by its name; the id decides only between equal names. So two files that
@@ -156,10 +154,10 @@ def _match(
     """
     by_both = {(category.id, category.name): n for n, category in enumerate(wanted)}
     by_name = {category.name: n for n, category in reversed(list(enumerate(wanted)))}
-    by_id = {category.id: category for category in wanted}
-    names = {category.name for category in found}
+    by_id = {} if raw.made_up_ids else {category.id: category for category in wanted}
+    names = {category.name for category in raw.categories}
     labels: dict[int, int] = {}
-    for category in found:
+    for category in raw.categories:
         label = by_both.get((category.id, category.name), by_name.get(category.name))
         if label is not None:
             labels[category.id] = label

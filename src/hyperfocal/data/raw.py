@@ -49,6 +49,7 @@ class RawAnnotations:
         area: ``(N,)`` float64 px², NaN where the source gives none.
         normalized: boxes are fractions of the image's width and height.
         describe: names the n-th annotation in a message.
+        made_up_ids: the format has no category ids, so that only names tell categories.
     """
 
     source: Path
@@ -61,6 +62,7 @@ class RawAnnotations:
     area: NDArray[np.float64]
     describe: Callable[[int], str]
     normalized: bool = False
+    made_up_ids: bool = False
 
 
 @dataclass

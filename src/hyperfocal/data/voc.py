@@ -101,6 +101,7 @@ def read_voc(
         crowd=np.array(difficult, dtype=np.bool_),
         area=np.full(len(boxes), np.nan),
         describe=lambda n: f"a {names_of[n]} in {files[owners[n] - 1].name}",
+        made_up_ids=True,
     )
 
 
