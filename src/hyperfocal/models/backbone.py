@@ -221,11 +221,12 @@ def load_backbone_weights(net: nn.Module, path: Path) -> None:
             misshapen.append(f"{key} {tuple(found.shape)} for {tuple(value.shape)}")
         else:
             loaded[key] = found
-    if missing or misshapen:
-        wrong = f"lacks {len(missing)} of {len(own)} tensors, such as {missing[0]}"
-        if not missing:
-            wrong = f"has {len(misshapen)} tensors of another shape, such as {misshapen[0]}"
-        raise ConfigError(f"{path}: not weights of this backbone under timm's names: it {wrong}")
+    for what, keys in (("lacks", missing), ("has of another shape", misshapen)):
+        if keys:
+            raise ConfigError(
+                f"{path}: not weights of this backbone under timm's names: of {len(own)} tensors "
+                f"it {what} {len(keys)}, such as {keys[0]}"
+            )
     net.load_state_dict(loaded, strict=False)
 
 
