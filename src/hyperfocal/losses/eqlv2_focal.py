@@ -135,6 +135,8 @@ class EqualizationLossV2Focal(GradientRatioLoss):
         backend: see `sigmoid_focal_loss`.
     """
 
+    normalized_memory: ClassVar[bool] = False
+
     @dataclass(frozen=True)
     class Config(config.Config):
         """Settings of `EqualizationLossV2Focal`."""

@@ -27,8 +27,7 @@ from hyperfocal.losses.inputs import (
     prepare,
     scalar_normalizer,
 )
-from hyperfocal.losses.kernels import cpu, cuda
-from hyperfocal.losses.kernels.function import FusedSum, Problem
+from hyperfocal.losses.kernels.function import DTYPES, FusedSum, Problem, has_kernel
 from hyperfocal.types import ConfigError, DataError
 
 Backend = Literal["auto", "plain", "fused"]
@@ -37,8 +36,6 @@ or an error."""
 
 SMALLEST = 1 << 15
 """Logits below which "auto" stays with the plain form: no time to gain, and no compiler started."""
-
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def serves(
@@ -72,12 +69,12 @@ def serves(
         return False
     reason = _obstacle(logits, targets, weight, reduction, normalizer, channel_dim)
     if backend == "fused":
-        if reason is None and not _available(logits.device):
+        if reason is None and not has_kernel(logits.device):
             reason = f"a kernel for {logits.device.type!r}, which can't be built here"
         if reason is not None:
             raise ConfigError(f"backend = 'fused' needs {reason}; use 'auto' or 'plain'")
         return True
-    return reason is None and logits.numel() >= SMALLEST and _available(logits.device)
+    return reason is None and logits.numel() >= SMALLEST and has_kernel(logits.device)
 
 
 @dataclass(frozen=True)
@@ -94,9 +91,15 @@ class Settings:
     own: Number = 1.0
     rest: Number = 1.0
 
-    def table(self, num_classes: int, device: torch.device, normalizer: Number | None) -> Tensor:
-        """``(3, K)`` float32: γ and both factors, these divided by the normalizer."""
-        table = torch.empty((3, num_classes), device=device)
+    def table(
+        self,
+        num_classes: int,
+        device: torch.device,
+        normalizer: Number | None,
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
+        """``(3, K)``: γ and both factors, these divided by the normalizer."""
+        table = torch.empty((3, num_classes), device=device, dtype=dtype)
         for row, value in zip(table, (self.gamma, self.own, self.rest), strict=True):
             if isinstance(value, Tensor):
                 row.copy_(value)
@@ -189,10 +192,6 @@ def _checked_quality(quality: Tensor, labels: Tensor, num_classes: int) -> Tenso
     quality = torch.where(is_category, quality.detach().float(), 1.0)
     check_range(quality, 0, 1, "quality")
     return quality.reshape(-1).contiguous()
-
-
-def _available(device: torch.device) -> bool:
-    return cpu.available() if device.type == "cpu" else cuda.available()
 
 
 def _obstacle(

@@ -8,7 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hyperfocal.losses.kernels import cpu, cuda
+from hyperfocal.losses.kernels import cpu, cuda, plain
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+"""What the kernels read."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,13 @@ class Solution:
     bad_row: int
 
 
+def has_kernel(device: torch.device) -> bool:
+    """Whether there is a kernel for the device; builds and tests it on the first call."""
+    return {"cpu": cpu.available, "cuda": cuda.available}.get(device.type, lambda: False)()
+
+
 def solve(logits: Tensor, problem: Problem, grad: Tensor | None) -> Solution:
-    """One pass over the logits, on their device.
+    """One pass over the logits, by the kernel of their device or, without one, the plain forms.
 
     Args:
         logits: ``(N, K)``, columns next to each other.
@@ -68,6 +76,8 @@ def solve(logits: Tensor, problem: Problem, grad: Tensor | None) -> Solution:
         grad,
         problem.sums,
     )
+    if logits.dtype not in DTYPES or not has_kernel(logits.device):
+        return Solution(*plain.sigmoid_sum(*arguments))
     if logits.device.type == "cpu":
         return Solution(*cpu.sigmoid_sum(*arguments))
     return Solution(*cuda.sigmoid_sum(*arguments, gamma=problem.gamma))
@@ -81,7 +91,7 @@ class FusedSum(torch.autograd.Function):
         """One pass; without a gradient where none will be asked for."""
         needed = ctx.needs_input_grad[0]
         unit = unit_of(rows.dtype, problem.table) if needed else None
-        ctx.problem, ctx.unit = in_units(problem, unit), unit
+        ctx.problem, ctx.unit = replace(problem, table=in_units(problem.table, unit)), unit
         ctx.grad = torch.empty(rows.shape, dtype=rows.dtype, device=rows.device) if needed else None
         solution = solve(rows, ctx.problem, ctx.grad)
         # Kept for a second backward pass, and so that autograd notices changes in place.
@@ -137,13 +147,13 @@ def unit_of(dtype: torch.dtype, table: Tensor) -> Tensor | None:
     return torch.exp2(12 - torch.ceil(torch.log2(greatest)))
 
 
-def in_units(problem: Problem, unit: Tensor | None) -> Problem:
-    """The problem with loss, gradient and sums multiplied by ``unit``."""
+def in_units(table: Tensor, unit: Tensor | None) -> Tensor:
+    """A table ``(..., 3, K)`` of the problem with loss, gradient and sums times ``unit``."""
     if unit is None:
-        return problem
-    table = problem.table.clone()
-    table[1:] *= unit
-    return replace(problem, table=table)
+        return table
+    table = table.clone()
+    table[..., 1:, :] *= unit
+    return table
 
 
 def scaled(grad: Tensor, factor: Tensor, unit: Tensor | None) -> Tensor:

@@ -1,0 +1,271 @@
+"""The last convolution of a dense head and its loss together, a few categories at a time.
+
+That convolution has A·K outputs per location: with 1203 categories and 9 anchors an 800x1333 image
+has 240 million logits, a gigabyte before the first temporary. But a sigmoid loss is a sum over
+categories, so here each run of categories goes all the way, convolution, loss, gradient and
+backward convolution, before the next one begins, and no more than a run's logits ever exist. The
+arithmetic is that of an ordinary forward and backward pass, done once: the gradients are ready when
+the forward pass ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from hyperfocal.losses.inputs import Number, check_range, check_scalar
+from hyperfocal.losses.kernels import Settings
+from hyperfocal.losses.kernels.function import OnlyOnce, Problem, in_units, scaled, solve, unit_of
+from hyperfocal.losses.streamed_parts import (
+    LOGITS_AT_ONCE,
+    Convolved,
+    Head,
+    Part,
+    checked_head,
+    convolve,
+    convolve_back,
+    parts,
+)
+from hyperfocal.types import ConfigError, DataError
+
+
+class StreamableLoss(Protocol):
+    """A sum over logits of the focal family: cross entropy, focal, EFL, EQLv2 & focal."""
+
+    def settings(self, num_classes: int) -> Settings:
+        """γ and the factors of positives and negatives, for K categories."""
+
+
+@runtime_checkable
+class StreamableLossWithMemory(Protocol):
+    """One that also wants its absolute gradients, summed per category."""
+
+    training: bool
+    normalized_memory: ClassVar[bool]
+    """Whether the normalizer enters them."""
+
+    def remember(self, positive: Tensor, negative: Tensor) -> None:
+        """Take the ``(K,)`` sums of one call."""
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def streamed_loss(
+    features: Sequence[Tensor],
+    weight: Tensor,
+    bias: Tensor | None,
+    labels: Tensor,
+    loss: StreamableLoss,
+    num_classes: int,
+    normalizer: Number = 1.0,
+    logits_at_once: int = LOGITS_AT_ONCE,
+) -> Tensor:
+    """Summed classification loss of a dense head, without ever holding all its logits.
+
+    The same as joining ``conv2d(map, weight, bias)`` of all maps into logits ``(B, ΣHWA, K)`` and
+    taking ``loss(logits, labels, normalizer)``, to rounding: value, gradients of maps, weight and
+    bias, and the statistics of a loss with memory. Differentiable once. Under autocast the
+    convolutions run in its dtype and gradients add up in that of the parameters.
+
+    Args:
+        features: what the last convolution sees, a ``(B, C, H, W)`` map a level; best in
+            channels_last memory.
+        weight: ``(A·K, C, k, k)`` of the last convolution, k odd, stride 1, padded by k // 2.
+            Channel a·K + j belongs to anchor a and category j.
+        bias: ``(A·K,)`` or None.
+        labels: ``(B, ΣHWA)`` integers in the order of `Priors` (level, row, column, anchor):
+            ``0..K-1``, K background, -1 ignored.
+        loss: the loss; in training mode one with memory gets its statistics.
+        num_classes: K.
+        normalizer: divides the loss: a number, a scalar, or ``(B,)``, one divisor an image.
+        logits_at_once: about how many logits may exist at a time.
+
+    Returns:
+        Scalar, float32 or better.
+
+    Raises:
+        DataError: shapes that don't fit together, or (on the CPU) impossible labels.
+        ConfigError: a normalizer that isn't positive, or of another shape.
+    """
+    head = checked_head(features, weight, bias, num_classes)
+    sizes = [f.shape[2] * f.shape[3] * head.anchors for f in features]
+    if labels.is_floating_point() or labels.shape != (len(features[0]), sum(sizes)):
+        raise DataError(
+            f"labels are {labels.dtype} of shape {tuple(labels.shape)}, but they must be integers "
+            f"of shape {(len(features[0]), sum(sizes))}"
+        )
+    labels = labels.long()
+    check_range(labels, -1, num_classes, f"labels for {num_classes} logits")
+    divisors = _divisors(normalizer, len(labels), weight)
+    settings = loss.settings(num_classes)
+    memory = loss if isinstance(loss, StreamableLossWithMemory) and loss.training else None
+    device, dtype = weight.device, divisors.dtype
+    tables = torch.stack([settings.table(num_classes, device, z, dtype) for z in divisors])
+    plan = _Plan(
+        head=head,
+        labels=tuple(level.contiguous() for level in torch.split(labels, sizes, dim=1)),
+        tables=tables,
+        unit=unit_of(head.dtype, tables.transpose(0, 1).flatten(1)),
+        gamma=None if isinstance(settings.gamma, Tensor) else settings.gamma,
+        sums=memory is not None,
+        logits_at_once=logits_at_once,
+    )
+    total: Tensor
+    total, sums = _StreamedLoss.apply(plan, weight, bias, *features)
+    if memory is not None:
+        if not memory.normalized_memory:
+            sums = sums * divisors[:, None, None]
+        memory.remember(*sums.sum(0))
+    return total
+
+
+def _divisors(normalizer: Number, batch: int, weight: Tensor) -> Tensor:
+    """``(1,)`` or ``(B,)``, float32 or better."""
+    dtype = torch.promote_types(weight.dtype, torch.float32)
+    if not isinstance(normalizer, Tensor):
+        check_scalar(normalizer, "normalizer")
+        if normalizer == 0:
+            raise ConfigError("normalizer = 0, but it must be positive")
+        return torch.full((1,), normalizer, dtype=dtype, device=weight.device)
+    if normalizer.numel() != 1 and normalizer.shape != (batch,):
+        raise ConfigError(
+            f"normalizer has shape {tuple(normalizer.shape)}, but it must be a scalar or ({batch},)"
+        )
+    return normalizer.detach().reshape(-1).to(device=weight.device, dtype=dtype)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is constant.
+
+    Attributes:
+        head: the last convolution.
+        labels: one ``(B, HWA)`` a level.
+        tables: ``(1, 3, K)`` for all images, or ``(B, 3, K)``: γ and factors (see `Problem`).
+        unit: what float16 gradients are kept multiplied by, else None.
+        gamma: γ where all categories have one.
+        sums: whether absolute gradients are summed.
+        logits_at_once: as for `streamed_loss`.
+    """
+
+    head: Head
+    labels: tuple[Tensor, ...]
+    tables: Tensor
+    unit: Tensor | None
+    gamma: float | None
+    sums: bool
+    logits_at_once: int
+
+
+class _StreamedLoss(torch.autograd.Function):
+    """``(plan, weight, bias, *features) -> (loss, sums (G, 2, K))``."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, plan: _Plan, weight: Tensor, bias: Tensor | None, *features: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        ctx.plan, ctx.needed = plan, ctx.needs_input_grad[1:]
+        loss, sums, ctx.grads = _run(plan, features, ctx.needed)
+        # Kept for a second backward pass, and so that autograd notices changes in place.
+        ctx.save_for_backward(weight, bias, *features)
+        ctx.mark_non_differentiable(sums)
+        ctx.set_materialize_grads(False)
+        return loss, sums
+
+    @staticmethod
+    def backward(ctx: Any, grad_loss: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        inputs = ctx.saved_tensors
+        if grad_loss is None:
+            return (None,) * (1 + len(inputs))
+        grads, ctx.grads = ctx.grads, None
+        if grads is None:  # given away by an earlier backward pass
+            grads = _run(ctx.plan, inputs[2:], ctx.needed)[2]
+        factor, unit = grad_loss.detach(), ctx.plan.unit
+        grads = [None if g is None else scaled(g, factor, unit) for g in grads]
+        if torch.is_grad_enabled():
+            known = [t for t in (grad_loss, *inputs) if t is not None]
+            grads = [None if g is None else OnlyOnce.apply(g, *known) for g in grads]
+        return None, *grads
+
+
+@torch.no_grad()
+def _run(
+    plan: _Plan, features: Sequence[Tensor], needed: Sequence[bool]
+) -> tuple[Tensor, Tensor, list[Tensor | None]]:
+    """Loss, sums, and the gradients of weight, bias and features that are needed, in units."""
+    head, unit = plan.head, plan.unit
+    tables = in_units(plan.tables, unit)
+    losses, sums = [], torch.zeros_like(plan.tables[:, 1:])
+    grads = _Gradients(head, features, needed)
+    for level, feature in enumerate(features):
+        for part in parts(feature, head, plan.logits_at_once):
+            made = convolve(feature, head, part)
+            for rows, labels, table in _groups(made.rows(part), plan.labels[level], part, plan):
+                problem = Problem(
+                    labels=labels,
+                    table=tables[table, :, part.categories].contiguous(),
+                    background=head.num_classes,
+                    sums=plan.sums,
+                    first=part.categories.start,
+                    gamma=plan.gamma,
+                )
+                # The gradient takes the place of the logits.
+                solution = solve(rows, problem, rows if any(needed) else None)
+                losses.append(solution.loss)
+                sums[table, :, part.categories] += solution.sums
+            if any(needed):
+                grads.add(made, part, level)
+    loss = torch.stack(losses).sum(dtype=torch.float64).to(tables.dtype)
+    if unit is not None:
+        loss, sums = loss / unit, sums / unit
+    return loss, sums, grads.all()
+
+
+def _groups(
+    rows: Tensor, labels: Tensor, part: Part, plan: _Plan
+) -> list[tuple[Tensor, Tensor, int]]:
+    """Rows and labels that share a table, and which: all, or one image's at a time."""
+    labels = labels[part.images]
+    if len(plan.tables) == 1:
+        return [(rows, labels.flatten(), 0)]
+    images = range(part.images.start, part.images.stop)
+    return list(zip(rows.chunk(len(labels)), labels, images, strict=True))
+
+
+class _Gradients:
+    """Where the parts' gradients add up, in float32 or better; what isn't needed is None."""
+
+    def __init__(self, head: Head, features: Sequence[Tensor], needed: Sequence[bool]) -> None:
+        self.head = head
+        self.dtypes = [head.weight.dtype, head.weight.dtype, *(f.dtype for f in features)]
+        self.sums = [
+            _zeros(t) if t is not None and wanted else None
+            for t, wanted in zip((head.weight, head.bias, *features), needed, strict=True)
+        ]
+
+    def add(self, made: Convolved, part: Part, level: int) -> None:
+        """Go back through a part's convolution; its logits hold their gradient by now."""
+        weight, bias, feature = self.sums[0], self.sums[1], self.sums[2 + level]
+        needed = (feature is not None, weight is not None, bias is not None)
+        grad_feature, grad_weight, grad_bias = convolve_back(made, self.head, needed)
+        if feature is not None and grad_feature is not None:
+            feature[part.images] += grad_feature
+        for total, grad in ((weight, grad_weight), (bias, grad_bias)):
+            if total is not None and grad is not None:
+                share = part.of_parameter(total, self.head.num_classes)
+                share += grad.view(share.shape)
+
+    def all(self) -> list[Tensor | None]:
+        """In the dtypes of what they belong to."""
+        pairs = zip(self.sums, self.dtypes, strict=True)
+        return [None if total is None else total.to(dtype) for total, dtype in pairs]
+
+
+def _zeros(like: Tensor) -> Tensor:
+    wide = torch.promote_types(like.dtype, torch.float32)
+    if like.ndim == 4:
+        return torch.zeros_like(like, dtype=wide, memory_format=torch.channels_last)
+    return torch.zeros_like(like, dtype=wide)
