@@ -3,52 +3,140 @@
 Every classification loss takes ``logits (..., K)`` and either integer labels (``0..K-1`` a
 category, ``K`` background, ``-1`` ignored) or float targets, works from the logits in float32 or
 better, and is finite with a finite gradient for every finite logit. The modules return the sum over
-a normalizer, which is what a dense detector trains with.
+a normalizer, which is what a dense detector trains with; those with memory want a ``step()`` after
+each optimizer step (see `memory`).
 """
 
 from __future__ import annotations
 
+from hyperfocal.losses.bags import (
+    BalancedGroupSoftmaxLoss,
+    CategoryGroups,
+    bags_scores,
+    balanced_group_softmax_loss,
+)
+from hyperfocal.losses.calibration import posterior_from_focal, posterior_from_softmax_focal
+from hyperfocal.losses.class_balanced import (
+    ClassBalancedFocalLoss,
+    class_balanced_weights,
+    inverse_frequency_weights,
+)
 from hyperfocal.losses.cross_entropy import SigmoidCrossEntropyLoss, sigmoid_cross_entropy
+from hyperfocal.losses.distribution_focal import (
+    DistributionFocalLoss,
+    distribution_focal_loss,
+    expected_distance,
+)
+from hyperfocal.losses.eql import EqualizationLoss, equalization_loss, rare_categories
 from hyperfocal.losses.eqlv2 import EqualizationLossV2, eqlv2_scores, equalization_loss_v2
 from hyperfocal.losses.eqlv2_focal import EqualizationLossV2Focal, equalization_loss_v2_focal
 from hyperfocal.losses.equalized_focal import EqualizedFocalLoss, equalized_focal_loss
+from hyperfocal.losses.equalized_quality_focal import (
+    EqualizedQualityFocalLoss,
+    equalized_quality_focal_loss,
+)
 from hyperfocal.losses.focal import SigmoidFocalLoss, sigmoid_focal_loss
+from hyperfocal.losses.focal_star import FocalStarLoss, focal_star_loss
+from hyperfocal.losses.ghm import GHMClassificationLoss, ghm_classification_loss
+from hyperfocal.losses.ghm_regression import GHMRegressionLoss, ghm_regression_loss
+from hyperfocal.losses.hinge import HingeLoss, hinge_loss
 from hyperfocal.losses.iou import GIoULoss, IoULoss, giou_loss, iou_loss
 from hyperfocal.losses.memory import LossWithMemory, step_losses
+from hyperfocal.losses.ohem import online_hard_examples
+from hyperfocal.losses.quality_focal import QualityFocalLoss, quality_focal_loss
+from hyperfocal.losses.seesaw import SeesawLoss, seesaw_loss, seesaw_scores
 from hyperfocal.losses.smooth_l1 import SmoothL1Loss, smooth_l1_loss
+from hyperfocal.losses.softmax_focal import SoftmaxFocalLoss, softmax_focal_loss, softmax_prior_bias
+from hyperfocal.losses.varifocal import VarifocalLoss, varifocal_loss
 
 ClassificationLossConfig = (
     SigmoidFocalLoss.Config
     | SigmoidCrossEntropyLoss.Config
     | EqualizedFocalLoss.Config
-    | EqualizationLossV2.Config
     | EqualizationLossV2Focal.Config
+    | EqualizationLossV2.Config
+    | EqualizationLoss.Config
+    | ClassBalancedFocalLoss.Config
+    | QualityFocalLoss.Config
+    | VarifocalLoss.Config
+    | EqualizedQualityFocalLoss.Config
+    | GHMClassificationLoss.Config
+    | FocalStarLoss.Config
+    | HingeLoss.Config
 )
-"""Losses that a dense detector can train its K sigmoid outputs with."""
+"""Losses that a dense detector can train its K sigmoid outputs with.
 
-BoxLossConfig = SmoothL1Loss.Config | GIoULoss.Config | IoULoss.Config
-"""Losses that a dense detector can train its boxes with."""
+``config.build(num_classes, counts)`` gives a module; ``module(logits (..., K), labels (...),
+normalizer)`` a scalar. A `QualityLoss` takes ``quality=``, the IoU of each predicted box, too.
+"""
+
+QualityLoss = QualityFocalLoss | VarifocalLoss | EqualizedQualityFocalLoss
+"""Losses whose target is the IoU of the predicted box: ``isinstance(loss, QualityLoss)``."""
+
+BoxLossConfig = SmoothL1Loss.Config | GIoULoss.Config | IoULoss.Config | GHMRegressionLoss.Config
+"""Losses that a dense detector can train its boxes with.
+
+``config.build()`` gives a module; ``module(pred (N, 4), target (N, 4), normalizer, weight (N,))`` a
+scalar. ``module.on_boxes`` tells whether it takes decoded boxes or encoded deltas.
+"""
 
 __all__ = [
+    "BalancedGroupSoftmaxLoss",
     "BoxLossConfig",
+    "CategoryGroups",
+    "ClassBalancedFocalLoss",
     "ClassificationLossConfig",
+    "DistributionFocalLoss",
+    "EqualizationLoss",
     "EqualizationLossV2",
     "EqualizationLossV2Focal",
     "EqualizedFocalLoss",
+    "EqualizedQualityFocalLoss",
+    "FocalStarLoss",
+    "GHMClassificationLoss",
+    "GHMRegressionLoss",
     "GIoULoss",
+    "HingeLoss",
     "IoULoss",
     "LossWithMemory",
+    "QualityFocalLoss",
+    "QualityLoss",
+    "SeesawLoss",
     "SigmoidCrossEntropyLoss",
     "SigmoidFocalLoss",
     "SmoothL1Loss",
+    "SoftmaxFocalLoss",
+    "VarifocalLoss",
+    "bags_scores",
+    "balanced_group_softmax_loss",
+    "class_balanced_weights",
+    "distribution_focal_loss",
     "eqlv2_scores",
+    "equalization_loss",
     "equalization_loss_v2",
     "equalization_loss_v2_focal",
     "equalized_focal_loss",
+    "equalized_quality_focal_loss",
+    "expected_distance",
+    "focal_star_loss",
+    "ghm_classification_loss",
+    "ghm_regression_loss",
     "giou_loss",
+    "hinge_loss",
+    "inverse_frequency_weights",
     "iou_loss",
+    "online_hard_examples",
+    "posterior_from_focal",
+    "posterior_from_softmax_focal",
+    "quality_focal_loss",
+    "rare_categories",
+    "seesaw_loss",
+    "seesaw_scores",
     "sigmoid_cross_entropy",
     "sigmoid_focal_loss",
     "smooth_l1_loss",
+    "softmax_focal_loss",
+    "softmax_prior_bias",
     "step_losses",
+    "varifocal_loss",
 ]

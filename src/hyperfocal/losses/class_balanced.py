@@ -54,7 +54,7 @@ def class_balanced_weights(counts: Sequence[int] | Tensor, beta: float = 0.999) 
     Example:
         >>> from hyperfocal.losses import class_balanced_weights
         >>> class_balanced_weights([1000, 100, 10], beta=0.999)
-        tensor([0.0419, 0.2783, 2.6614])
+        tensor([0.0422, 0.2800, 2.6778])
     """
     n = _counts(counts)
     if not 0 <= beta < 1:

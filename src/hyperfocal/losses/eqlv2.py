@@ -125,7 +125,8 @@ def prepare_with_ratio(
     may_have_objectness: bool = True,
 ) -> tuple[Inputs, Tensor, Tensor]:
     """Checked inputs, and the weights of positives and negatives for every logit column."""
-    columns = logits.shape[channel_dim] if logits.ndim else 1
+    there = -logits.ndim <= channel_dim < logits.ndim  # if it isn't, `prepare` says so
+    columns = logits.shape[channel_dim] if there else 1
     objectness = may_have_objectness and columns == ratio.shape[0] + 1
     # With objectness the background has a column, K, of its own.
     inputs = prepare(logits, targets, weight, channel_dim, background=not objectness)

@@ -122,3 +122,8 @@ class GradientRatioLoss(nn.Module):
         self.neg_grad.add_(negative)
         ratio = (self.pos_grad / (self.neg_grad + self.EPS)).clamp(max=self.most)
         self.ratio.copy_(torch.where(calls > 0, ratio, self.ratio))
+
+
+def world_size() -> int:
+    """Processes that train together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1

@@ -1,0 +1,175 @@
+"""Balanced group softmax (BAGS): categories compete only with others about as frequent.
+
+Categories are grouped by their number of training boxes. Each foreground group has a softmax of its
+own over its categories and one more logit, "others"; a background group has two logits, background
+and others. Each group's loss is the mean softmax cross entropy over the rows selected for it, and
+the groups' losses are added::
+
+    L = Σ_g mean over selected rows of -log softmax_g(x)[member or others]
+
+The background group selects all rows. A foreground group selects the rows of its own categories and
+a random share of the others, at most β for each of its own; without any of its own it adds 0.
+
+Gradient with respect to the logits of a group: softmax minus one-hot, over the number selected.
+
+Source: Balanced Group Softmax (Li et al., CVPR 2020): groups cut at 10, 100 and 1000 boxes, β = 8,
+used *decoupled*: only the classifier is trained, on a frozen detector.
+
+Use it to mend the classifier of a trained two-stage detector. A category's score is its probability
+in its group times that of "others" in the background group (`bags_scores`).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from hyperfocal.losses.inputs import check_scalar, prepare_softmax
+from hyperfocal.losses.softmax_focal import true_class_logit
+from hyperfocal.losses.terms import cross_entropy_term
+from hyperfocal.types import ConfigError, DataError
+
+
+@dataclass(frozen=True)
+class CategoryGroups:
+    """Which group each category is in, and where its logit is.
+
+    The logits of a row are ``[background, others | group 1's categories, others | ...]``, in all
+    ``K + 2 + groups`` of them; within a group categories keep their order.
+
+    Attributes:
+        group_of: group of every category, ``0..groups-1``.
+        groups: number of foreground groups; some may be empty.
+    """
+
+    group_of: tuple[int, ...]
+    groups: int
+
+    def __post_init__(self) -> None:
+        if not self.group_of or not all(0 <= g < self.groups for g in self.group_of):
+            raise ConfigError(
+                f"group_of = {self.group_of!r}, but it must name one of {self.groups} groups "
+                "for each category"
+            )
+
+    @classmethod
+    def from_counts(
+        cls, instances: Sequence[int], cuts: Sequence[int] = (10, 100, 1000)
+    ) -> CategoryGroups:
+        """Group by boxes per category: fewer than the first cut, fewer than the second, ..."""
+        if list(cuts) != sorted(set(cuts)):
+            raise ConfigError(f"cuts = {tuple(cuts)!r}, but they must increase")
+        return cls(tuple(bisect_right(cuts, n) for n in instances), len(cuts) + 1)
+
+    @property
+    def num_logits(self) -> int:
+        """Logits a row."""
+        return 2 + len(self.group_of) + self.groups
+
+    @property
+    def columns(self) -> tuple[tuple[int, ...], ...]:
+        """Categories of each foreground group, in order."""
+        return tuple(
+            tuple(c for c, g in enumerate(self.group_of) if g == group)
+            for group in range(self.groups)
+        )
+
+    def slices(self) -> list[slice]:
+        """Where each foreground group's logits are, "others" last in each."""
+        out, start = [], 2
+        for members in self.columns:
+            out.append(slice(start, start + len(members) + 1))
+            start += len(members) + 1
+        return out
+
+
+def balanced_group_softmax_loss(
+    logits: Tensor,
+    targets: Tensor,
+    groups: CategoryGroups,
+    *,
+    beta: float = 8.0,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Sum over groups of each group's mean softmax cross entropy.
+
+    The means are over rows picked at random, so there is no weight, reduction or normalizer.
+
+    Args:
+        logits: ``(N, groups.num_logits)``.
+        targets: ``(N,)`` integer labels, ``0..K-1``, ``K`` background, ``-1`` ignored.
+        groups: layout of the logits.
+        beta: rows of other categories picked for each row of a group's own, at most.
+        generator: source of the random choice; None: PyTorch's.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        DataError: shapes, dtypes or (on the CPU) label values that don't fit.
+        ConfigError: negative beta.
+    """
+    check_scalar(beta, "beta")
+    if logits.ndim != 2 or logits.shape[-1] != groups.num_logits:
+        raise DataError(
+            f"logits have shape {tuple(logits.shape)}, but it must be (N, {groups.num_logits})"
+        )
+    k = len(groups.group_of)
+    inputs = prepare_softmax(logits[:, : k + 1], targets)
+    labels, x = inputs.targets, logits.to(inputs.logits.dtype)
+    kept = labels >= 0
+    is_object = (kept & (labels < k)).long()  # 0: background, 1: others
+    total = _mean_cross_entropy(x[:, :2], is_object, kept)
+    for members, part in zip(groups.columns, groups.slices(), strict=True):
+        place = torch.full((k + 2,), len(members), dtype=torch.int64)  # others
+        place[list(members)] = torch.arange(len(members))
+        local = place.to(x.device)[labels]  # ignored rows read the last entry
+        own = kept & (local < len(members))
+        if members:
+            chosen = own | _pick(kept & ~own, beta * own.sum(), generator)
+            total = total + _mean_cross_entropy(x[:, part], local, chosen)
+    return total
+
+
+def bags_scores(logits: Tensor, groups: CategoryGroups) -> Tensor:
+    """Scores ``(N, K)`` from logits ``(N, groups.num_logits)``."""
+    is_object = torch.softmax(logits[:, :2], -1)[:, 1:]
+    in_group = [torch.softmax(logits[:, part], -1)[:, :-1] for part in groups.slices()]
+    order = [category for members in groups.columns for category in members]
+    scores = torch.cat(in_group, -1) * is_object
+    return scores[:, torch.tensor(order, device=logits.device).argsort()]
+
+
+def _mean_cross_entropy(x: Tensor, labels: Tensor, chosen: Tensor) -> Tensor:
+    loss = cross_entropy_term(true_class_logit(x, labels.unsqueeze(-1))).squeeze(-1)
+    return torch.where(chosen, loss, 0.0).sum() / chosen.sum().clamp(min=1)
+
+
+def _pick(candidates: Tensor, most: Tensor, generator: torch.Generator | None) -> Tensor:
+    """At most ``most`` of the candidates at random, without reading a value back."""
+    order = torch.rand(candidates.shape, device=candidates.device, generator=generator)
+    order = torch.where(candidates, order, 2.0)
+    rank = order.argsort().argsort()
+    return candidates & (rank < most)
+
+
+class BalancedGroupSoftmaxLoss(nn.Module):
+    """`balanced_group_softmax_loss` with its groups.
+
+    Args:
+        groups: layout of the logits.
+        beta: rows of other categories picked for each row of a group's own, at most.
+    """
+
+    def __init__(self, groups: CategoryGroups, beta: float = 8.0) -> None:
+        super().__init__()
+        self.groups = groups
+        self.beta = beta
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Scalar: the sum of the groups' means."""
+        return balanced_group_softmax_loss(logits, targets, self.groups, beta=self.beta)

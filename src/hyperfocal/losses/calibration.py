@@ -1,0 +1,96 @@
+"""From a probability trained with focal loss back to the posterior.
+
+Focal loss isn't a proper loss: where the true probability of a category is η, the expected loss is
+least at some p nearer to 1/2 (and, with alpha, shifted). Setting the derivative of the expected
+loss to 0 gives the way back. With ::
+
+    φ(v) = (1 - v)^γ - γ (1 - v)^(γ-1) v log v,     h(v) = v / φ(v)
+
+    sigmoid:  η = (h(p)/α) / (h(p)/α + h(1-p)/(1-α))        (no alpha: α = 1/2)
+    softmax:  η_i = h(q_i) / Σ_j h(q_j)
+
+The map keeps the order of p within a category, so it changes neither AP nor any ranking; it matters
+where the number itself is read: a threshold chosen by cost, an expected count, scores of several
+models averaged.
+
+Source: focal loss's lack of properness and its recovery map are known from Charoenphakdee et al.
+(CVPR 2021), for softmax without alpha; the binary form with alpha follows the same way.
+
+It corrects the bias of the loss alone. A network that is over-confident because it has memorised
+its training set needs temperature scaling on held-out data as well.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hyperfocal.losses.inputs import Number, check_range, check_scalar, per_category
+from hyperfocal.types import DataError
+
+
+def posterior_from_focal(
+    probabilities: Tensor, *, gamma: float = 2.0, alpha: Number | None = None
+) -> Tensor:
+    """Posterior of each category from the sigmoid of a focal-trained logit.
+
+    Args:
+        probabilities: ``(..., K)`` in [0, 1].
+        gamma: the γ of the training loss.
+        alpha: the α of the training loss, in (0, 1); a number or one value a category. None: it
+            had none.
+
+    Returns:
+        The shape and dtype of ``probabilities``.
+
+    Raises:
+        DataError: values outside [0, 1] (checked on the CPU).
+        ConfigError: negative gamma or alpha outside [0, 1].
+
+    Example:
+        >>> import torch
+        >>> from hyperfocal.losses import posterior_from_focal
+        >>> posterior_from_focal(torch.tensor([0.3734, 0.5, 0.7498]), gamma=2.0)
+        tensor([0.2000, 0.5000, 0.9500])
+    """
+    p = _checked(probabilities, gamma)
+    alpha = 0.5 if alpha is None else per_category(alpha, "alpha", p, 0, 1)
+    yes = p * _phi(1 - p, gamma) * (1 - alpha)
+    no = (1 - p) * _phi(p, gamma) * alpha
+    return (yes / (yes + no)).to(probabilities.dtype)
+
+
+def posterior_from_softmax_focal(
+    probabilities: Tensor, *, gamma: float = 2.0, dim: int = -1
+) -> Tensor:
+    """Posterior from the softmax of focal-trained logits (without alpha).
+
+    Args:
+        probabilities: sum to 1 along ``dim``.
+        gamma: the γ of the training loss.
+        dim: dimension of the categories.
+
+    Returns:
+        The shape and dtype of ``probabilities``; sums to 1 along ``dim``.
+
+    Raises:
+        DataError: values outside [0, 1] (checked on the CPU).
+        ConfigError: negative gamma.
+    """
+    q = _checked(probabilities, gamma)
+    h = q / _phi(q, gamma).clamp(min=torch.finfo(q.dtype).tiny)
+    return (h / h.sum(dim, keepdim=True)).to(probabilities.dtype)
+
+
+def _checked(probabilities: Tensor, gamma: float) -> Tensor:
+    if not probabilities.is_floating_point():
+        raise DataError(f"probabilities are {probabilities.dtype}, but they must be floats")
+    check_range(probabilities, 0, 1, "probabilities")
+    check_scalar(gamma, "gamma")
+    # mps has no float64
+    return probabilities.float() if probabilities.device.type == "mps" else probabilities.double()
+
+
+def _phi(v: Tensor, gamma: float) -> Tensor:
+    rest = (1 - v).clamp(min=torch.finfo(v.dtype).tiny)
+    return rest**gamma - gamma * rest ** (gamma - 1) * torch.xlogy(v, v)

@@ -1,0 +1,134 @@
+"""Gradient harmonizing mechanism for box regression (GHM-R).
+
+Formula, with d = pred - target, and bins and counts as for `ghm_classification_loss`::
+
+    ASL1(d) = sqrt(d² + μ²) - μ,   g = |d| / sqrt(d² + μ²)
+    GHM-R   = (1/n) Σ ASL1(d) / R_bin(g)
+
+Gradient with respect to the prediction: d / sqrt(d² + μ²) times the weight 1 / (n R), a constant.
+
+Source: Gradient Harmonized Single-stage Detector (Li et al., AAAI 2019): M = 10, momentum 0.7,
+μ = 0.02, loss weight 10.
+
+Use it together with GHM for classification. Unlike smooth L1, whose gradient is ±1 for all large
+errors, g tells outliers from merely large errors, and outliers are toned down.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from hyperfocal import config
+from hyperfocal.losses.ghm import SmoothedCounts, harmonising_weights, histogram
+from hyperfocal.losses.inputs import (
+    Inputs,
+    Number,
+    Reduction,
+    check_scalar,
+    prepare_boxes,
+    reduce,
+)
+
+MIN_MU = 1e-12
+"""The gradient size divides by mu where the error is 0."""
+
+
+def ghm_regression_loss(
+    pred: Tensor,
+    target: Tensor,
+    *,
+    mu: float = 0.02,
+    bins: int = 10,
+    weight: Tensor | None = None,
+    reduction: Reduction = "none",
+    normalizer: Number | None = None,
+) -> Tensor:
+    """Smoothed L1 harmonised by the gradient sizes of this call alone.
+
+    Args:
+        pred: ``(..., 4)`` encoded deltas.
+        target: the same shape.
+        mu: where the loss turns from quadratic to linear; above 0.
+        bins: M.
+        weight: extra factor, one a row or one a coordinate; what weighs 0 isn't counted.
+        reduction: "none", "sum", or "mean", which is the paper's loss.
+        normalizer: divides the result of "none" or "sum".
+
+    Returns:
+        The shape of ``pred`` for "none", else a scalar.
+
+    Raises:
+        DataError: shapes that differ.
+        ConfigError: a setting out of range.
+    """
+    check_scalar(mu, "mu", low=MIN_MU)
+    inputs = prepare_boxes(pred, target, weight)
+    loss, index, counts = _regression_terms(inputs, mu, bins)
+    return reduce(loss * harmonising_weights(index, counts, counts), inputs, reduction, normalizer)
+
+
+def _regression_terms(inputs: Inputs, mu: float, bins: int) -> tuple[Tensor, Tensor, Tensor]:
+    distance = inputs.logits - inputs.targets
+    length = torch.hypot(distance, torch.full_like(distance, mu))
+    loss = distance * (distance / (length + mu))  # = length - mu without its cancellation
+    return loss, *histogram((distance.abs() / length).detach(), inputs, bins)
+
+
+class GHMRegressionLoss(SmoothedCounts):
+    """GHM-R with counts smoothed over steps; the mean of the harmonised distance.
+
+    Args:
+        mu: where the loss turns from quadratic to linear.
+        bins: M.
+        momentum: how much of the old counts is kept; 0 uses this step's alone.
+    """
+
+    on_boxes: ClassVar[bool] = False
+    """Takes encoded deltas, not boxes."""
+
+    @dataclass(frozen=True)
+    class Config(config.Config):
+        """Settings of `GHMRegressionLoss`."""
+
+        kind: ClassVar[str] = "ghm_r"
+
+        mu: float = 0.02
+        """Where the loss turns from quadratic to linear."""
+        bins: int = 10
+        """Bins of the gradient's size."""
+        momentum: float = 0.7
+        """How much of the old bin counts a step keeps."""
+
+        def __post_init__(self) -> None:
+            self._require(self.mu >= MIN_MU, "mu", "above 0")
+            self._require(self.bins >= 1, "bins", "at least 1")
+            self._require(0 <= self.momentum < 1, "momentum", "in [0, 1)")
+
+        def build(self) -> GHMRegressionLoss:
+            """The loss."""
+            return GHMRegressionLoss(self.mu, self.bins, self.momentum)
+
+    def __init__(self, mu: float = 0.02, bins: int = 10, momentum: float = 0.7) -> None:
+        super().__init__(bins, momentum)
+        check_scalar(mu, "mu", low=MIN_MU)
+        self.mu = mu
+
+    def forward(
+        self,
+        pred: Tensor,
+        target: Tensor,
+        normalizer: Number = 1.0,
+        weight: Tensor | None = None,
+    ) -> Tensor:
+        """Scalar: Σ weight·ASL1 / (S_bin n) over ``(..., 4)`` deltas.
+
+        GHM divides by its own counts, so the ``normalizer`` is left out of it.
+        """
+        inputs = prepare_boxes(pred, target, weight)
+        loss, index, counts = _regression_terms(inputs, self.mu, self.bins)
+        loss = loss * self.element_weights(index, counts)
+        return reduce(loss, inputs, "sum", counts.sum().clamp(min=1))

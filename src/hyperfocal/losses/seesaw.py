@@ -1,0 +1,172 @@
+"""Seesaw loss: softmax cross entropy whose negative gradients on rarer categories are turned down.
+
+Formula, for a row of label i, with N the samples seen of each category and q = softmax(x)::
+
+    M_ij = min(1, N_j / N_i)^p                     mitigation: j is rarer than i
+    C_ij = max(1, q_j / q_i)^c                     compensation: j wins over i all the same
+    L = -log( exp(x_i) / Σ_j S_ij exp(x_j) ),      S_ij = M_ij C_ij, S_ii = 1
+
+S is a constant for the gradient, which is that of cross entropy with logits x_j + log S_ij.
+
+With objectness there are two more logits, object and background: the formula is summed over objects
+only, a softmax cross entropy over the two is added for every row, and a category's score is its
+softmax times the probability of object (`seesaw_scores`).
+
+Source: Seesaw Loss (Wang et al., CVPR 2021): p = 0.8, c = 2, q_i at least 0.01 in the ratio; N
+counts this batch too. The released code counts per process; here the counts are summed over all.
+
+Use it for the classifier of a two-stage detector, or any softmax classifier, on long-tailed data.
+It has no form for a dense detector's sigmoids.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from hyperfocal.losses.inputs import (
+    Number,
+    Reduction,
+    check_scalar,
+    prepare_softmax,
+    reduce,
+    reduce_rows,
+)
+from hyperfocal.losses.memory import take_pending
+from hyperfocal.losses.softmax_focal import true_class_logit
+from hyperfocal.losses.terms import cross_entropy_term
+from hyperfocal.types import ConfigError, DataError
+
+
+def seesaw_loss(
+    logits: Tensor,
+    targets: Tensor,
+    counts: Tensor,
+    *,
+    p: float = 0.8,
+    q: float = 2.0,
+    eps: float = 0.01,
+    weight: Tensor | None = None,
+    reduction: Reduction = "none",
+    normalizer: Number | None = None,
+    channel_dim: int = -1,
+) -> Tensor:
+    """Seesaw loss for given sample counts; `SeesawLoss` keeps them for you.
+
+    Args:
+        logits: ``(..., C)`` (or ``(N, C, *spatial)`` with ``channel_dim=1``).
+        targets: integer labels ``0..C-1`` of the logits' shape without the categories; -1 ignored.
+        counts: ``(C,)`` samples seen of each category; 0 counts as 1.
+        p: exponent of the mitigation, at least 0.
+        q: exponent of the compensation, at least 0.
+        eps: the least score of the true category in the compensation's ratio.
+        weight: extra factor, one a row.
+        reduction: "none", "sum" or "mean" (over rows that aren't ignored).
+        normalizer: divides the result of "none" or "sum".
+        channel_dim: dimension of the categories.
+
+    Returns:
+        The shape of ``targets`` for "none", else a scalar.
+
+    Raises:
+        DataError: shapes, dtypes or (on the CPU) label values that don't fit, or C < 2.
+        ConfigError: a setting out of range.
+    """
+    check_scalar(p, "p")
+    check_scalar(q, "q")
+    check_scalar(eps, "eps", low=1e-30, high=1)
+    inputs = prepare_softmax(logits, targets, weight, channel_dim)
+    x = inputs.logits
+    if counts.shape != x.shape[-1:]:
+        raise ConfigError(f"counts has shape {tuple(counts.shape)}, but it must be {x.shape[-1:]}")
+    index = inputs.targets.clamp(min=0).unsqueeze(-1)
+    log_n = counts.clamp(min=1).to(x.dtype).log()
+    mitigation = (log_n - log_n[index]).clamp(max=0)
+    log_q = torch.log_softmax(x.detach(), -1)
+    compensation = (log_q - log_q.gather(-1, index).clamp(min=math.log(eps))).clamp(min=0)
+    log_s = (p * mitigation + q * compensation).scatter(-1, index, 0.0)
+    loss = cross_entropy_term(true_class_logit(x + log_s, index)).squeeze(-1)
+    return reduce_rows(loss, inputs, reduction, normalizer)
+
+
+def seesaw_scores(logits: Tensor) -> Tensor:
+    """Scores ``(..., K)`` from logits ``(..., K + 2)`` with object and background last."""
+    objectness = torch.softmax(logits[..., -2:], -1)[..., :1]
+    return torch.softmax(logits[..., :-2], -1) * objectness
+
+
+class SeesawLoss(nn.Module):
+    """Seesaw loss that counts samples itself, summed and divided by a normalizer.
+
+    Labels are ``0..K-1``, ``K`` for background and ``-1`` for ignored. With objectness the logits
+    are ``(..., K + 2)``, object and background last; without, ``(..., K + 1)``, and the background
+    is a category like the others.
+
+    Attributes (buffers):
+        counts: int64 samples of each category over all steps and processes.
+        pending: this process's samples since the last step; a call counts them in already.
+
+    Args:
+        num_classes: K.
+        p: exponent of the mitigation.
+        q: exponent of the compensation.
+        eps: the least score of the true category in the compensation's ratio.
+        objectness: whether there are two logits for object and background.
+    """
+
+    counts: Tensor
+    pending: Tensor
+
+    def __init__(
+        self,
+        num_classes: int,
+        p: float = 0.8,
+        q: float = 2.0,
+        eps: float = 0.01,
+        objectness: bool = True,
+    ) -> None:
+        super().__init__()
+        self.p = p
+        self.q = q
+        self.eps = eps
+        self.num_classes = num_classes
+        self.objectness = objectness
+        columns = num_classes if objectness else num_classes + 1
+        self.register_buffer("counts", torch.zeros(columns, dtype=torch.int64))
+        self.register_buffer("pending", torch.zeros(columns, dtype=torch.int64))
+
+    def forward(self, logits: Tensor, targets: Tensor, normalizer: Number = 1.0) -> Tensor:
+        """Scalar: the sum over rows that aren't ignored, over ``normalizer``."""
+        k, columns = self.num_classes, len(self.counts)
+        expected = k + 2 if self.objectness else k + 1
+        if logits.shape[-1] != expected:
+            raise DataError(f"there are {logits.shape[-1]} logits, but there must be {expected}")
+        counted = (targets >= 0) & (targets < columns)
+        labels = torch.where(counted, targets, -1)  # with objectness, objects only
+        if self.training:
+            self.pending.index_add_(0, labels.clamp(min=0).flatten(), counted.long().flatten())
+        loss = seesaw_loss(
+            logits[..., :columns],
+            labels,
+            self.counts + self.pending,
+            p=self.p,
+            q=self.q,
+            eps=self.eps,
+            reduction="sum",
+            normalizer=normalizer,
+        )
+        if not self.objectness:
+            return loss
+        is_background = torch.where(targets < 0, -1, (targets == k).long())
+        inputs = prepare_softmax(logits[..., k:], is_background)
+        index = inputs.targets.clamp(min=0).unsqueeze(-1)
+        objectness = cross_entropy_term(true_class_logit(inputs.logits, index))
+        return loss + reduce(objectness, inputs, "sum", normalizer)
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Make the pending counts of all processes part of the state; once per optimizer step."""
+        (total,) = take_pending(self.pending)
+        self.counts.add_(total)

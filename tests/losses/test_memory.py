@@ -1,0 +1,109 @@
+"""Losses with memory over several processes, and all settings from and to JSON."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import pkgutil
+import socket
+import typing
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from hyperfocal import config, losses
+from hyperfocal.types import CategoryCounts
+
+COUNTS = CategoryCounts(images=(90, 10, 1), instances=(500, 12, 1), num_images=100)
+
+
+def build_all() -> list[torch.nn.Module]:
+    return [
+        losses.EqualizedFocalLoss(3),
+        losses.EqualizationLossV2(3),
+        losses.EqualizationLossV2Focal(3),
+        losses.EqualizedQualityFocalLoss(3),
+        losses.GHMClassificationLoss(),
+        losses.SeesawLoss(3, objectness=False),
+    ]
+
+
+def batch() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(16, 4, generator=generator), torch.randint(-1, 4, (16,), generator=generator)
+
+
+def feed(loss: torch.nn.Module, x: torch.Tensor, labels: torch.Tensor) -> None:
+    loss(x if isinstance(loss, losses.SeesawLoss) else x[:, :3], labels)
+
+
+def train_one_rank(rank: int, port: int, results: str) -> None:
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    x, labels = batch()
+    all_losses = build_all()
+    for loss in all_losses:
+        if rank == 0:
+            feed(loss, x[:6], labels[:6])
+        else:  # two micro-batches
+            feed(loss, x[6:9], labels[6:9])
+            feed(loss, x[9:], labels[9:])
+        losses.step_losses(loss)
+    torch.save([loss.state_dict() for loss in all_losses], f"{results}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(train_one_rank, args=(port, str(tmp_path)), nprocs=2)
+    ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    x, labels = batch()
+    for one, zeroth, first in zip(build_all(), *ranks, strict=True):
+        feed(one, x, labels)
+        one.step()
+        for name, value in one.state_dict().items():
+            assert zeroth[name].equal(first[name])
+            share = 2 if isinstance(one, losses.GHMClassificationLoss) else 1
+            # GHM keeps counts of one process, averaged: its weights divide one process's loss.
+            torch.testing.assert_close(zeroth[name] * share, value)
+
+
+def test_every_loss_with_memory_is_found():
+    for loss in build_all():
+        assert isinstance(loss, losses.LossWithMemory)
+    assert not isinstance(losses.SigmoidFocalLoss(), losses.LossWithMemory)
+
+
+@pytest.mark.parametrize(
+    "settings", typing.get_args(losses.ClassificationLossConfig), ids=lambda cls: cls.kind
+)
+def test_every_classification_config_builds_a_trainable_loss(settings):
+    chosen = settings()
+    assert config.load(settings, config.dump(chosen)) == chosen
+    loss = chosen.build(3, COUNTS)
+    x = torch.randn(2, 10, 3, requires_grad=True)
+    labels = torch.randint(-1, 4, (2, 10))
+    value = loss(x, labels, torch.tensor(4.0))
+    (grad,) = torch.autograd.grad(value, x)
+    assert value.shape == ()
+    assert value > 0
+    assert (grad[labels >= 0] != 0).any()
+    assert (grad[labels < 0] == 0).all()
+
+
+def test_kinds_are_unique():
+    for union in (losses.ClassificationLossConfig, losses.BoxLossConfig):
+        kinds = [member.kind for member in typing.get_args(union)]
+        assert len(set(kinds)) == len(kinds)
+        assert all(kinds)
+
+
+@pytest.mark.parametrize("name", [m.name for m in pkgutil.iter_modules(losses.__path__)])
+def test_examples_in_docstrings(name):
+    module = importlib.import_module(f"hyperfocal.losses.{name}")
+    failed, _ = doctest.testmod(module)
+    assert failed == 0

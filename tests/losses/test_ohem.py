@@ -1,0 +1,65 @@
+"""Selection of hard examples."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hyperfocal.losses import online_hard_examples
+from hyperfocal.types import ConfigError, DataError
+
+
+def separate(n: int) -> torch.Tensor:
+    """Boxes that don't touch."""
+    left = torch.arange(n).float() * 10
+    return torch.stack([left, torch.zeros(n), left + 5, torch.full((n,), 5.0)], -1)
+
+
+def test_the_hardest_are_kept_and_ignored_ones_never():
+    losses = torch.tensor([1.0, 9, 3, 7, 5, 100])
+    labels = torch.tensor([2, 2, 0, 2, 2, -1])
+    kept = online_hard_examples(losses, labels, separate(6), 2, keep=3)
+    assert kept.tolist() == [False, True, False, True, True, False]
+
+
+def test_suppression_thins_out_near_duplicates():
+    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9], [0, 0, 10, 5], [50, 50, 60, 60]])
+    losses, labels = torch.tensor([1.0, 2, 3, 0.5]), torch.zeros(4).long()
+    kept = online_hard_examples(losses, labels, boxes, 1, keep=4, nms_threshold=0.7)
+    assert kept.tolist() == [False, True, True, True]
+    kept = online_hard_examples(losses, labels, boxes, 1, keep=4, nms_threshold=0.5)
+    assert kept.tolist() == [True, False, True, True]  # 0 and 2 overlap by exactly 0.5
+    assert online_hard_examples(losses, labels, boxes, 1, keep=4, nms_threshold=1).all()
+
+
+@pytest.mark.parametrize(("positives", "want"), [(2, (2, 6)), (30, (8, 24)), (0, (0, 0))])
+def test_one_to_three(positives, want):
+    n = 100
+    losses = torch.rand(n, generator=torch.Generator().manual_seed(0))
+    labels = torch.where(torch.arange(n) < positives, 0, 1)
+    kept = online_hard_examples(losses, labels, separate(n), 1, keep=32, one_to_three=True)
+    assert (int(kept[:positives].sum()), int(kept[positives:].sum())) == want
+    hardest = losses[positives:][kept[positives:]]
+    left = losses[positives:][~kept[positives:]]
+    assert not len(hardest) or hardest.min() >= left.max()
+
+
+def test_candidates_always_hold_the_positives():
+    n = 50
+    losses, labels = torch.arange(n).float(), torch.ones(n).long()
+    labels[0] = 0  # the easiest
+    kept = online_hard_examples(
+        losses, labels, separate(n), 1, keep=8, one_to_three=True, nms_candidates=5
+    )
+    assert kept.nonzero().flatten().tolist() == [0, 47, 48, 49]
+
+
+def test_empty_and_bad_input():
+    none = torch.zeros(0)
+    assert online_hard_examples(none, none.long(), torch.zeros(0, 4), 1).shape == (0,)
+    with pytest.raises(DataError, match=r"\(3,\)"):
+        online_hard_examples(torch.zeros(3), torch.zeros(2).long(), separate(3), 1)
+    with pytest.raises(ConfigError, match="keep = 0"):
+        online_hard_examples(torch.zeros(3), torch.zeros(3).long(), separate(3), 1, keep=0)
+    with pytest.raises(ConfigError, match="nms_threshold"):
+        online_hard_examples(torch.zeros(3), torch.zeros(3).long(), separate(3), 1, nms_threshold=2)
