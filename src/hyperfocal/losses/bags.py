@@ -145,7 +145,7 @@ def bags_scores(logits: Tensor, groups: CategoryGroups) -> Tensor:
 
 
 def _mean_cross_entropy(x: Tensor, labels: Tensor, chosen: Tensor) -> Tensor:
-    loss = cross_entropy_term(true_class_logit(x, labels.unsqueeze(-1))).squeeze(-1)
+    loss = cross_entropy_term(true_class_logit(x, labels.unsqueeze(-1))).squeeze(-1).to(x.dtype)
     return torch.where(chosen, loss, 0.0).sum() / chosen.sum().clamp(min=1)
 
 

@@ -25,7 +25,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hyperfocal.losses.inputs import Number, check_range, check_scalar, per_category
+from hyperfocal.losses.inputs import Number, check_range, check_scalar, per_category, widest
 from hyperfocal.types import DataError
 
 
@@ -87,8 +87,8 @@ def _checked(probabilities: Tensor, gamma: float) -> Tensor:
         raise DataError(f"probabilities are {probabilities.dtype}, but they must be floats")
     check_range(probabilities, 0, 1, "probabilities")
     check_scalar(gamma, "gamma")
-    # mps has no float64
-    return probabilities.float() if probabilities.device.type == "mps" else probabilities.double()
+    is_half = probabilities.dtype in (torch.float16, torch.bfloat16)
+    return widest(probabilities.float() if is_half else probabilities)
 
 
 def _phi(v: Tensor, gamma: float) -> Tensor:

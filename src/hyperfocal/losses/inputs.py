@@ -268,6 +268,11 @@ def _row_or_element(weight: Tensor, logits: Tensor, move: bool, channel_dim: int
     )
 
 
+def widest(x: Tensor) -> Tensor:
+    """``x`` in float64, or as it is on a device without it."""
+    return x if x.device.type == "mps" else x.double()
+
+
 def check_range(values: Tensor, low: float, high: float, what: str) -> None:
     """Raise `DataError` naming the first value outside [low, high], where it may be read."""
     if values.device.type != "cpu" or values.numel() == 0 or torch.compiler.is_compiling():

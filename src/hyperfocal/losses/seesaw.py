@@ -87,7 +87,7 @@ def seesaw_loss(
     log_q = torch.log_softmax(x.detach(), -1)
     compensation = (log_q - log_q.gather(-1, index).clamp(min=math.log(eps))).clamp(min=0)
     log_s = (p * mitigation + q * compensation).scatter(-1, index, 0.0)
-    loss = cross_entropy_term(true_class_logit(x + log_s, index)).squeeze(-1)
+    loss = cross_entropy_term(true_class_logit(x + log_s, index)).squeeze(-1).to(x.dtype)
     return reduce_rows(loss, inputs, reduction, normalizer)
 
 
@@ -162,7 +162,7 @@ class SeesawLoss(nn.Module):
         is_background = torch.where(targets < 0, -1, (targets == k).long())
         inputs = prepare_softmax(logits[..., k:], is_background)
         index = inputs.targets.clamp(min=0).unsqueeze(-1)
-        objectness = cross_entropy_term(true_class_logit(inputs.logits, index))
+        objectness = cross_entropy_term(true_class_logit(inputs.logits, index)).to(loss.dtype)
         return loss + reduce(objectness, inputs, "sum", normalizer)
 
     @torch.no_grad()

@@ -34,6 +34,7 @@ from hyperfocal.losses.inputs import (
     per_category,
     prepare_softmax,
     reduce_rows,
+    widest,
 )
 from hyperfocal.losses.one_vs_all import at_label, times
 from hyperfocal.losses.terms import focal_term
@@ -88,7 +89,7 @@ def softmax_focal_loss(
     x_t = true_class_logit(inputs.logits, index)
     z = _class_weights(alpha, background, inputs.logits)
     loss = times(focal_term(x_t, at_label(gamma, index)), at_label(z, index))
-    return reduce_rows(loss.squeeze(-1), inputs, reduction, normalizer)
+    return reduce_rows(loss.squeeze(-1).to(inputs.logits.dtype), inputs, reduction, normalizer)
 
 
 def true_class_logit(logits: Tensor, index: Tensor) -> Tensor:
@@ -97,11 +98,15 @@ def true_class_logit(logits: Tensor, index: Tensor) -> Tensor:
     Args:
         logits: ``(..., C)``.
         index: ``(..., 1)``, the label c of each row.
+
+    Returns:
+        float64, where the device has it: there is but one a row, and 1 - q_c is about e^-x_t.
     """
     others = logits.scatter(-1, index, -math.inf)
     # Shifting by the greatest of the others keeps the digits of their differences.
     top = others.amax(-1, keepdim=True).detach()
-    return (logits.gather(-1, index) - top) - (others - top).logsumexp(-1, keepdim=True)
+    rest = (others - top).logsumexp(-1, keepdim=True)
+    return widest(logits.gather(-1, index)) - widest(top) - widest(rest)
 
 
 def softmax_prior_bias(num_classes: int, prior: float = 0.01) -> float:
