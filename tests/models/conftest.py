@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import pytest
@@ -45,12 +46,16 @@ def batch() -> Batch:
 
 
 @pytest.fixture
+def small_config() -> RetinaNet.Config:
+    """Settings of the small detector."""
+    return SMALL
+
+
+@pytest.fixture
 def small() -> Callable[..., RetinaNet]:
     """Builds the small detector with some settings replaced."""
 
     def build(num_classes: int = 4, **changes: object) -> RetinaNet:
-        import dataclasses
-
         torch.manual_seed(0)
         return dataclasses.replace(SMALL, **changes).build(num_classes)
 

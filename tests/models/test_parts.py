@@ -1,0 +1,163 @@
+"""Pyramid, head, normaliser and inference, each alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+
+from hyperfocal.models import FPN, DenseHead, Inference, LossNormalizer
+from hyperfocal.models.head import join_levels
+from hyperfocal.ops import stable_topk
+from hyperfocal.types import Batch, ConfigError, HeadOutput, Priors, Target
+
+MAPS = tuple(torch.randn(2, c, 64 // s * 2, 64 // s * 3) for c, s in ((8, 8), (12, 16), (16, 32)))
+
+
+@pytest.mark.parametrize(("source", "p6_channels"), [("c5", 16), ("p5", 10)])
+def test_pyramid_is_torchvisions(source: str, p6_channels: int) -> None:
+    ours = FPN((8, 12, 16), 10, extra_source=source)
+    theirs = FeaturePyramidNetwork([8, 12, 16], 10, LastLevelP6P7(p6_channels, 10))
+    pairs = [*ours.lateral, *ours.output, *ours.extra]
+    convolutions = [m for m in theirs.modules() if isinstance(m, torch.nn.Conv2d)]
+    for mine, other in zip(pairs, convolutions, strict=True):
+        other.load_state_dict(mine.state_dict())
+    expected = list(theirs(dict(enumerate(MAPS))).values())
+    for a, b in zip(ours(MAPS), expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_extra_levels_from_the_lateral_and_without_relu() -> None:
+    neck = FPN((8, 12, 16), 10, extra_source="c5_lateral", relu=False)
+    levels = neck(MAPS)
+    p6 = neck.extra[0](neck.lateral[2](MAPS[2]))
+    torch.testing.assert_close(levels[3], p6)
+    torch.testing.assert_close(levels[4], neck.extra[1](p6))
+
+
+@pytest.mark.parametrize("levels", [3, 4, 5])
+def test_strides_are_those_of_the_maps(levels: int) -> None:
+    neck = FPN.Config(channels=4, num_levels=levels).build((8, 12, 16))
+    heights = [128 / m.shape[2] for m in neck(MAPS)]
+    assert heights == list(neck.strides)
+    assert len(heights) == levels
+
+
+def test_head_order_is_level_row_column_anchor() -> None:
+    """A spike in one cell of one level shows up at that cell's anchors and nowhere else."""
+    head = DenseHead(4, num_anchors=3, num_classes=5, depth=0)
+    torch.nn.init.zeros_(head.cls_logits.weight)
+    head.cls_logits.weight.data[1 * 5 + 2, 0, 1, 1] = 1  # anchor 1, category 2
+    features = [torch.zeros(1, 4, 4, 6), torch.zeros(1, 4, 2, 3)]
+    features[1][0, 0, 1, 2] = 7
+    logits = head(features).cls - head.cls_logits.bias[0]
+    cell = (4 * 6 + 1 * 3 + 2) * 3 + 1
+    assert logits[0].nonzero().tolist() == [[cell, 2]]
+
+
+def test_levels_in_channels_last_join_without_a_copy_each() -> None:
+    level = torch.randn(2, 6, 4, 5).to(memory_format=torch.channels_last)
+    rows = level.permute(0, 2, 3, 1).reshape(2, -1, 3)
+    assert rows.data_ptr() == level.data_ptr()
+    assert torch.equal(join_levels([level], 3), rows)
+
+
+@pytest.mark.parametrize("norm", ["none", "gn"])
+def test_towers_are_shared_over_levels_and_apart_from_each_other(norm: str) -> None:
+    head = DenseHead(32, 1, 2, depth=2, channels=32, norm=norm)
+    level = torch.randn(1, 32, 4, 4)
+    towers = head.towers([level, level])
+    assert torch.equal(towers.cls[0], towers.cls[1])
+    assert not torch.equal(towers.cls[0], towers.box[0])
+    assert head(2 * [level]).cls.shape == (1, 32, 2)
+
+
+# ------------------------------------------------------------------ normaliser
+
+
+def test_normaliser_formulas() -> None:
+    positives = torch.tensor([3, 0, 5])
+    assert LossNormalizer("global")(positives).tolist() == [8, 8, 8]
+    assert LossNormalizer("global")(positives * 0).tolist() == [1, 1, 1]
+    assert LossNormalizer("per_image")(positives).tolist() == [9, 3, 15]
+    average = LossNormalizer("ema")
+    assert average(positives).tolist() == pytest.approx([90.8] * 3)
+    assert average(positives * 0).tolist() == pytest.approx([81.82] * 3)
+    average.eval()
+    assert average(positives).tolist() == pytest.approx([81.82] * 3)
+
+
+# ------------------------------------------------------------------ inference
+
+
+def scene(scores: list[list[float]], boxes: list[list[float]]) -> tuple[HeadOutput, Priors, Batch]:
+    """One image of 100x200 pixels, twice as large originally; boxes stand where priors are."""
+    cls = torch.tensor(scores).logit()[None]
+    priors = Priors(torch.tensor(boxes), torch.full((len(boxes),), 8.0), (len(boxes),))
+    target = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long))
+    hw = torch.tensor([[100, 200]])
+    batch = Batch(torch.zeros(1, 3, 128, 224), hw, hw * 2, (target,), (0,))
+    return HeadOutput(cls, torch.zeros(1, len(boxes), 4)), priors, batch
+
+
+def decode(deltas: Tensor, anchors: Tensor) -> Tensor:
+    return anchors + deltas
+
+
+BOXES = [[10.0, 10, 50, 50], [12, 10, 52, 50], [150, 60, 240, 140]]
+
+
+def test_inference_by_hand() -> None:
+    parts = scene([[0.9, 0.04], [0.8, 0.6], [0.3, 0.05]], BOXES)
+    (found,) = Inference()(*parts, decode)
+    # The second box yields to the first in category 0 only; the third is cut at the image's edge.
+    assert found.scores.tolist() == pytest.approx([0.9, 0.6, 0.3])
+    assert found.labels.tolist() == [0, 1, 0]
+    assert found.boxes.tolist() == [[20, 20, 100, 100], [24, 20, 104, 100], [300, 120, 400, 200]]
+
+
+def test_inference_options() -> None:
+    parts = scene([[0.9, 0.04], [0.8, 0.6], [0.3, 0.05]], BOXES)
+
+    def scores(**settings: float) -> list[float]:
+        return Inference(**settings)(*parts, decode)[0].scores.tolist()
+
+    assert scores(class_wise=False) == pytest.approx([0.9, 0.3])
+    assert scores(nms_iou=0.99) == pytest.approx([0.9, 0.8, 0.6, 0.3])
+    assert scores(score_threshold=0.5) == pytest.approx([0.9, 0.6])
+    assert scores(max_detections=2) == pytest.approx([0.9, 0.6])
+    assert scores(pre_nms=2) == pytest.approx([0.9])
+    assert scores(score_threshold=0.0) == pytest.approx([0.9, 0.6, 0.3, 0.05])
+
+
+def test_pre_nms_counts_pairs_per_level() -> None:
+    output, priors, batch = scene([[0.9, 0.1], [0.8, 0.1], [0.7, 0.1], [0.2, 0.1]], 2 * BOXES[::2])
+    levels = Priors(priors.boxes, priors.strides, (2, 2))
+    found = Inference(pre_nms=1)(output, levels, batch, decode)[0]
+    assert found.scores.tolist() == pytest.approx([0.9])  # 0.7 lies on 0.9, one level further
+    assert len(Inference(pre_nms=1, nms_iou=1.0)(output, levels, batch, decode)[0]) == 2
+
+
+def test_nothing_above_the_threshold() -> None:
+    (found,) = Inference()(*scene([[0.01, 0.02]] * 3, BOXES), decode)
+    assert len(found) == 0
+    assert found.boxes.shape == (0, 4)
+
+
+def test_selection_is_the_sorted_sigmoid_scores() -> None:
+    logits = torch.randn(5000).to(torch.bfloat16)  # ties
+    inference = Inference(pre_nms=300, score_threshold=0.3)
+    chosen = inference.select(logits)
+    scores = logits.float().sigmoid()
+    expected = stable_topk(scores, 300)
+    assert torch.equal(chosen, expected[scores[expected] > 0.3])
+
+
+@pytest.mark.parametrize(
+    "settings", [{"pre_nms": 0}, {"score_threshold": 1.0}, {"nms_iou": 1.5}, {"max_detections": 0}]
+)
+def test_bad_settings_are_named(settings: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(settings))):
+        Inference.Config(**settings)

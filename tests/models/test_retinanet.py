@@ -1,0 +1,310 @@
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hyperfocal import config as configs
+from hyperfocal.losses import GIoULoss, SigmoidCrossEntropyLoss, SmoothL1Loss, sigmoid_focal_loss
+from hyperfocal.models import Backbone, DenseHead, PixelNorm, RetinaNet
+from hyperfocal.ops import box_iou, encode_deltas
+from hyperfocal.types import Batch, ConfigError, Target
+
+Build = Callable[..., RetinaNet]
+
+
+def gradients(model: RetinaNet) -> dict[str, Tensor]:
+    return {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+
+
+# ------------------------------------------------------------------ the loss
+
+
+def test_loss_is_the_formula(small: Build, batch: Batch) -> None:
+    """Focal loss of all but ignored anchors and L1 of the positives, over their number."""
+    model = small(box_loss=SmoothL1Loss.Config(beta=0.0), box_weight=0.7).eval()
+    terms = model(batch)
+    assignment, priors = model.assign(batch), model.priors(batch)
+    output = model.head(model.neck(model.backbone(model.pixels(batch))))
+    classification = box = 0.0
+    count = 0
+    for b, target in enumerate(batch.targets):
+        for a, label in enumerate(assignment.labels[b].tolist()):
+            if label == -1:
+                continue
+            one_hot = F.one_hot(torch.tensor(label), 5)[:4]
+            if label < 4:
+                count += 1
+                gt = target.boxes[assignment.gt_index[b, a]]
+                wanted = encode_deltas(gt, priors.boxes[a])
+                box += (output.box[b, a] - wanted).abs().sum().item()
+                classification += sigmoid_focal_loss(
+                    output.cls[b, a], one_hot.float(), reduction="sum"
+                ).item()
+        background = assignment.labels[b] == 4
+        zeros = torch.zeros(int(background.sum()), 4)
+        classification += sigmoid_focal_loss(
+            output.cls[b][background], zeros, reduction="sum"
+        ).item()
+    assert count == terms.positives.item() > 3
+    assert terms.classification.item() == pytest.approx(classification / count, rel=1e-4)
+    assert terms.box.item() == pytest.approx(0.7 * box / count, rel=1e-4)
+    assert terms.total.item() == pytest.approx((terms.classification + terms.box).item())
+
+
+@pytest.mark.parametrize("kind", ["global", "per_image", "ema"])
+def test_micro_batches_give_the_gradients_of_the_whole(
+    small: Build, batch: Batch, kind: str
+) -> None:
+    whole = small(normalizer=kind)
+    whole.backbone.eval()  # running batch norms see the micro-batch; nothing else may
+    parts = copy.deepcopy(whole)
+    total = whole(batch).total
+    total.backward()
+    z = parts.normalizer(batch)
+    assert z.shape == (3,)
+    pieces = [parts(batch[part], z[part]).total for part in (slice(0, 2), slice(2, 3))]
+    sum(pieces).backward()
+    torch.testing.assert_close(sum(pieces), total)
+    for name, grad in gradients(whole).items():
+        torch.testing.assert_close(gradients(parts)[name], grad, rtol=1e-4, atol=1e-6, msg=name)
+    if kind == "ema":
+        assert torch.equal(whole.loss_normalizer.average, parts.loss_normalizer.average)
+
+
+def test_the_normaliser_doesnt_run_the_network(small: Build, batch: Batch) -> None:
+    model = small()
+    model.backbone.forward = model.neck.forward = model.head.forward = None  # type: ignore[assignment]
+    positives = model.assign(batch).positives(4).sum()
+    assert model.normalizer(batch).tolist() == [positives.item()] * 3
+
+
+def test_images_without_boxes_train(small: Build, batch: Batch) -> None:
+    """Finite loss, and a gradient for everything that DDP waits for."""
+    empty = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long))
+    model = small()
+    terms = model(dataclasses.replace(batch, targets=(empty,) * 3))
+    assert terms.box.item() == 0 == terms.positives.item()
+    terms.total.backward()
+    for name, grad in gradients(model).items():
+        assert grad is not None, name
+        assert grad.isfinite().all(), name
+    assert gradients(model)["head.cls_logits.weight"].abs().sum() > 0
+
+
+@pytest.mark.parametrize("box_loss", [SmoothL1Loss.Config(), GIoULoss.Config()])
+def test_bfloat16_autocast_is_close_to_float32(
+    small: Build, batch: Batch, box_loss: configs.Config
+) -> None:
+    model = small(box_loss=box_loss)
+    full = model(batch)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = model(batch)
+    assert half.total.dtype == torch.float32
+    torch.testing.assert_close(half.classification, full.classification, rtol=0.02, atol=0)
+    torch.testing.assert_close(half.box, full.box, rtol=0.02, atol=0)
+    half.total.backward()
+    assert all(g.isfinite().all() for g in gradients(model).values())
+
+
+@pytest.mark.parametrize("prior", [1e-6, 0.01, 0.5])
+def test_every_anchor_starts_with_the_prior(small: Build, batch: Batch, prior: float) -> None:
+    model = small(head=DenseHead.Config(depth=1, prior=prior))
+    scores = model.head(model.neck(model.backbone(model.pixels(batch)))).cls.sigmoid()
+    assert scores.mean().item() == pytest.approx(prior, rel=0.05)
+    terms = model(batch)
+    terms.total.backward()
+    assert terms.total.isfinite()
+    assert all(g.isfinite().all() for g in gradients(model).values())
+
+
+def test_prior_keeps_cross_entropy_small_at_the_start(small: Build, batch: Batch) -> None:
+    """Background alone: -ln(1 - 0.01) a logit instead of -ln(1 - 0.5), a 69th."""
+    empty = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long))
+    batch = dataclasses.replace(batch, targets=(empty,) * 3)
+    losses = {}
+    for prior in (0.01, 0.5):
+        head = DenseHead.Config(depth=1, prior=prior)
+        model = small(head=head, loss=SigmoidCrossEntropyLoss.Config())
+        losses[prior] = model(batch).classification.item()
+    assert losses[0.5] / losses[0.01] == pytest.approx(math.log(0.5) / math.log(0.99), rel=0.05)
+
+
+@pytest.mark.slow
+def test_overfits_four_drawn_images() -> None:
+    """Every object is found with a confident score."""
+    batch = four_drawings()
+    torch.manual_seed(0)
+    model = RetinaNet.Config(
+        backbone=Backbone.Config("resnet18", pretrained=False, norm="train"),
+        neck=dataclasses.replace(RetinaNet.Config().neck, channels=64),
+        head=DenseHead.Config(depth=2, norm="gn"),
+    ).build(3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    losses = []
+    for _ in range(80):
+        loss = model(batch).total
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        model.step()
+        losses.append(loss.item())
+    assert sum(losses[-10:]) < 0.1 * sum(losses[:10])
+    with torch.no_grad():  # bring the running statistics to the weights as they are now
+        for _ in range(20):
+            model(batch)
+    for found, target in zip(model.eval().detect(batch), batch.targets, strict=True):
+        iou = box_iou(target.boxes * 2, found.boxes)  # the original is twice the size
+        right = (iou > 0.5) & (found.labels == target.labels[:, None]) & (found.scores > 0.5)
+        assert right.any(dim=1).all()
+
+
+def four_drawings() -> Batch:
+    """A square, a flat and a tall rectangle of their own colours, in four arrangements."""
+    shapes = [((40, 40), (220, 40, 40)), ((28, 56), (40, 220, 40)), ((64, 32), (60, 60, 240))]
+    corners = [
+        [(4, 8), (60, 64), (20, 84)],
+        [(50, 10), (8, 60), (40, 88)],
+        [(8, 70), (60, 4), (24, 20)],
+        [(52, 80), (4, 4), (30, 40)],
+    ]
+    images = torch.full((4, 3, 96, 128), 120, dtype=torch.uint8)
+    targets = []
+    for image, places in zip(images, corners, strict=True):
+        boxes = []
+        for (y, x), ((h, w), color) in zip(places, shapes, strict=True):
+            image[:, y : y + h, x : x + w] = torch.tensor(color, dtype=torch.uint8)[:, None, None]
+            boxes.append([x, y, min(x + w, 128), min(y + h, 96)])
+        targets.append(Target(torch.tensor(boxes).float(), torch.arange(3)))
+    hw = torch.tensor([[96, 128]] * 4)
+    return Batch(images, hw, hw * 2, tuple(targets), (0, 1, 2, 3))
+
+
+# ------------------------------------------------------------------ detections
+
+
+def test_detections_are_within_the_original_image_best_first(small: Build, batch: Batch) -> None:
+    model = small(head=DenseHead.Config(depth=1, prior=0.5)).eval()
+    for found, (height, width) in zip(model.detect(batch), batch.original_hw.tolist(), strict=True):
+        assert len(found) == 100
+        assert (found.scores.diff() <= 0).all()
+        assert found.boxes.min() >= 0
+        assert found.boxes[:, 0::2].max() <= width
+        assert found.boxes[:, 1::2].max() <= height
+
+
+def test_detections_scale_with_the_original(small: Build, batch: Batch) -> None:
+    model = small(head=DenseHead.Config(depth=1, prior=0.5)).eval()
+    same = dataclasses.replace(batch, original_hw=batch.valid_hw)
+    for a, b in zip(model.detect(same), model.detect(batch), strict=True):
+        torch.testing.assert_close(a.boxes * 2, b.boxes)
+
+
+def test_padding_changes_nothing_but_what_convolutions_see_of_it(
+    small: Build, batch: Batch
+) -> None:
+    """Whatever is in the padding is the same as zeros after normalisation."""
+    model = small(head=DenseHead.Config(depth=1, prior=0.5)).eval()
+    loud = batch.images.clone()
+    loud[2, :, 88:] = 255
+    loud[2, :, :, 112:] = 255
+    changed = dataclasses.replace(batch, images=loud)
+    for a, b in zip(model.detect(batch), model.detect(changed), strict=True):
+        assert torch.equal(a.boxes, b.boxes)
+
+
+def test_sizes_that_32_doesnt_divide(small: Build, batch: Batch) -> None:
+    model = small(head=DenseHead.Config(depth=1, prior=0.5)).eval()
+    valid = batch.valid_hw.clamp(max=torch.tensor([83, 109]))
+    odd = dataclasses.replace(batch, images=batch.images[:, :, :83, :109], valid_hw=valid)
+    whole = dataclasses.replace(batch, valid_hw=valid)
+    for a, b in zip(model.detect(odd), model.detect(whole), strict=True):
+        assert torch.equal(a.boxes, b.boxes)
+    torch.testing.assert_close(model(odd).total, model(whole).total)
+
+
+def test_detecting_twice_is_the_same_and_needs_no_gradients(small: Build, batch: Batch) -> None:
+    model = small(head=DenseHead.Config(depth=1, prior=0.5)).eval()
+    first, second = model.detect(batch), model.detect(batch)
+    for a, b in zip(first, second, strict=True):
+        assert torch.equal(a.boxes, b.boxes)
+        assert not a.scores.requires_grad
+
+
+# ------------------------------------------------------------------ pixels
+
+
+def test_pixels_are_normalised_alike_from_bytes_and_floats(small: Build, batch: Batch) -> None:
+    norm = small().pixels
+    from_bytes = norm(batch)
+    from_floats = norm(dataclasses.replace(batch, images=batch.images / 255))
+    torch.testing.assert_close(from_bytes, from_floats, rtol=1e-5, atol=1e-5)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    expected = (batch.images[0] / 255 - mean[:, None, None]) / std[:, None, None]
+    torch.testing.assert_close(from_bytes[0], expected, rtol=1e-5, atol=1e-5)
+    assert from_bytes[2, :, 88:].abs().sum() == 0
+    assert from_bytes.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_caffes_pixels(batch: Batch) -> None:
+    settings = PixelNorm.Config(mean=(102.98, 115.95, 122.77), std=(1, 1, 1), bgr=True)
+    images = settings.build((0.5,) * 3, (0.5,) * 3)(batch)
+    red = batch.images[0, 0].float()
+    torch.testing.assert_close(images[0, 2], red - 122.77, rtol=1e-5, atol=1e-4)
+
+
+def test_pixels_default_to_what_the_backbone_was_trained_with() -> None:
+    norm = RetinaNet.Config(backbone=Backbone.Config("mobilenetv2_100", pretrained=False)).build(2)
+    assert norm.pixels.mean.tolist() == pytest.approx([123.675, 116.28, 103.53])
+    flipped = PixelNorm.Config(bgr=True).build((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    assert flipped.mean.tolist() == pytest.approx([76.5, 51, 25.5])
+
+
+# ------------------------------------------------------------------ config and state
+
+
+def test_config_survives_json() -> None:
+    config = RetinaNet.Config(
+        backbone=Backbone.Config("regnety_002", pretrained=False),
+        box_loss=GIoULoss.Config(),
+        normalizer="ema",
+    )
+    assert configs.load(RetinaNet.Config, configs.dump(config)) == config
+
+
+def test_state_dict_round_trip(small_config: RetinaNet.Config, batch: Batch) -> None:
+    config = dataclasses.replace(
+        small_config, normalizer="ema", head=DenseHead.Config(depth=1, prior=0.5)
+    )
+    model, other = config.build(4), config.offline().build(4)
+    model(batch)  # moves running statistics and the average
+    other.load_state_dict(model.state_dict())
+    for a, b in zip(model.eval().detect(batch), other.eval().detect(batch), strict=True):
+        assert len(a) == 100
+        assert torch.equal(a.boxes, b.boxes)
+    assert torch.equal(model.normalizer(batch), other.normalizer(batch))
+
+
+def test_group_norm_needs_whole_groups(small: Build) -> None:
+    with pytest.raises(ConfigError, match="48 channels aren't a multiple of 32"):
+        small(head=DenseHead.Config(norm="gn", channels=48))
+
+
+@pytest.mark.parametrize(
+    "settings", [{"box_weight": -1.0}, {"delta_weights": (0.0, 1.0, 1.0, 1.0)}]
+)
+def test_bad_settings_are_named(settings: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(settings))):
+        RetinaNet.Config(**settings)
+
+
+def test_bias_of_the_prior_is_the_papers() -> None:
+    head = DenseHead(8, 9, 80, depth=1, channels=8, prior=0.01)
+    assert head.cls_logits.bias.unique().item() == pytest.approx(-math.log(99))
+    assert head.cls_logits.bias.unique().item() == pytest.approx(-4.595, abs=1e-3)
