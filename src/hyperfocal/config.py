@@ -42,6 +42,10 @@ class Config:
     kind: ClassVar[str] = ""
     """Name among the alternatives of a union field; empty where there are none."""
 
+    def __init_subclass__(cls) -> None:
+        # tyro tells the members of a union apart by __name__, which nested classes all share.
+        cls.__name__ = cls.__qualname__.rpartition("<locals>.")[2].replace(".", "")
+
     def _require(self, ok: bool, field: str, must: str) -> None:
         """Raise `ConfigError` naming the field and its value unless ``ok``."""
         if not ok:

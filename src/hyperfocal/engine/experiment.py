@@ -56,8 +56,6 @@ class TrainConfig(Config):
 
     precision: Literal["fp32", "bf16"] = "fp32"
     """Arithmetic of the forward and backward pass (bf16: autocast; weights stay fp32)."""
-    channels_last: bool = True
-    """Keep activations in NHWC memory."""
     ema_decay: float | None = None
     """Keep an exponential moving average of the weights and evaluate that."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -102,8 +101,7 @@ def load(run: str | Path, device: str = "auto") -> Predictor:
     experiment = folder.read_experiment()
     trained = folder.read_categories()
     # The same architecture with no initial weights to fetch: the run's own come next.
-    model = dataclasses.replace(experiment.model, backbone=experiment.model.backbone.offline())
-    detector = model.build(len(trained.categories), trained.counts)
+    detector = experiment.model.offline().build(len(trained.categories), trained.counts)
     load_weights(folder.weights, detector)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -109,8 +109,6 @@ def train(experiment: Experiment, run: RunFolder, console: Console) -> TrainResu
     epoch = epoch_length(experiment.data, splits.train)
     total = total_steps(config, epoch)
     model = experiment.model.build(len(splits.train.categories), counts)
-    if config.channels_last:
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = build_optimizer(model, config)
     forward, wrapped = fabric.setup(_TrainingForward(model), optimizer)
     average = WeightAverage(model, config.ema_decay) if config.ema_decay else None
@@ -198,14 +196,15 @@ class _Loop:
         set_lr(state.optimizer, lr)
         state.model.train()
         batch = batch.to(self.fabric.device, non_blocking=True)
-        normalizer = state.model.normalizer(batch)
+        # In one piece the forward pass finds the normaliser itself, with the assignment it makes.
+        z = state.model.normalizer(batch) if config.micro_batches > 1 else None
         size = math.ceil(len(batch) / config.micro_batches)
         starts = range(0, len(batch), size)
         for start in starts:
             part = slice(start, start + size)
             last = start == starts[-1]
             with self.fabric.no_backward_sync(self.forward, enabled=not last):
-                terms = LossTerms(**self.forward(_Sealed(batch[part], normalizer[part])))
+                terms = LossTerms(**self.forward(_Sealed(batch[part], None if z is None else z[part])))
                 self.fabric.backward(terms.total)
             self.window.add(terms, len(batch[part]))
         self.window.steps += 1
@@ -332,7 +331,7 @@ class _Sealed:
 
     __slots__ = ("batch", "normalizer")
 
-    def __init__(self, batch: Batch, normalizer: Tensor) -> None:
+    def __init__(self, batch: Batch, normalizer: Tensor | None) -> None:
         self.batch, self.normalizer = batch, normalizer
 
 

@@ -1,0 +1,47 @@
+"""Your own images: RetinaNet on MobileNetV2 for small data sets, on a CPU or one GPU.
+
+    hyperfocal train retinanet_mobilenet \\
+        --data.train.annotations train.json --data.train.images images \\
+        --data.val.annotations val.json --data.val.images images
+
+Starts from ImageNet weights (timm's, or a local file: ``--model.backbone.weights FILE``), keeps
+their batch norms frozen and trains them at a tenth of the rate of the rest. From random weights:
+``--model.backbone.no-pretrained``. Images of other sizes: ``--data.train-transform.short 320
+--data.val-transform.short 320``. Measured results: docs/results/own_data.md.
+"""
+
+from hyperfocal.data import DataConfig, TransformConfig
+from hyperfocal.engine.experiment import Experiment, TrainConfig
+from hyperfocal.losses import GIoULoss
+from hyperfocal.models import FPN, Backbone, DenseHead, RetinaNet
+
+
+def recipe() -> Experiment:
+    """The complete config."""
+    return Experiment(
+        train=TrainConfig(
+            epochs=15,
+            batch_size=8,
+            optimizer="adamw",
+            lr=1e-3,
+            backbone_lr_scale=0.1,
+            weight_decay=0.05,
+            clip_norm=10.0,
+            schedule="cosine",
+            warmup_iterations=300,
+            warmup_start=0.01,
+            precision="bf16",
+            ema_decay=0.998,
+        ),
+        model=RetinaNet.Config(
+            backbone=Backbone.Config(name="mobilenetv2_100", frozen_stages=2),
+            neck=FPN.Config(channels=96),
+            head=DenseHead.Config(depth=3, norm="gn"),
+            box_loss=GIoULoss.Config(),
+            box_weight=2.0,
+        ),
+        data=DataConfig(
+            train_transform=TransformConfig(short=256, long=448, flip=0.5),
+            val_transform=TransformConfig(short=256, long=448),
+        ),
+    )
