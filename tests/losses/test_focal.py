@@ -178,6 +178,16 @@ def test_ignored_rows_add_nothing(some_logits, some_labels):
     torch.testing.assert_close(mean, rest.mean())
 
 
+@pytest.mark.parametrize("shape", [(), (7,), (2, 3, 4)])
+def test_binary_logits_take_zeros_and_ones(shape):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(shape, generator=generator)
+    y = torch.randint(0, 2, shape, generator=generator)
+    want = torchvision.ops.sigmoid_focal_loss(x, y.float())
+    torch.testing.assert_close(sigmoid_focal_loss(x, y), want)
+    torch.testing.assert_close(sigmoid_focal_loss(x, y, reduction="mean"), want.mean())
+
+
 def test_ignored_elements_of_integer_targets():
     x = torch.tensor([0.0, 1.0, 2.0])
     value = sigmoid_cross_entropy(x, torch.tensor([1, -1, 0]))

@@ -289,6 +289,17 @@ def test_bags_extremes_empty_and_ignored():
     assert balanced_group_softmax_loss(torch.zeros(2, 12), torch.tensor([-1, -1]), GROUPS) == 0
 
 
+def test_bags_gradcheck():
+    x = torch.randn(10, 12, dtype=torch.float64, requires_grad=True)
+    labels = torch.tensor([0, 4, 2, 5, 6, 6, 6, -1, 1, 3])
+
+    def loss(x: torch.Tensor) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(0)
+        return balanced_group_softmax_loss(x, labels, GROUPS, beta=2, generator=generator)
+
+    assert torch.autograd.gradcheck(loss, x)
+
+
 def test_bags_bad_input():
     with pytest.raises(DataError, match=r"\(N, 12\)"):
         balanced_group_softmax_loss(torch.zeros(2, 11), torch.tensor([0, 1]), GROUPS)
