@@ -191,10 +191,10 @@ class EqualizationLossV2Focal(GradientRatioLoss):
         """Scalar: the sum over all logits ``(..., K)`` that aren't ignored, over ``normalizer``."""
         if serves(self.backend, logits, targets, normalizer=normalizer):
             settings = self.settings(logits.shape[-1])
-            fused, totals = fused_sum(logits, targets, settings, sums=self.training)
+            fused, totals = fused_sum(logits, targets, settings, normalizer, sums=self.training)
             if self.training:
-                self.remember(*totals)
-            return fused / scalar_normalizer(normalizer)
+                self.remember(*(totals * scalar_normalizer(normalizer)))
+            return fused
         inputs, own, rest = prepare_with_ratio(
             logits, targets, self.ratio, self.ratio_map, may_have_objectness=False
         )

@@ -221,7 +221,7 @@ def _obstacle(
     if logits.device.type not in ("cpu", "cuda"):
         return "a CPU or CUDA device"
     if type(logits) not in (Tensor, torch.nn.Parameter) or _watched():
-        return "ordinary tensors, outside torch.func, forward AD and tracing"
+        return "ordinary tensors, outside torch.func and tracing"
     return None
 
 
@@ -230,6 +230,5 @@ def _watched() -> bool:
     return (
         torch._C._are_functorch_transforms_active()
         or torch._C._len_torch_dispatch_stack() > 0
-        or torch.autograd.forward_ad._current_level >= 0
         or torch._C._get_tracing_state() is not None
     )

@@ -91,9 +91,9 @@ def cache_dir() -> Path:
 @functools.cache
 def _library() -> ctypes.CDLL | None:
     try:
-        library = ctypes.CDLL(str(_built()))
+        library = _load()
         function = library.hyperfocal_sigmoid_sum
-    except (OSError, RuntimeError, AttributeError) as error:
+    except (OSError, RuntimeError) as error:
         warnings.warn(
             f"no fused CPU losses ({error}); the plain PyTorch form computes the same numbers, "
             "some twenty times slower. Install a C++ compiler such as g++, or name one in CXX",
@@ -107,22 +107,21 @@ def _library() -> ctypes.CDLL | None:
     return library
 
 
-def _built() -> Path:
+def _load() -> ctypes.CDLL:
     flags = _flags()
     identity = "\n".join([SOURCE.read_text(), " ".join(flags), torch.__version__, _processor()])
     name = f"sigmoid-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
-    directory = cache_dir()
     try:
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        target = directory / name
+        target = cache_dir() / name
+        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         if not target.exists():
             _build(target, flags)
-        return target
-    except PermissionError:
+        return ctypes.CDLL(str(target))
+    except OSError:  # a cache that can't be written, or what can't be loaded from it
         # Never a shared temporary directory: what lies there ready to load may be another's.
-        target = Path(tempfile.mkdtemp(prefix="hyperfocal-")) / name
-        _build(target, flags)
-        return target
+        with tempfile.TemporaryDirectory(prefix="hyperfocal-") as folder:
+            _build(Path(folder) / name, flags)
+            return ctypes.CDLL(str(Path(folder) / name))
 
 
 def _build(target: Path, flags: list[str]) -> None:

@@ -22,7 +22,8 @@ PROGRAMS = 2048
 
 def available() -> bool:
     """Whether the kernel runs here and is right; warns once where it isn't."""
-    return importlib.util.find_spec("triton") is not None and _self_test()
+    found = torch.cuda.is_available() and importlib.util.find_spec("triton") is not None
+    return found and _self_test()
 
 
 def sigmoid_sum(

@@ -106,16 +106,16 @@ inline float exp2(float r, float rounded) {
   y = std::fma(y, r, 0.69314697f);
   y = std::fma(y, r, 1.00000007f);
   y = bits<float>(bits<uint32_t>(y) + (bits<uint32_t>(rounded) << 23));
-  return rounded < kRound - 125.5f ? 0.f : y;
+  return rounded < kRound - 126.5f ? 0.f : y;
 }
 
-// log1p(e) = 2 atanh(q) with q = e / (2 + e), for e in [0, 1].
+// log1p(e) = 2 atanh(q / 2) with q = e / (1 + e / 2), for e in [0, 1].
 inline float log1p_from(float q) {
-  float s = q * q, y = 0.28178335f;  // minimax polynomial, relative error 4e-9
-  y = std::fma(y, s, 0.27960603f);
-  y = std::fma(y, s, 0.40024910f);
-  y = std::fma(y, s, 0.66666315f);
-  y = std::fma(y, s, 2.f);
+  float s = q * q, y = 0.00055035811f;  // minimax polynomial, relative error 4e-9
+  y = std::fma(y, s, 0.0021844221f);
+  y = std::fma(y, s, 0.012507784f);
+  y = std::fma(y, s, 0.083332893f);
+  y = std::fma(y, s, 1.f);
   return y * q;
 }
 
@@ -142,8 +142,8 @@ inline float negatives(const T* logits, Category category, int64_t n, T* grad, f
   }
 #pragma omp simd
   for (int64_t i = 0; i < n; ++i) {  // r = 1 / (1 + e), l = log1p(e), from one division
-    float e1 = 1.f + e[i], e2 = 2.f + e[i], d = 1.f / (e1 * e2);
-    r[i] = e2 * d;
+    float e1 = 1.f + e[i], half = std::fma(0.5f, e[i], 1.f), d = 1.f / (e1 * half);
+    r[i] = half * d;
     l[i] = log1p_from(e[i] * (e1 * d));
   }
   if (P == kAny) {

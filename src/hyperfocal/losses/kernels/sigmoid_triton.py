@@ -24,7 +24,7 @@ def exp2(r, n):
     y = tl.fma(y, r, 0.69314697)
     y = tl.fma(y, r, 1.00000007)
     power = ((tl.maximum(n, -126.0).to(tl.int32) + 127) << 23).to(tl.float32, bitcast=True)
-    return tl.where(n < -125.5, 0.0, y * power)
+    return tl.where(n < -126.5, 0.0, y * power)
 
 
 @triton.jit
@@ -33,14 +33,15 @@ def sigmoid_parts(x):
     a = -tl.abs(x)
     n = tl.floor(tl.fma(a, LOG2E, 0.5))
     e = exp2(tl.fma(a, LOG2E_TAIL, tl.fma(a, LOG2E, -n)), n)
-    d = 1.0 / ((1.0 + e) * (2.0 + e))
-    r = (2.0 + e) * d
-    q = e * ((1.0 + e) * d)  # log1p(e) = 2 atanh(q), q = e / (2 + e)
+    half = 1.0 + 0.5 * e
+    d = 1.0 / ((1.0 + e) * half)
+    r = half * d
+    q = e * ((1.0 + e) * d)  # log1p(e) = 2 atanh(q / 2), q = e / (1 + e / 2)
     s = q * q
-    y = tl.fma(s, 0.28178335, 0.27960603)
-    y = tl.fma(y, s, 0.40024910)
-    y = tl.fma(y, s, 0.66666315)
-    y = tl.fma(y, s, 2.0)
+    y = tl.fma(s, 0.00055035811, 0.0021844221)
+    y = tl.fma(y, s, 0.012507784)
+    y = tl.fma(y, s, 0.083332893)
+    y = tl.fma(y, s, 1.0)
     right = x >= 0.0
     return tl.where(right, r, e * r), tl.where(right, e * r, r), y * q
 
