@@ -87,7 +87,8 @@ def test_load_names_missing_fields_and_broken_files(tmp_path: Path) -> None:
 
 
 def test_override_types_values_and_swaps_components() -> None:
-    words = "--steps 4 --model.fast --model.limit=0.5 --loss square --loss.sides 3 4 5".split()
+    words = ["--steps", "4", "--model.fast", "--model.limit=0.5", "--loss", "square"]
+    words += ["--loss.sides", "3", "4", "5"]
     made = config.override(Top(1), words, "test")
     assert made == Top(4, Model(Square((3.0, 4.0, 5.0)), fast=True, limit=0.5))
 

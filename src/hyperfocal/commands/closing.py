@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 from rich.console import Console
 
@@ -42,7 +44,7 @@ def close_training(result: TrainResult, console: Console) -> None:
     )
 
 
-def draw_panel(run: RunFolder, val: AnnotationSet) -> object:
+def draw_panel(run: RunFolder, val: AnnotationSet) -> Path:
     """Detections beside ground truth for the val images with the rarest categories."""
     model = load(run.path)
     counts = run.read_categories().counts

@@ -23,8 +23,7 @@ def run(words: list[str]) -> int:
     from rich.console import Console
 
     from hyperfocal.engine.run_folder import RunFolder
-    from hyperfocal.importers.run import write_imported
-    from hyperfocal.importers.torchvision import import_torchvision
+    from hyperfocal.importers import import_torchvision, write_imported
 
     write_imported(import_torchvision(args.weights), RunFolder(args.out))
     Console().print(f"written: {args.out}  (hyperfocal predict {args.out} IMAGES --out OUT)")

@@ -44,6 +44,8 @@ def run(words: list[str]) -> int:
 
     console = Console()
     result = train(experiment, RunFolder(out), console)
+    if not result.is_main:
+        return 0
     if result.stopped_by is not None:
         console.print(
             f"Stopped by {result.stopped_by}; everything is saved in {out}. Go on with:\n"
@@ -52,6 +54,5 @@ def run(words: list[str]) -> int:
             soft_wrap=True,
         )
         return 130 if result.stopped_by == "SIGINT" else 0
-    if result.is_main:
-        close_training(result, console)
+    close_training(result, console)
     return 0

@@ -229,4 +229,4 @@ def _tensorboard(path: Path, purge_step: int) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(str(path), purge_step=purge_step + 1)  # type: ignore[no-untyped-call]
+    return SummaryWriter(str(path), purge_step=purge_step + 1)

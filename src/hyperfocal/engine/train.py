@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -24,7 +26,7 @@ from hyperfocal.engine.progress import ProgressBar
 from hyperfocal.engine.run_folder import MetricsLog, RunFolder, TrainedCategories
 from hyperfocal.engine.splits import Splits, read_splits
 from hyperfocal.models import Detector
-from hyperfocal.types import Batch, ConfigError, HyperfocalError, LossTerms
+from hyperfocal.types import Batch, ConfigError, HyperfocalError, HyperfocalWarning, LossTerms
 
 CHECKPOINT_SECONDS = 600.0
 """A checkpoint is written at every evaluation, and when the last one is older than this."""
@@ -103,6 +105,8 @@ def train(experiment: Experiment, run: RunFolder, console: Console) -> TrainResu
             "replace it, or choose another --out."
         )
     fabric = launch(experiment)
+    if not fabric.is_global_zero:  # one process says what is to be said
+        warnings.simplefilter("ignore", HyperfocalWarning)
     splits = read_splits(experiment.data)
     counts = splits.train.counts()
     config = experiment.train
@@ -130,7 +134,7 @@ class _Loop:
         self,
         experiment: Experiment,
         fabric: Fabric,
-        forward: nn.Module,
+        forward: Any,
         optimizer: Any,
         state: TrainState,
         splits: Splits,
@@ -204,7 +208,9 @@ class _Loop:
             part = slice(start, start + size)
             last = start == starts[-1]
             with self.fabric.no_backward_sync(self.forward, enabled=not last):
-                terms = LossTerms(**self.forward(_Sealed(batch[part], None if z is None else z[part])))
+                terms = LossTerms(
+                    **self.forward(_Sealed(batch[part], None if z is None else z[part]))
+                )
                 self.fabric.backward(terms.total)
             self.window.add(terms, len(batch[part]))
         self.window.steps += 1
@@ -359,6 +365,7 @@ def launch(experiment: Experiment) -> Fabric:
     Raises:
         ConfigError: the batch doesn't divide over the devices.
     """
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # our own lines suffice
     precision: Literal["bf16-mixed", "32-true"]
     precision = "bf16-mixed" if experiment.train.precision == "bf16" else "32-true"
     fabric = Fabric(

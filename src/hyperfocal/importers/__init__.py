@@ -1,1 +1,6 @@
-"""TODO."""
+"""Other libraries' trained weights, one module a library."""
+
+from hyperfocal.importers.run import write_imported
+from hyperfocal.importers.torchvision import Imported, import_torchvision
+
+__all__ = ["Imported", "import_torchvision", "write_imported"]

@@ -1,0 +1,30 @@
+"""Imported weights as a run folder, which everything else takes."""
+
+from __future__ import annotations
+
+from hyperfocal.data import DataConfig
+from hyperfocal.engine.checkpoint import save_weights
+from hyperfocal.engine.experiment import Experiment, TrainConfig
+from hyperfocal.engine.run_folder import RunFolder, TrainedCategories
+from hyperfocal.importers.torchvision import Imported
+from hyperfocal.types import ConfigError
+
+
+def write_imported(imported: Imported, run: RunFolder) -> None:
+    """Write ``run`` so that `load`, ``evaluate`` and ``predict`` take it as if trained here.
+
+    Raises:
+        ConfigError: the folder already holds a run.
+    """
+    if run.config.exists():
+        raise ConfigError(f"{run.path} already holds a run; choose another --out")
+    config = imported.config.offline()
+    detector = config.build(len(imported.categories))
+    detector.load_state_dict(imported.state_dict)
+    experiment = Experiment(
+        train=TrainConfig(iterations=90_000),
+        model=config,
+        data=DataConfig(train_transform=imported.transform, val_transform=imported.transform),
+    )
+    run.start(experiment, TrainedCategories(imported.categories))
+    save_weights(run.weights, detector)
