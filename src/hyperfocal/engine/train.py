@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from lightning_fabric import Fabric, seed_everything
+from lightning_fabric import Fabric
 from rich.console import Console
-from torch import Tensor, nn, optim
+from torch import Tensor
 
 from hyperfocal.data import epoch_length, eval_batches, train_batches
 from hyperfocal.engine.checkpoint import load_checkpoint, save_checkpoint, save_weights
+from hyperfocal.engine.devices import Sealed, TrainingForward, launch
 from hyperfocal.engine.ema import WeightAverage
 from hyperfocal.engine.evaluate import Evaluation, detect_all, measure
 from hyperfocal.engine.experiment import Experiment, TrainConfig
@@ -25,6 +25,8 @@ from hyperfocal.engine.optim import build_optimizer, lr_factor, set_lr
 from hyperfocal.engine.progress import ProgressBar
 from hyperfocal.engine.run_folder import MetricsLog, RunFolder, TrainedCategories
 from hyperfocal.engine.splits import Splits, read_splits
+from hyperfocal.engine.state import TrainState
+from hyperfocal.engine.window import LossWindow
 from hyperfocal.models import Detector
 from hyperfocal.types import Batch, ConfigError, HyperfocalError, HyperfocalWarning, LossTerms
 
@@ -49,44 +51,6 @@ class TrainResult:
     evaluation: Evaluation | None
     stopped_by: str | None
     is_main: bool
-
-
-@dataclass
-class TrainState:
-    """What changes while training goes on; all of it is in a checkpoint."""
-
-    model: Detector
-    optimizer: optim.Optimizer
-    average: WeightAverage | None
-    step: int = 0
-    evaluated: int = 0
-    best: float = -math.inf
-    evaluation: Evaluation | None = field(default=None, repr=False)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Tensors and numbers only, so that it loads without executing anything."""
-        average = self.average
-        return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "average": average
-            and {"model": average.model.state_dict(), "updates": average.updates},
-            "step": self.step,
-            "evaluated": self.evaluated,
-            "best": self.best,
-            "rng": torch.get_rng_state(),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go back to where `state_dict` was taken."""
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.average is not None and state["average"] is not None:
-            self.average.model.load_state_dict(state["average"]["model"])
-            self.average.updates = state["average"]["updates"]
-        self.step, self.evaluated = state["step"], state["evaluated"]
-        self.best = state["best"]
-        torch.set_rng_state(state["rng"])
 
 
 def train(experiment: Experiment, run: RunFolder, console: Console) -> TrainResult:
@@ -114,7 +78,7 @@ def train(experiment: Experiment, run: RunFolder, console: Console) -> TrainResu
     total = total_steps(config, epoch)
     model = experiment.model.build(len(splits.train.categories), counts)
     optimizer = build_optimizer(model, config)
-    forward, wrapped = fabric.setup(_TrainingForward(model), optimizer)
+    forward, wrapped = fabric.setup(TrainingForward(model), optimizer)
     average = WeightAverage(model, config.ema_decay) if config.ema_decay else None
     state = TrainState(model, optimizer, average)
     if experiment.resume:
@@ -151,7 +115,7 @@ class _Loop:
         self.log = MetricsLog(run, state.step, state.evaluated) if self.main else None
         self.evaluation_steps = evaluation_steps(self.config.evaluations, total)
         self.saved_at = time.monotonic()
-        self.window = _Window()
+        self.window = LossWindow()
 
     def run_all(self) -> TrainResult:
         """From the state's step to the last one."""
@@ -209,7 +173,7 @@ class _Loop:
             last = start == starts[-1]
             with self.fabric.no_backward_sync(self.forward, enabled=not last):
                 terms = LossTerms(
-                    **self.forward(_Sealed(batch[part], None if z is None else z[part]))
+                    **self.forward(Sealed(batch[part], None if z is None else z[part]))
                 )
                 self.fabric.backward(terms.total)
             self.window.add(terms, len(batch[part]))
@@ -301,85 +265,6 @@ class _Loop:
             return stop
         flag = torch.tensor(float(stop), device=self.fabric.device)
         return bool(self.fabric.all_reduce(flag, reduce_op="sum") > 0)  # type: ignore[operator]
-
-
-class _Window:
-    """Sums of the loss terms since the last line of the log."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.images = 0
-        self.steps = 0
-        self.began = time.monotonic()
-        self.note = ""
-
-    def add(self, terms: LossTerms, images: int) -> None:
-        """Add one forward pass."""
-        for name, value in terms.named().items():
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
-        self.images += images
-
-    def close(self, fabric: Fabric) -> dict[str, float]:
-        """Means per optimizer step over all processes; starts the next window."""
-        values = {}
-        for name, value in self.sums.items():
-            mean = fabric.all_reduce(value / self.steps, reduce_op="mean")
-            values[name] = float(mean)  # type: ignore[arg-type]
-        seconds = max(time.monotonic() - self.began, 1e-9)
-        values["images_per_second"] = self.images * fabric.world_size / seconds
-        self.__init__()  # type: ignore[misc]
-        self.note = f"loss {values['loss']:.3f}"
-        return values
-
-
-class _Sealed:
-    """Carries a batch through Fabric, which would try to rebuild every dataclass it meets."""
-
-    __slots__ = ("batch", "normalizer")
-
-    def __init__(self, batch: Batch, normalizer: Tensor | None) -> None:
-        self.batch, self.normalizer = batch, normalizer
-
-
-class _TrainingForward(nn.Module):
-    """What Fabric wraps: the detector's forward, its terms as a dict of tensors."""
-
-    def __init__(self, detector: Detector) -> None:
-        super().__init__()
-        self.detector = detector
-
-    def forward(self, sealed: _Sealed) -> dict[str, Tensor]:
-        terms = self.detector(sealed.batch, sealed.normalizer)
-        values = {
-            "classification": terms.classification,
-            "box": terms.box,
-            "positives": terms.positives,
-            "quality": terms.quality,
-        }
-        return {name: value for name, value in values.items() if value is not None}
-
-
-def launch(experiment: Experiment) -> Fabric:
-    """Start the processes, seed them and set the arithmetic.
-
-    Raises:
-        ConfigError: the batch doesn't divide over the devices.
-    """
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # our own lines suffice
-    precision: Literal["bf16-mixed", "32-true"]
-    precision = "bf16-mixed" if experiment.train.precision == "bf16" else "32-true"
-    fabric = Fabric(
-        accelerator=experiment.accelerator, devices=experiment.devices, precision=precision
-    )
-    if experiment.train.batch_size % fabric.world_size:
-        raise ConfigError(
-            f"train.batch_size = {experiment.train.batch_size} doesn't divide over "
-            f"{fabric.world_size} devices; use a multiple of {fabric.world_size}"
-        )
-    fabric.launch()
-    seed_everything(experiment.seed, verbose=False)
-    torch.use_deterministic_algorithms(experiment.deterministic)
-    return fabric
 
 
 def total_steps(config: TrainConfig, epoch: float) -> int:

@@ -16,7 +16,7 @@ def recipe() -> Experiment:
     size = TransformConfig(short=160, long=160)
     return Experiment(
         train=TrainConfig(
-            epochs=15,
+            epochs=12,
             batch_size=8,
             optimizer="adamw",
             lr=2e-3,
@@ -27,7 +27,7 @@ def recipe() -> Experiment:
             warmup_start=0.01,
             precision="bf16",
             ema_decay=0.995,
-            evaluations=5,
+            evaluations=4,
         ),
         model=RetinaNet.Config(
             backbone=Backbone.Config(name="resnet10t", pretrained=False),

@@ -20,7 +20,7 @@ def recipe() -> Experiment:
     """The complete config."""
     return Experiment(
         train=TrainConfig(
-            epochs=15,
+            epochs=16,
             batch_size=8,
             optimizer="adamw",
             lr=1e-3,
@@ -41,7 +41,7 @@ def recipe() -> Experiment:
             box_weight=2.0,
         ),
         data=DataConfig(
-            train_transform=TransformConfig(short=256, long=448, flip=0.5),
+            train_transform=TransformConfig(short=256, long=448, flip=0.5, zoom=(0.8, 1.25)),
             val_transform=TransformConfig(short=256, long=448),
         ),
     )
