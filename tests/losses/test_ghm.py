@@ -136,6 +136,6 @@ def test_bad_settings():
     with pytest.raises(ConfigError, match="bins"):
         GHMClassificationLoss.Config(bins=0)
     with pytest.raises(ConfigError, match="mu"):
-        GHMRegressionLoss.Config(mu=0)
+        GHMRegressionLoss(mu=0)
     with pytest.raises(ConfigError, match="mu"):
         ghm_regression_loss(torch.zeros(1, 4), torch.zeros(1, 4), mu=0)

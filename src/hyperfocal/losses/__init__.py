@@ -73,7 +73,7 @@ normalizer)`` a scalar. A `QualityLoss` takes ``quality=``, the IoU of each pred
 QualityLoss = QualityFocalLoss | VarifocalLoss | EqualizedQualityFocalLoss
 """Losses whose target is the IoU of the predicted box: ``isinstance(loss, QualityLoss)``."""
 
-BoxLossConfig = SmoothL1Loss.Config | GIoULoss.Config | IoULoss.Config | GHMRegressionLoss.Config
+BoxLossConfig = SmoothL1Loss.Config | GIoULoss.Config | IoULoss.Config
 """Losses that a dense detector can train its boxes with.
 
 ``config.build()`` gives a module; ``module(pred (N, 4), target (N, 4), normalizer, weight (N,))`` a

@@ -16,13 +16,11 @@ errors, g tells outliers from merely large errors, and outliers are toned down.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from hyperfocal import config
 from hyperfocal.losses.ghm import SmoothedCounts, harmonising_weights, histogram
 from hyperfocal.losses.inputs import (
     Inputs,
@@ -89,28 +87,6 @@ class GHMRegressionLoss(SmoothedCounts):
 
     on_boxes: ClassVar[bool] = False
     """Takes encoded deltas, not boxes."""
-
-    @dataclass(frozen=True)
-    class Config(config.Config):
-        """Settings of `GHMRegressionLoss`."""
-
-        kind: ClassVar[str] = "ghm_r"
-
-        mu: float = 0.02
-        """Where the loss turns from quadratic to linear."""
-        bins: int = 10
-        """Bins of the gradient's size."""
-        momentum: float = 0.7
-        """How much of the old bin counts a step keeps."""
-
-        def __post_init__(self) -> None:
-            self._require(self.mu >= MIN_MU, "mu", "above 0")
-            self._require(self.bins >= 1, "bins", "at least 1")
-            self._require(0 <= self.momentum < 1, "momentum", "in [0, 1)")
-
-        def build(self) -> GHMRegressionLoss:
-            """The loss."""
-            return GHMRegressionLoss(self.mu, self.bins, self.momentum)
 
     def __init__(self, mu: float = 0.02, bins: int = 10, momentum: float = 0.7) -> None:
         super().__init__(bins, momentum)
