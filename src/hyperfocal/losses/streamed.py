@@ -19,7 +19,7 @@ from torch import Tensor
 
 from hyperfocal.losses.inputs import Number, check_range, check_scalar
 from hyperfocal.losses.kernels import Settings
-from hyperfocal.losses.kernels.function import OnlyOnce, Problem, in_units, scaled, solve, unit_of
+from hyperfocal.losses.kernels.function import OnlyOnce, Problem, scaled, solve
 from hyperfocal.losses.streamed_parts import (
     LOGITS_AT_ONCE,
     Convolved,
@@ -67,8 +67,9 @@ def streamed_loss(
 
     The same as joining ``conv2d(map, weight, bias)`` of all maps into logits ``(B, ΣHWA, K)`` and
     taking ``loss(logits, labels, normalizer)``, to rounding: value, gradients of maps, weight and
-    bias, and the statistics of a loss with memory. Differentiable once. Under autocast the
-    convolutions run in its dtype and gradients add up in that of the parameters.
+    bias, and the statistics of a loss with memory. Differentiable once. Under autocast to bfloat16
+    the convolutions run in it and gradients add up in float32; float16 is replaced by float32,
+    because a gradient taken before loss scaling doesn't fit into it.
 
     Args:
         features: what the last convolution sees, a ``(B, C, H, W)`` map a level; best in
@@ -108,7 +109,6 @@ def streamed_loss(
         head=head,
         labels=tuple(level.contiguous() for level in torch.split(labels, sizes, dim=1)),
         tables=tables,
-        unit=unit_of(head.dtype, tables.transpose(0, 1).flatten(1)),
         gamma=None if isinstance(settings.gamma, Tensor) else settings.gamma,
         sums=memory is not None,
         logits_at_once=logits_at_once,
@@ -145,7 +145,6 @@ class _Plan:
         head: the last convolution.
         labels: one ``(B, HWA)`` a level.
         tables: ``(1, 3, K)`` for all images, or ``(B, 3, K)``: γ and factors (see `Problem`).
-        unit: what float16 gradients are kept multiplied by, else None.
         gamma: γ where all categories have one.
         sums: whether absolute gradients are summed.
         logits_at_once: as for `streamed_loss`.
@@ -154,7 +153,6 @@ class _Plan:
     head: Head
     labels: tuple[Tensor, ...]
     tables: Tensor
-    unit: Tensor | None
     gamma: float | None
     sums: bool
     logits_at_once: int
@@ -183,8 +181,8 @@ class _StreamedLoss(torch.autograd.Function):
         grads, ctx.grads = ctx.grads, None
         if grads is None:  # given away by an earlier backward pass
             grads = _run(ctx.plan, inputs[2:], ctx.needed)[2]
-        factor, unit = grad_loss.detach(), ctx.plan.unit
-        grads = [None if g is None else scaled(g, factor, unit) for g in grads]
+        factor = grad_loss.detach()
+        grads = [None if g is None else scaled(g, factor) for g in grads]
         if torch.is_grad_enabled():
             known = [t for t in (grad_loss, *inputs) if t is not None]
             grads = [None if g is None else OnlyOnce.apply(g, *known) for g in grads]
@@ -195,10 +193,9 @@ class _StreamedLoss(torch.autograd.Function):
 def _run(
     plan: _Plan, features: Sequence[Tensor], needed: Sequence[bool]
 ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
-    """Loss, sums, and the gradients of weight, bias and features that are needed, in units."""
-    head, unit = plan.head, plan.unit
-    tables = in_units(plan.tables, unit)
-    losses, sums = [], torch.zeros_like(plan.tables[:, 1:])
+    """Loss, sums, and the gradients of weight, bias and features that are needed."""
+    head, tables = plan.head, plan.tables
+    losses, sums = [], torch.zeros_like(tables[:, 1:])
     grads = _Gradients(head, features, needed)
     for level, feature in enumerate(features):
         for part in parts(feature, head, plan.logits_at_once):
@@ -218,10 +215,7 @@ def _run(
                 sums[table, :, part.categories] += solution.sums
             if any(needed):
                 grads.add(made, part, level)
-    loss = torch.stack(losses).sum(dtype=torch.float64).to(tables.dtype)
-    if unit is not None:
-        loss, sums = loss / unit, sums / unit
-    return loss, sums, grads.all()
+    return torch.stack(losses).sum(dtype=torch.float64).to(tables.dtype), sums, grads.all()
 
 
 def _groups(

@@ -74,7 +74,7 @@ class Part:
 def checked_head(
     features: Sequence[Tensor], weight: Tensor, bias: Tensor | None, num_classes: int
 ) -> Head:
-    """The head, in autocast's dtype where that is on.
+    """The head, in autocast's dtype where that is on; float32 instead of float16.
 
     Raises:
         DataError: shapes that don't fit together.
@@ -94,6 +94,8 @@ def checked_head(
         )
     kind = weight.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+    if dtype == torch.float16:
+        dtype = torch.float32
     detached = None if bias is None else bias.detach()
     return Head(weight.detach(), detached, num_classes, dtype)
 

@@ -156,7 +156,7 @@ def in_units(table: Tensor, unit: Tensor | None) -> Tensor:
     return table
 
 
-def scaled(grad: Tensor, factor: Tensor, unit: Tensor | None) -> Tensor:
+def scaled(grad: Tensor, factor: Tensor, unit: Tensor | None = None) -> Tensor:
     """``grad``, which is in units, times ``factor``; in place, and untouched where that is 1."""
     if unit is not None:
         factor = factor / unit
