@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -60,7 +61,7 @@ class Backbone(nn.Module):
             self._require(self.norm_eps is None or self.norm_eps >= 0, "norm_eps", "at least 0")
             plain = self.name.partition(".")[0]
             if not timm.is_model(plain):
-                close = timm.list_models(f"*{plain[:6]}*")[:5]
+                close = difflib.get_close_matches(plain, timm.list_models(), n=3)
                 hint = f", such as {', '.join(close)}" if close else ""
                 self._require(False, "name", f"a model that timm {timm.__version__} has{hint}")
 

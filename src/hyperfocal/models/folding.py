@@ -6,6 +6,7 @@ With fixed statistics a norm is ``y = s · x + t`` per channel, ``s = γ / sqrt(
 and no detour through float32 under bfloat16 autocast. W stays the parameter, so training a
 convolution before a frozen norm gives the same gradients as before.
 
+Where a layer has fewer activations than weights the norm runs as usual, which is cheaper there.
 Parameters, buffers and their names stay what they were. In training mode a norm works as usual.
 """
 
@@ -15,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch.nn.functional as F
 from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -31,17 +33,28 @@ class FoldingConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """The convolution, and the norm where it is in eval mode."""
-        if self.norm.training:
-            return super().forward(input)
         norm = self.norm
+        if norm.training:
+            return super().forward(input)
         assert norm.running_var is not None
         assert norm.running_mean is not None
+        height, width = input.shape[-2:]
+        locations = input.shape[0] * height * width // (self.stride[0] * self.stride[1])
+        if locations < self.weight[0].numel():
+            # Fewer activations than weights: scaling the weights would be the slower way.
+            return F.batch_norm(
+                super().forward(input),
+                norm.running_mean,
+                norm.running_var,
+                norm.weight,
+                norm.bias,
+                eps=norm.eps,
+            )
         scale = (norm.running_var + norm.eps).rsqrt() * norm.weight
         bias = norm.bias - norm.running_mean * scale
         if self.bias is not None:
             bias = bias + self.bias * scale
-        weight = self.weight * scale[:, None, None, None]
-        output: Tensor = self._conv_forward(input, weight, bias)
+        output: Tensor = self._conv_forward(input, self.weight * scale[:, None, None, None], bias)
         return output
 
 
