@@ -11,8 +11,10 @@ from hyperfocal.data.synthetic import SyntheticConfig, draw_dataset
 
 
 @pytest.fixture(autouse=True)
-def _two_threads() -> None:
-    torch.set_num_threads(2)
+def _one_thread() -> None:
+    # Two test processes run side by side (pyproject.toml); threads of both would wait for each
+    # other.
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -46,6 +46,8 @@ def small(drawn: Path, *flags: str, **train_settings: Any) -> Experiment:
         base.data,
         train=Split(drawn / "train.json", drawn / "train"),
         val=Split(drawn / "val.json", drawn / "val"),
+        train_transform=TransformConfig(short=96, long=96, flip=0.5),
+        val_transform=TransformConfig(short=96, long=96),
         workers=0,
     )
     config = dataclasses.replace(base.train, epochs=None, **(settings | train_settings))
@@ -104,7 +106,7 @@ def test_overfits_four_images(drawn: Path, tmp_path: Path) -> None:
     four["annotations"] = [a for a in four["annotations"] if a["image_id"] in kept]
     file = tmp_path / "four.json"
     file.write_text(json.dumps(four))
-    experiment = small(drawn, iterations=300, lr=2e-3, ema_decay=0.9)
+    experiment = small(drawn, iterations=150, lr=2e-3, ema_decay=0.9)
     split = Split(file, drawn / "train")
     still = TransformConfig(short=96, long=96)
     data = dataclasses.replace(experiment.data, train=split, val=split, train_transform=still)
@@ -155,6 +157,7 @@ def command(drawn: Path, out: Path, *flags: str) -> list[str]:
         "--out": out, "--train.iterations": 6, "--train.epochs": None, "--train.batch-size": 4,
         "--train.evaluations": 1, "--train.log-every": 1, "--train.precision": "fp32",
         "--data.workers": 0, "--model.backbone.norm": "frozen", "--accelerator": "cpu",
+        "--data.train-transform.short": 96, "--data.val-transform.short": 96,
     }  # fmt: skip
     words = [str(word) for pair in settings.items() for word in pair]
     return ["train", "demo", *words, *flags]
