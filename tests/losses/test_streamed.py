@@ -15,8 +15,8 @@ from hyperfocal.losses import (
     EqualizedFocalLoss,
     SigmoidCrossEntropyLoss,
     SigmoidFocalLoss,
+    streamed_parts,
 )
-from hyperfocal.losses import streamed_parts as parts_module
 from hyperfocal.losses.streamed import streamed_loss
 from hyperfocal.losses.streamed_topk import streamed_topk
 from hyperfocal.ops import stable_topk
@@ -38,7 +38,7 @@ LOSSES = [
 @pytest.fixture(autouse=True)
 def _narrow_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let few channels make a part, so that small problems have many parts."""
-    monkeypatch.setattr(parts_module, "LEAST_CHANNELS", 8)
+    monkeypatch.setattr(streamed_parts, "LEAST_CHANNELS", 8)
 
 
 def with_ratio(loss: EqualizedFocalLoss | EqualizationLossV2Focal) -> nn.Module:
@@ -206,16 +206,15 @@ def test_two_backward_passes_and_no_second_derivative():
         grads[0].sum().backward()
 
 
-def test_no_part_has_more_logits_than_allowed(monkeypatch):
+def test_no_run_has_more_logits_than_allowed(monkeypatch):
     problem, seen = Problem(anchors=1), []
-    solve = parts_module.convolve
+    rows = streamed_parts.Run.rows
 
-    def watched(*args):
-        made = solve(*args)
-        seen.append(made.logits.numel())
-        return made
+    def watched(run, logits):
+        seen.append(logits.numel())
+        return rows(run, logits)
 
-    monkeypatch.setattr("hyperfocal.losses.streamed.convolve", watched)
+    monkeypatch.setattr(streamed_parts.Run, "rows", watched)
     problem.streamed(SigmoidFocalLoss(), logits_at_once=9 * 7 * 8)
     assert max(seen) <= 9 * 7 * 8
     assert sum(seen) == 2 * K * sum(h * w for h, w in SIZES)

@@ -22,13 +22,12 @@ from hyperfocal.losses.kernels import Settings
 from hyperfocal.losses.kernels.function import OnlyOnce, Problem, scaled, solve
 from hyperfocal.losses.streamed_parts import (
     LOGITS_AT_ONCE,
-    Convolved,
     Head,
-    Part,
+    Run,
+    blocks,
     checked_head,
-    convolve,
-    convolve_back,
-    parts,
+    prepared,
+    runs,
 )
 from hyperfocal.types import ConfigError, DataError
 
@@ -166,7 +165,7 @@ class _StreamedLoss(torch.autograd.Function):
         ctx: Any, plan: _Plan, weight: Tensor, bias: Tensor | None, *features: Tensor
     ) -> tuple[Tensor, Tensor]:
         ctx.plan, ctx.needed = plan, ctx.needs_input_grad[1:]
-        loss, sums, ctx.grads = _run(plan, features, ctx.needed)
+        loss, sums, ctx.grads = _stream(plan, features, ctx.needed)
         # Kept for a second backward pass, and so that autograd notices changes in place.
         ctx.save_for_backward(weight, bias, *features)
         ctx.mark_non_differentiable(sums)
@@ -180,7 +179,7 @@ class _StreamedLoss(torch.autograd.Function):
             return (None,) * (1 + len(inputs))
         grads, ctx.grads = ctx.grads, None
         if grads is None:  # given away by an earlier backward pass
-            grads = _run(ctx.plan, inputs[2:], ctx.needed)[2]
+            grads = _stream(ctx.plan, inputs[2:], ctx.needed)[2]
         factor = grad_loss.detach()
         grads = [None if g is None else scaled(g, factor) for g in grads]
         if torch.is_grad_enabled():
@@ -190,47 +189,51 @@ class _StreamedLoss(torch.autograd.Function):
 
 
 @torch.no_grad()
-def _run(
+def _stream(
     plan: _Plan, features: Sequence[Tensor], needed: Sequence[bool]
 ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
     """Loss, sums, and the gradients of weight, bias and features that are needed."""
-    head, tables = plan.head, plan.tables
-    losses, sums = [], torch.zeros_like(tables[:, 1:])
+    head = plan.head
+    losses, sums = [], torch.zeros_like(plan.tables[:, 1:])
     grads = _Gradients(head, features, needed)
-    for level, feature in enumerate(features):
-        for part in parts(feature, head, plan.logits_at_once):
-            made = convolve(feature, head, part)
-            for rows, labels, table in _groups(made.rows(part), plan.labels[level], part, plan):
-                problem = Problem(
-                    labels=labels,
-                    table=tables[table, :, part.categories].contiguous(),
-                    background=head.num_classes,
-                    sums=plan.sums,
-                    first=part.categories.start,
-                    gamma=plan.gamma,
-                )
-                # The gradient takes the place of the logits.
-                solution = solve(rows, problem, rows if any(needed) else None)
-                losses.append(solution.loss)
-                sums[table, :, part.categories] += solution.sums
-            if any(needed):
-                grads.add(made, part, level)
-    return torch.stack(losses).sum(dtype=torch.float64).to(tables.dtype), sums, grads.all()
+    maps = [prepared(f, head) for f in features]
+    for run in runs(maps, head, plan.logits_at_once):
+        tables = plan.tables[:, :, run.categories].contiguous()
+        for level, feature in enumerate(maps):
+            for block in blocks(feature, run, plan.logits_at_once):
+                logits = run.logits(feature[block])
+                for rows, labels, table in _groups(run.rows(logits), plan, level, block):
+                    problem = Problem(
+                        labels=labels,
+                        table=tables[table],
+                        background=head.num_classes,
+                        sums=plan.sums,
+                        first=run.categories.start,
+                        gamma=plan.gamma,
+                    )
+                    # The gradient takes the place of the logits.
+                    solution = solve(rows, problem, rows if any(needed) else None)
+                    losses.append(solution.loss)
+                    sums[table, :, run.categories] += solution.sums
+                if any(needed):
+                    grads.add(run, logits, level, feature, block)
+    loss = torch.stack(losses).sum(dtype=torch.float64).to(plan.tables.dtype)
+    return loss, sums, grads.all()
 
 
 def _groups(
-    rows: Tensor, labels: Tensor, part: Part, plan: _Plan
+    rows: Tensor, plan: _Plan, level: int, block: slice
 ) -> list[tuple[Tensor, Tensor, int]]:
     """Rows and labels that share a table, and which: all, or one image's at a time."""
-    labels = labels[part.images]
+    labels = plan.labels[level][block]
     if len(plan.tables) == 1:
         return [(rows, labels.flatten(), 0)]
-    images = range(part.images.start, part.images.stop)
+    images = range(block.start, block.stop)
     return list(zip(rows.chunk(len(labels)), labels, images, strict=True))
 
 
 class _Gradients:
-    """Where the parts' gradients add up, in float32 or better; what isn't needed is None."""
+    """Where the runs' gradients add up, in float32 or better; what isn't needed is None."""
 
     def __init__(self, head: Head, features: Sequence[Tensor], needed: Sequence[bool]) -> None:
         self.head = head
@@ -240,17 +243,17 @@ class _Gradients:
             for t, wanted in zip((head.weight, head.bias, *features), needed, strict=True)
         ]
 
-    def add(self, made: Convolved, part: Part, level: int) -> None:
-        """Go back through a part's convolution; its logits hold their gradient by now."""
-        weight, bias, feature = self.sums[0], self.sums[1], self.sums[2 + level]
-        needed = (feature is not None, weight is not None, bias is not None)
-        grad_feature, grad_weight, grad_bias = convolve_back(made, self.head, needed)
-        if feature is not None and grad_feature is not None:
-            feature[part.images] += grad_feature
-        for total, grad in ((weight, grad_weight), (bias, grad_bias)):
-            if total is not None and grad is not None:
-                share = part.of_parameter(total, self.head.num_classes)
-                share += grad.view(share.shape)
+    def add(self, run: Run, grad_logits: Tensor, level: int, feature: Tensor, block: slice) -> None:
+        """Go back through the run's convolution of some images of a level."""
+        weight, bias, grad = self.sums[0], self.sums[1], self.sums[2 + level]
+        needed = (grad is not None, weight is not None, bias is not None)
+        of_feature, of_weight, of_bias = run.backward(grad_logits, feature[block], needed)
+        if grad is not None and of_feature is not None:
+            grad[block] += of_feature
+        for total, new in ((weight, of_weight), (bias, of_bias)):
+            if total is not None and new is not None:
+                share = self.head.share(total, run.categories)
+                share += new.view(share.shape)
 
     def all(self) -> list[Tensor | None]:
         """In the dtypes of what they belong to."""

@@ -1,8 +1,8 @@
-"""How the last convolution of a dense head is cut into parts: blocks of images, runs of categories.
+"""How the last convolution of a dense head is cut into runs of categories.
 
 Channel a·K + j of the convolution belongs to anchor a and category j, so a run of categories takes
-A slices of the weight. The parts' logits lie in channels_last memory, where those of one location
-and anchor follow each other: a part is a ``(bHWA, categories)`` matrix.
+A slices of the weight. Its logits lie in channels_last memory, where those of one location and
+anchor follow each other: they are a ``(bHWA, categories)`` matrix.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from hyperfocal.types import DataError
 LOGITS_AT_ONCE = 1 << 22
 """Logits that exist at a time, about (16 MiB in float32)."""
 LEAST_CHANNELS = 256
-"""Outputs of a part's convolution, at least: with fewer it would read its input too often."""
+"""Outputs of a run's convolution, at least: with fewer it would read its input too often."""
+MOST_CHANNELS = 1024
+"""And at most: its weight is copied, and has a gradient."""
 
 
 @dataclass(frozen=True)
@@ -48,27 +50,9 @@ class Head:
         """Pixels on each side."""
         return self.weight.shape[-1] // 2
 
-
-@dataclass(frozen=True)
-class Part:
-    """A block of images and a run of categories of one level.
-
-    Attributes:
-        images: slice of the batch.
-        categories: slice of ``0..K-1``.
-    """
-
-    images: slice
-    categories: slice
-
-    def of_parameter(self, parameter: Tensor, num_classes: int) -> Tensor:
-        """The part's share ``(A, categories, ...)`` of something ``(A·K, ...)``; a view."""
-        return parameter.view(-1, num_classes, *parameter.shape[1:])[:, self.categories]
-
-    @property
-    def num_categories(self) -> int:
-        """Categories in the run."""
-        return int(self.categories.stop - self.categories.start)
+    def share(self, parameter: Tensor, categories: slice) -> Tensor:
+        """What a run of categories has of ``(A·K, ...)``: a view ``(A, categories, ...)``."""
+        return parameter.view(-1, self.num_classes, *parameter.shape[1:])[:, categories]
 
 
 def checked_head(
@@ -100,66 +84,87 @@ def checked_head(
     return Head(weight.detach(), detached, num_classes, dtype)
 
 
-def parts(feature: Tensor, head: Head, logits_at_once: int) -> Iterator[Part]:
-    """All runs of categories of one block of images, then of the next."""
-    batch, _, height, width = feature.shape
-    per_category = max(height * width * head.anchors, 1)
-    run = max(logits_at_once // (per_category * batch), -(-LEAST_CHANNELS // head.anchors))
-    run = min(run, head.num_classes)
-    # Equal lengths: a short last run would take as long as the others.
-    run = -(-head.num_classes // -(-head.num_classes // run))
-    block = max(1, logits_at_once // (per_category * run))
-    for image in range(0, batch, block):
-        for first in range(0, head.num_classes, run):
-            yield Part(
-                slice(image, min(image + block, batch)),
-                slice(first, min(first + run, head.num_classes)),
-            )
-
-
 @dataclass(frozen=True)
-class Convolved:
-    """A part's logits ``(b, A·categories, H, W)`` and what they were made of."""
+class Run:
+    """A run of categories and the head's share of it, ready to convolve.
 
-    logits: Tensor
-    feature: Tensor
+    Attributes:
+        categories: slice of ``0..K-1``.
+        weight: ``(A·categories, C, k, k)`` in channels_last memory.
+        bias: ``(A·categories,)`` or None.
+        padding: of the convolution.
+    """
+
+    categories: slice
     weight: Tensor
+    bias: Tensor | None
+    padding: int
 
-    def rows(self, part: Part) -> Tensor:
-        """The logits seen as ``(bHWA, categories)``."""
-        return self.logits.permute(0, 2, 3, 1).view(-1, part.num_categories)
+    def logits(self, feature: Tensor) -> Tensor:
+        """``(b, A·categories, H, W)`` in channels_last memory."""
+        with torch.autocast(feature.device.type, enabled=False):
+            made = F.conv2d(feature, self.weight, self.bias, padding=self.padding)
+        return made.contiguous(memory_format=torch.channels_last)
+
+    def rows(self, logits: Tensor) -> Tensor:
+        """Logits seen as ``(bHWA, categories)``."""
+        width = self.categories.stop - self.categories.start
+        return logits.permute(0, 2, 3, 1).view(-1, width)
+
+    def backward(
+        self, grad_logits: Tensor, feature: Tensor, needed: tuple[bool, bool, bool]
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Gradients of the map, the weight and the bias, those that are needed."""
+        grads: tuple[Tensor | None, Tensor | None, Tensor | None]
+        grads = torch.ops.aten.convolution_backward(
+            grad_logits,
+            feature,
+            self.weight,
+            [len(self.weight)],
+            [1, 1],
+            [self.padding] * 2,
+            [1, 1],
+            False,
+            [0, 0],
+            1,
+            list(needed),
+        )
+        return grads
 
 
-def convolve(feature: Tensor, head: Head, part: Part) -> Convolved:
-    """The part's logits, everything in channels_last memory."""
-    last = torch.channels_last
-    x = feature[part.images].to(head.dtype).contiguous(memory_format=last)
-    w = part.of_parameter(head.weight, head.num_classes).flatten(0, 1)
-    w = w.to(head.dtype).contiguous(memory_format=last)
-    b = None
-    if head.bias is not None:
-        b = part.of_parameter(head.bias, head.num_classes).flatten().to(head.dtype)
-    with torch.autocast(x.device.type, enabled=False):
-        logits = F.conv2d(x, w, b, padding=head.padding)
-    return Convolved(logits.contiguous(memory_format=last), x, w)
+def runs(features: Sequence[Tensor], head: Head, logits_at_once: int) -> Iterator[Run]:
+    """All categories, run by run.
+
+    A run is as long as the largest map's logits of one image allow, but not so long that its share
+    of the weight gets large itself.
+    """
+    per_category = max(f.shape[2] * f.shape[3] for f in features) * head.anchors
+    length = max(logits_at_once // max(per_category, 1), -(-LEAST_CHANNELS // head.anchors))
+    length = min(length, max(MOST_CHANNELS // head.anchors, 1), head.num_classes)
+    # Equal lengths: a short last run would take as long as the others.
+    length = -(-head.num_classes // -(-head.num_classes // length))
+    for first in range(0, head.num_classes, length):
+        categories = slice(first, min(first + length, head.num_classes))
+        bias = None if head.bias is None else head.share(head.bias, categories).flatten()
+        share = head.share(head.weight, categories)
+        weight = torch.empty(
+            (share.shape[0] * share.shape[1], *share.shape[2:]),
+            dtype=head.dtype,
+            device=share.device,
+            memory_format=torch.channels_last,
+        )
+        weight.view(share.shape).copy_(share)
+        yield Run(categories, weight, None if bias is None else bias.to(head.dtype), head.padding)
 
 
-def convolve_back(
-    made: Convolved, head: Head, needed: tuple[bool, bool, bool]
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients of the part's input, weight and bias, from the gradient in place of its logits."""
-    grads: tuple[Tensor | None, Tensor | None, Tensor | None]
-    grads = torch.ops.aten.convolution_backward(
-        made.logits,
-        made.feature,
-        made.weight,
-        [len(made.weight)],
-        [1, 1],
-        [head.padding] * 2,
-        [1, 1],
-        False,
-        [0, 0],
-        1,
-        list(needed),
-    )
-    return grads
+def blocks(feature: Tensor, run: Run, logits_at_once: int) -> Iterator[slice]:
+    """Slices of the batch with about as many logits as may exist at a time."""
+    per_image = feature.shape[2] * feature.shape[3] * len(run.weight)
+    images = max(1, logits_at_once // max(per_image, 1))
+    for first in range(0, len(feature), images):
+        yield slice(first, min(first + images, len(feature)))
+
+
+def prepared(feature: Tensor, head: Head) -> Tensor:
+    """A map in the head's dtype and channels_last memory, detached; no copy where it is already."""
+    return feature.detach().to(head.dtype).contiguous(memory_format=torch.channels_last)

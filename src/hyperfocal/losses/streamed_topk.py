@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hyperfocal.losses.streamed_parts import LOGITS_AT_ONCE, checked_head, convolve, parts
+from hyperfocal.losses.streamed_parts import LOGITS_AT_ONCE, blocks, checked_head, prepared, runs
 from hyperfocal.ops import stable_topk
 
 
@@ -65,21 +65,19 @@ def streamed_topk(
         torch.empty(0, dtype=torch.long, device=weight.device),
         torch.empty(0, dtype=head.dtype, device=weight.device),
     )
-    levels = []
-    for feature in features:
-        best = [none] * len(feature)
-        for part in parts(feature, head, logits_at_once):
-            rows = convolve(feature, head, part).rows(part)
-            images = range(part.images.start, part.images.stop)
-            for image, logits in zip(images, rows.chunk(len(images)), strict=True):
-                new = _candidates(logits, best[image], k, least)
-                prior, category = (
-                    new.div(logits.shape[1], rounding_mode="floor"),
-                    new % logits.shape[1],
-                )
-                index = prior * num_classes + category + part.categories.start
-                best[image] = _best(best[image], TopPairs(index, logits.flatten()[new]), k)
-        levels.append(best)
+    maps = [prepared(f, head) for f in features]
+    levels = [[none] * len(f) for f in maps]
+    for run in runs(maps, head, logits_at_once):
+        for feature, best in zip(maps, levels, strict=True):
+            for block in blocks(feature, run, logits_at_once):
+                logits = run.rows(run.logits(feature[block]))
+                images = range(block.start, block.stop)
+                for image, rows in zip(images, logits.chunk(len(images)), strict=True):
+                    new = _candidates(rows, best[image], k, least)
+                    prior = new.div(rows.shape[1], rounding_mode="floor")
+                    category = new % rows.shape[1] + run.categories.start
+                    pairs = TopPairs(prior * num_classes + category, rows.flatten()[new])
+                    best[image] = _best(best[image], pairs, k)
     return levels
 
 
