@@ -28,7 +28,8 @@ def run(words: list[str]) -> int:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         parser.add_argument("RECIPE")
-        parser.parse_args(words)
+        if not words or {"-h", "--help"} & set(words):
+            parser.parse_args(words)  # prints and exits
         raise ConfigError(f"the recipe comes first: hyperfocal train RECIPE {' '.join(words)}")
     name, *flags = words
     from hyperfocal.config import override

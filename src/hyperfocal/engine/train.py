@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 import warnings
@@ -166,15 +167,12 @@ class _Loop:
         batch = batch.to(self.fabric.device, non_blocking=True)
         # In one piece the forward pass finds the normaliser itself, with the assignment it makes.
         z = state.model.normalizer(batch) if config.micro_batches > 1 else None
-        size = math.ceil(len(batch) / config.micro_batches)
-        starts = range(0, len(batch), size)
-        for start in starts:
-            part = slice(start, start + size)
-            last = start == starts[-1]
+        parts = micro_batches(len(batch), config.micro_batches)
+        for part in parts:
+            last = part is parts[-1]
             with self.fabric.no_backward_sync(self.forward, enabled=not last):
-                terms = LossTerms(
-                    **self.forward(Sealed(batch[part], None if z is None else z[part]))
-                )
+                sealed = Sealed(batch[part], None if z is None else z[part])
+                terms = LossTerms(**self.forward(sealed))
                 self.fabric.backward(terms.total)
             self.window.add(terms, len(batch[part]))
         self.window.steps += 1
@@ -273,6 +271,13 @@ def total_steps(config: TrainConfig, epoch: float) -> int:
         return config.iterations
     assert config.epochs is not None
     return max(round(config.epochs * epoch / config.batch_size), 1)
+
+
+def micro_batches(images: int, parts: int) -> list[slice]:
+    """``parts`` slices of ``images`` as even as can be; fewer where there are fewer images."""
+    parts = min(parts, images)
+    bounds = [images * i // parts for i in range(parts + 1)]
+    return [slice(start, stop) for start, stop in itertools.pairwise(bounds)]
 
 
 def evaluation_steps(evaluations: int, total: int) -> frozenset[int]:

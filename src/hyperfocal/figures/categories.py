@@ -100,7 +100,9 @@ def _draw_ap(axes: Axes, measured: Measured, rows: list[CategoryRow]) -> None:
             label="not in this split",
             clip_on=False,
         )
-    axes.set(ylabel="AP", ylim=(0, 1), title="AP per category, most frequent in training first")
+    # Room above 1 for the legend: a category can be perfect.
+    axes.set(ylabel="AP", ylim=(0, 1.14), title="AP per category, most frequent in training first")
+    axes.set_yticks(np.linspace(0, 1, 6))
     axes.tick_params(axis="x", length=0)
     axes.legend(frameon=False, fontsize=8, ncols=5, loc="upper center")
     style.tidy(axes)
