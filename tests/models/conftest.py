@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hyperfocal.models import FPN, AnchorGenerator, Backbone, DenseHead, RetinaNet
-from hyperfocal.types import Batch, Target
+from hyperfocal.types import Batch, CategoryCounts, Target
 
 SMALL = RetinaNet.Config(
     backbone=Backbone.Config("resnet18", pretrained=False, norm="train"),
@@ -55,8 +55,10 @@ def small_config() -> RetinaNet.Config:
 def small() -> Callable[..., RetinaNet]:
     """Builds the small detector with some settings replaced."""
 
-    def build(num_classes: int = 4, **changes: object) -> RetinaNet:
+    def build(
+        num_classes: int = 4, counts: CategoryCounts | None = None, **changes: object
+    ) -> RetinaNet:
         torch.manual_seed(0)
-        return dataclasses.replace(SMALL, **changes).build(num_classes)
+        return dataclasses.replace(SMALL, **changes).build(num_classes, counts)
 
     return build

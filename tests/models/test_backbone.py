@@ -18,7 +18,7 @@ NAMES = [
     "mobilenetv2_100",
     "regnety_002",
     "convnext_atto",
-    "hrnet_w18_small",
+    "dla34",
     "vgg11_bn",
 ]
 

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import get_args
 
 import pytest
 import torch
@@ -11,10 +12,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hyperfocal import config as configs
-from hyperfocal.losses import GIoULoss, SigmoidCrossEntropyLoss, SmoothL1Loss, sigmoid_focal_loss
+from hyperfocal.losses import (
+    ClassificationLossConfig,
+    EqualizedFocalLoss,
+    GIoULoss,
+    QualityFocalLoss,
+    SigmoidCrossEntropyLoss,
+    SigmoidFocalLoss,
+    SmoothL1Loss,
+    sigmoid_focal_loss,
+)
 from hyperfocal.models import Backbone, DenseHead, PixelNorm, RetinaNet
-from hyperfocal.ops import box_iou, encode_deltas
-from hyperfocal.types import Batch, ConfigError, Target
+from hyperfocal.ops import box_iou, decode_deltas, encode_deltas
+from hyperfocal.types import Batch, CategoryCounts, ConfigError, Target
 
 Build = Callable[..., RetinaNet]
 
@@ -134,6 +144,69 @@ def test_prior_keeps_cross_entropy_small_at_the_start(small: Build, batch: Batch
         model = small(head=head, loss=SigmoidCrossEntropyLoss.Config())
         losses[prior] = model(batch).classification.item()
     assert losses[0.5] / losses[0.01] == pytest.approx(math.log(0.5) / math.log(0.99), rel=0.05)
+
+
+@pytest.mark.parametrize("settings", get_args(ClassificationLossConfig), ids=lambda c: c.kind)
+@pytest.mark.parametrize("kind", ["global", "per_image"])
+def test_every_loss_trains_and_takes_its_step(
+    small: Build, batch: Batch, settings: type[configs.Config], kind: str
+) -> None:
+    counts = CategoryCounts(images=(50, 5, 2, 1), instances=(90, 7, 3, 1), num_images=60)
+    model = small(loss=settings(), normalizer=kind, counts=counts)
+    for _ in range(2):
+        terms = model(batch)
+        terms.total.backward()
+        model.step()
+        assert terms.classification.isfinite()
+        assert all(g.isfinite().all() for g in gradients(model).values())
+    assert gradients(model)["head.cls_logits.weight"].abs().sum() > 0
+
+
+def test_quality_losses_aim_at_the_iou_of_the_predicted_boxes(small: Build, batch: Batch) -> None:
+    model = small(loss=QualityFocalLoss.Config()).eval()
+    seen = {}
+    model.loss.forward = lambda logits, labels, z, quality: seen.update(quality=quality) or z.sum()
+    model(batch)
+    towers, assignment = model.features(batch), model.assign(batch)
+    anchors, deltas = model.priors(batch).boxes, model.head.regress(towers.box)
+    expected = torch.zeros(assignment.labels.shape)
+    for b, target in enumerate(batch.targets):
+        for a in (assignment.positives(4)[b]).nonzero().flatten().tolist():
+            box = decode_deltas(deltas[b, a], anchors[a])
+            gt = target.boxes[assignment.gt_index[b, a]]
+            expected[b, a] = box_iou(box[None], gt[None])
+    assert (expected > 0).sum() > 3
+    torch.testing.assert_close(seen["quality"].view_as(expected), expected)
+    assert not seen["quality"].requires_grad
+
+
+@pytest.mark.parametrize("kind", ["global", "per_image"])
+@pytest.mark.parametrize("settings", [SigmoidFocalLoss.Config(), EqualizedFocalLoss.Config()])
+def test_streaming_the_categories_changes_nothing(
+    small: Build, batch: Batch, kind: str, settings: configs.Config
+) -> None:
+    head = DenseHead.Config(depth=1, prior=0.2)
+    whole, parts = (
+        small(num_classes=300, head=head, loss=settings, normalizer=kind, stream_from=n)
+        for n in (10**6, 1000)
+    )
+    assert parts.streams
+    assert not whole.streams
+    for model in (whole, parts):
+        for _ in range(2):  # the second time with the statistics of the first
+            model.zero_grad()
+            model(batch).total.backward()
+            model.step()
+    for name, grad in gradients(whole).items():
+        torch.testing.assert_close(
+            gradients(parts)[name], grad, rtol=1e-4, atol=1e-5 * grad.abs().max().item(), msg=name
+        )
+    for (name, a), b in zip(whole.loss.named_buffers(), parts.loss.buffers(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6, msg=name)
+    for a, b in zip(whole.eval().detect(batch), parts.eval().detect(batch), strict=True):
+        assert len(a) == 100
+        torch.testing.assert_close(a.scores, b.scores, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(a.boxes.sum(0), b.boxes.sum(0), rtol=1e-3, atol=1e-1)
 
 
 @pytest.mark.slow

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torchvision
 
-from hyperfocal.ops import box_area, box_iou, clip_boxes, rescale_boxes
+from hyperfocal.ops import box_area, box_iou, clip_boxes, paired_iou, rescale_boxes
 
 
 def random_boxes(n: int, seed: int = 0) -> torch.Tensor:
@@ -34,6 +34,13 @@ def test_iou_doesnt_depend_on_the_unit() -> None:
     """Boxes in fractions of a large image have areas below any careless epsilon."""
     a, b = random_boxes(5), random_boxes(5, seed=1)
     torch.testing.assert_close(box_iou(a * 1e-6, b * 1e-6), box_iou(a, b), rtol=1e-4, atol=1e-6)
+
+
+def test_paired_iou_is_the_diagonal() -> None:
+    a, b = random_boxes(9), random_boxes(9, seed=1)
+    torch.testing.assert_close(paired_iou(a, b), box_iou(a, b).diagonal())
+    point = torch.tensor([5.0, 5, 5, 5])
+    assert paired_iou(point, point).item() == 0
 
 
 def test_area() -> None:

@@ -32,6 +32,7 @@ from hyperfocal.losses.streamed_parts import (
 from hyperfocal.types import ConfigError, DataError
 
 
+@runtime_checkable
 class StreamableLoss(Protocol):
     """A sum over logits of the focal family: cross entropy, focal, EFL, EQLv2 & focal."""
 

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
+from hyperfocal.losses import step_losses
 from hyperfocal.types import Batch, Detections, LossTerms
 
 
@@ -52,6 +53,4 @@ class Detector(nn.Module, ABC):
     def step(self) -> None:
         """Let losses with memory fold in the statistics of an optimizer step."""
         for module in self.children():
-            step = getattr(module, "step", None)
-            if step is not None:
-                step()
+            step_losses(module)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hyperfocal import config
+from hyperfocal.losses.streamed_topk import TopPairs
 from hyperfocal.ops import clip_boxes, nms, rescale_boxes, stable_topk
 from hyperfocal.types import Batch, Detections, HeadOutput, Priors
 
@@ -80,47 +81,74 @@ class Inference:
         self.max_detections = max_detections
         self.class_wise = class_wise
 
+    @property
+    def least_logit(self) -> float:
+        """The score threshold as a logit, so that only what is kept meets a sigmoid."""
+        if self.score_threshold == 0:
+            return -math.inf
+        return math.log(self.score_threshold / (1 - self.score_threshold))
+
     def __call__(
         self, output: HeadOutput, priors: Priors, batch: Batch, decode: Decode
     ) -> list[Detections]:
         """Detections of each image, in the pixels of the original image, best first."""
-        sizes = zip(batch.valid_hw.tolist(), batch.original_hw.tolist(), strict=True)
-        return [
-            self._one_image(cls, box, priors, valid, original, decode)
-            for cls, box, (valid, original) in zip(output.cls, output.box, sizes, strict=True)
-        ]
+        pairs = [self.select(cls, priors.level_sizes) for cls in output.cls]
+        return self.finish(pairs, output.cls.shape[-1], output.box, priors, batch, decode)
 
-    def _one_image(
+    def select(self, logits: Tensor, level_sizes: tuple[int, ...]) -> TopPairs:
+        """The best pairs of every level of an image, from its logits ``(A, K)``."""
+        chosen, first = [], 0
+        for level in torch.split(logits, list(level_sizes)):
+            flat = level.flatten()
+            candidates = (flat > self.least_logit).nonzero().squeeze(1)
+            best = candidates[stable_topk(flat[candidates], self.pre_nms)]
+            chosen.append(best + first)
+            first += flat.numel()
+        index = torch.cat(chosen)
+        return TopPairs(index, logits.flatten()[index])
+
+    def finish(
         self,
-        cls: Tensor,
+        pairs: Sequence[TopPairs],
+        num_classes: int,
         box: Tensor,
         priors: Priors,
-        valid_hw: tuple[int, int],
-        original_hw: tuple[int, int],
+        batch: Batch,
         decode: Decode,
-    ) -> Detections:
-        num_classes = cls.shape[-1]
-        chosen, start = [], 0
-        for level in torch.split(cls, list(priors.level_sizes)):
-            chosen.append(self.select(level.flatten()) + start * num_classes)
-            start += len(level)
-        pairs = torch.cat(chosen)
-        prior = pairs // num_classes
-        labels = pairs % num_classes
-        scores = cls.flatten()[pairs].float().sigmoid()
-        boxes = clip_boxes(decode(box[prior].float(), priors.boxes[prior]), valid_hw)
-        groups = labels if self.class_wise else None
-        kept = nms(boxes, scores, groups, self.nms_iou, self.max_detections)
-        boxes = rescale_boxes(boxes[kept], valid_hw, original_hw)
-        return Detections(clip_boxes(boxes, original_hw), scores[kept], labels[kept])
+    ) -> list[Detections]:
+        """Decode and suppress what was selected.
 
-    def select(self, logits: Tensor) -> Tensor:
-        """Indices of the best logits ``(N,)`` of a level, best first.
-
-        The threshold is applied to the logits, so that only what is kept meets a sigmoid.
+        Args:
+            pairs: of each image, all levels together.
+            num_classes: K.
+            box: ``(B, A, 4)`` box outputs.
+            priors: as they were assigned.
+            batch: tells the images' sizes.
+            decode: box outputs and priors to boxes.
         """
-        if self.score_threshold == 0:
-            return stable_topk(logits, self.pre_nms)
-        least = math.log(self.score_threshold / (1 - self.score_threshold))
-        candidates = (logits > least).nonzero().squeeze(1)
-        return candidates[stable_topk(logits[candidates], self.pre_nms)]
+        sizes = zip(batch.valid_hw.tolist(), batch.original_hw.tolist(), strict=True)
+        found = []
+        for chosen, deltas, (valid_hw, original_hw) in zip(pairs, box, sizes, strict=True):
+            prior = chosen.index // num_classes
+            labels = chosen.index % num_classes
+            scores = chosen.logits.float().sigmoid()
+            boxes = clip_boxes(decode(deltas[prior].float(), priors.boxes[prior]), valid_hw)
+            groups = labels if self.class_wise else None
+            kept = nms(boxes, scores, groups, self.nms_iou, self.max_detections)
+            boxes = clip_boxes(rescale_boxes(boxes[kept], valid_hw, original_hw), original_hw)
+            found.append(Detections(boxes, scores[kept], labels[kept]))
+        return found
+
+
+def join_pairs(
+    levels: Sequence[Sequence[TopPairs]], level_sizes: tuple[int, ...], num_classes: int
+) -> list[TopPairs]:
+    """Pairs of every level and image as pairs of each image, priors counted over all levels."""
+    firsts = [sum(level_sizes[:i]) * num_classes for i in range(len(level_sizes))]
+    return [
+        TopPairs(
+            torch.cat([p.index + first for p, first in zip(image, firsts, strict=True)]),
+            torch.cat([p.logits for p in image]),
+        )
+        for image in zip(*levels, strict=True)
+    ]

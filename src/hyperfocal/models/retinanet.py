@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -14,18 +15,22 @@ from hyperfocal.assign import MaxIoUAssigner
 from hyperfocal.losses import (
     BoxLossConfig,
     ClassificationLossConfig,
+    QualityLoss,
     SigmoidFocalLoss,
     SmoothL1Loss,
 )
+from hyperfocal.losses.streamed import StreamableLoss, streamed_loss
+from hyperfocal.losses.streamed_topk import streamed_topk
 from hyperfocal.models.backbone import Backbone
 from hyperfocal.models.detector import Detector
 from hyperfocal.models.fpn import FPN
-from hyperfocal.models.head import DenseHead
-from hyperfocal.models.inference import Inference
+from hyperfocal.models.head import DenseHead, TowerFeatures
+from hyperfocal.models.inference import Inference, join_pairs
+from hyperfocal.models.matched import Matched, match
 from hyperfocal.models.normalizer import LossNormalizer, NormalizerKind
 from hyperfocal.models.pixels import PixelNorm, padded_hw
 from hyperfocal.models.priors import AnchorGenerator
-from hyperfocal.ops import DeltaWeights, decode_deltas, encode_deltas
+from hyperfocal.ops import DeltaWeights, decode_deltas, encode_deltas, paired_iou
 from hyperfocal.types import (
     Assignment,
     Batch,
@@ -34,7 +39,6 @@ from hyperfocal.types import (
     HeadOutput,
     LossTerms,
     Priors,
-    Target,
 )
 
 
@@ -80,10 +84,15 @@ class RetinaNet(Detector):
         """Factors on the encoded box deltas x, y, w, h."""
         inference: Inference.Config = field(default_factory=Inference.Config)
         """Selection and suppression of detections."""
+        stream_from: int = 2048
+        """Outputs of the last classification convolution (anchors x categories) from which it is
+        computed a few categories at a time, together with its loss or the selection of detections,
+        so that its logits never exist all at once."""
 
         def __post_init__(self) -> None:
             self._require(self.box_weight >= 0, "box_weight", "at least 0")
             self._require(all(w > 0 for w in self.delta_weights), "delta_weights", "positive")
+            self._require(self.stream_from >= 0, "stream_from", "at least 0")
 
         def offline(self) -> RetinaNet.Config:
             """The same detector without initial weights: to load trained ones into."""
@@ -115,6 +124,7 @@ class RetinaNet(Detector):
                 normalizer=self.normalizer,
                 delta_weights=self.delta_weights,
                 inference=self.inference.build(),
+                stream_from=self.stream_from,
             )
             return model.to(memory_format=torch.channels_last)
 
@@ -134,6 +144,7 @@ class RetinaNet(Detector):
         normalizer: NormalizerKind = "global",
         delta_weights: DeltaWeights = (1.0, 1.0, 1.0, 1.0),
         inference: Inference,
+        stream_from: int = 2048,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
@@ -149,20 +160,21 @@ class RetinaNet(Detector):
         self.loss_normalizer = LossNormalizer(normalizer)
         self.delta_weights = delta_weights
         self.inference = inference
+        self.streams = head.cls_logits.out_channels >= stream_from
 
     def forward(self, batch: Batch, normalizer: Tensor | None = None) -> LossTerms:
         """See `Detector.forward`."""
-        assignment = self.assign(batch)
+        priors, assignment = self.priors(batch), self.assign(batch)
         positive = assignment.positives(self.num_classes)
         if normalizer is None:
             normalizer = self.loss_normalizer(positive.sum(dim=1))
-        features = self.neck(self.backbone(self.pixels(batch)))
-        output: HeadOutput = self.head(features)
+        towers = self.features(batch)
+        matched = match(self.head.regress(towers.box), priors, assignment, batch.targets, positive)
         return LossTerms(
-            classification=self.classification_loss(output.cls, assignment.labels, normalizer),
-            box=self.regression_loss(
-                output.box, self.priors(batch), assignment, batch.targets, normalizer
+            classification=self.classification_loss(
+                towers.cls, assignment.labels, matched, normalizer
             ),
+            box=self.regression_loss(matched, normalizer),
             positives=positive.sum(),
         )
 
@@ -175,13 +187,30 @@ class RetinaNet(Detector):
     @torch.no_grad()
     def detect(self, batch: Batch) -> list[Detections]:
         """See `Detector.detect`."""
-        output: HeadOutput = self.head(self.neck(self.backbone(self.pixels(batch))))
-        return self.inference(
-            output,
-            self.priors(batch),
-            batch,
-            lambda deltas, anchors: decode_deltas(deltas, anchors, self.delta_weights),
+        towers, priors, inference = self.features(batch), self.priors(batch), self.inference
+        deltas = self.head.regress(towers.box)
+        if not self.streams:
+            output = HeadOutput(self.head.classify(towers.cls), deltas)
+            return inference(output, priors, batch, self.decode)
+        levels = streamed_topk(
+            towers.cls,
+            self.head.cls_logits.weight,
+            self.head.cls_logits.bias,
+            self.num_classes,
+            inference.pre_nms,
+            inference.least_logit,
         )
+        pairs = join_pairs(levels, priors.level_sizes, self.num_classes)
+        return inference.finish(pairs, self.num_classes, deltas, priors, batch, self.decode)
+
+    def features(self, batch: Batch) -> TowerFeatures:
+        """What the last convolutions of the head see."""
+        towers: TowerFeatures = self.head.towers(self.neck(self.backbone(self.pixels(batch))))
+        return towers
+
+    def decode(self, deltas: Tensor, anchors: Tensor) -> Tensor:
+        """Boxes ``(N, 4)`` from box outputs and anchors ``(N, 4)``."""
+        return decode_deltas(deltas, anchors, self.delta_weights)
 
     def priors(self, batch: Batch) -> Priors:
         """The anchors of a batch's images."""
@@ -192,34 +221,42 @@ class RetinaNet(Detector):
         assignment: Assignment = self.assigner(self.priors(batch), batch.targets)
         return assignment
 
-    def classification_loss(self, logits: Tensor, labels: Tensor, normalizer: Tensor) -> Tensor:
-        """Scalar, from logits ``(B, A, K)``, labels ``(B, A)`` and divisors ``(B,)``."""
-        if self.loss_normalizer.kind == "per_image":
-            images = zip(logits, labels, normalizer, strict=True)
-            return torch.stack([self.loss(*image) for image in images]).sum()
-        # The other kinds give every image the same divisor.
-        loss: Tensor = self.loss(logits.flatten(0, 1), labels.flatten(), normalizer[0])
-        return loss
-
-    def regression_loss(
-        self,
-        deltas: Tensor,
-        priors: Priors,
-        assignment: Assignment,
-        targets: tuple[Target, ...],
-        normalizer: Tensor,
+    def classification_loss(
+        self, features: Sequence[Tensor], labels: Tensor, matched: Matched, normalizer: Tensor
     ) -> Tensor:
-        """Scalar, from box outputs ``(B, A, 4)``, over the positive anchors alone."""
-        image, prior = assignment.positives(self.num_classes).nonzero(as_tuple=True)
-        first = [0]
-        for target in targets[:-1]:
-            first.append(first[-1] + len(target.labels))
-        row = assignment.gt_index[image, prior] + torch.tensor(first, device=image.device)[image]
-        boxes = torch.cat([target.boxes for target in targets])[row]
-        anchors, pred = priors.boxes[prior], deltas[image, prior].float()
+        """Scalar, from the classification tower's maps, labels ``(B, A)`` and divisors ``(B,)``."""
+        last = self.head.cls_logits
+        per_image = self.loss_normalizer.kind == "per_image"
+        # The other kinds give every image the same divisor.
+        divisor = normalizer if per_image else normalizer[0]
+        if self.streams and isinstance(self.loss, StreamableLoss):
+            streamed: Tensor = streamed_loss(
+                features, last.weight, last.bias, labels, self.loss, self.num_classes, divisor
+            )
+            return streamed
+        logits, extra = self.head.classify(features), {}
+        if isinstance(self.loss, QualityLoss):
+            quality = torch.zeros(labels.shape, device=labels.device)
+            boxes = self.decode(matched.deltas.detach(), matched.anchors)
+            quality[matched.image, matched.prior] = paired_iou(boxes, matched.boxes)
+            extra = {"quality": quality}
+        if not per_image:
+            extra = {name: value.flatten() for name, value in extra.items()}
+            loss: Tensor = self.loss(logits.flatten(0, 1), labels.flatten(), divisor, **extra)
+            return loss
+        terms = [
+            self.loss(logits[b], labels[b], z, **{name: v[b] for name, v in extra.items()})
+            for b, z in enumerate(divisor)
+        ]
+        return torch.stack(terms).sum()
+
+    def regression_loss(self, matched: Matched, normalizer: Tensor) -> Tensor:
+        """Scalar, over the positive anchors alone."""
+        weight = self.box_weight / normalizer[matched.image]
         if self.box_loss.on_boxes:
-            pred, wanted = decode_deltas(pred, anchors, self.delta_weights), boxes
+            pred, wanted = self.decode(matched.deltas, matched.anchors), matched.boxes
         else:
-            wanted = encode_deltas(boxes, anchors, self.delta_weights)
-        loss: Tensor = self.box_loss(pred, wanted, weight=self.box_weight / normalizer[image])
+            pred = matched.deltas
+            wanted = encode_deltas(matched.boxes, matched.anchors, self.delta_weights)
+        loss: Tensor = self.box_loss(pred, wanted, weight=weight)
         return loss

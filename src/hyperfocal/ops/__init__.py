@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hyperfocal.ops.boxes import box_area, box_iou, clip_boxes, rescale_boxes
+from hyperfocal.ops.boxes import box_area, box_iou, clip_boxes, paired_iou, rescale_boxes
 from hyperfocal.ops.coders import DeltaWeights, decode_deltas, encode_deltas
 from hyperfocal.ops.nms import nms, stable_topk
 
@@ -14,6 +14,7 @@ __all__ = [
     "decode_deltas",
     "encode_deltas",
     "nms",
+    "paired_iou",
     "rescale_boxes",
     "stable_topk",
 ]

@@ -32,6 +32,15 @@ def box_iou(a: Tensor, b: Tensor) -> Tensor:
     return intersection / union.clamp(min=torch.finfo(union.dtype).tiny)
 
 
+def paired_iou(a: Tensor, b: Tensor) -> Tensor:
+    """Intersection over union ``(...)`` of the boxes ``(..., 4)`` at the same places."""
+    top_left = torch.maximum(a[..., :2], b[..., :2])
+    bottom_right = torch.minimum(a[..., 2:], b[..., 2:])
+    intersection = box_area(torch.cat((top_left, bottom_right), dim=-1))
+    union = box_area(a) + box_area(b) - intersection
+    return intersection / union.clamp(min=torch.finfo(union.dtype).tiny)
+
+
 def clip_boxes(boxes: Tensor, hw: tuple[int, int]) -> Tensor:
     """Boxes ``(..., 4)`` cut at the borders of an image of ``hw`` = (height, width) pixels."""
     height, width = hw

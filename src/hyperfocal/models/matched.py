@@ -1,0 +1,53 @@
+"""The positive priors of a batch beside the boxes that they answer for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from hyperfocal.types import Assignment, Priors, Target
+
+
+class Matched(NamedTuple):
+    """The P positive priors of a batch: what the box loss and IoU targets are made from.
+
+    Attributes:
+        image: ``(P,)`` int64, index in the batch.
+        prior: ``(P,)`` int64, index of the prior.
+        anchors: ``(P, 4)`` the priors' boxes.
+        boxes: ``(P, 4)`` the boxes that they answer for.
+        deltas: ``(P, 4)`` float32, what the head says.
+    """
+
+    image: Tensor
+    prior: Tensor
+    anchors: Tensor
+    boxes: Tensor
+    deltas: Tensor
+
+
+def match(
+    deltas: Tensor,
+    priors: Priors,
+    assignment: Assignment,
+    targets: Sequence[Target],
+    positive: Tensor,
+) -> Matched:
+    """Gather the positives.
+
+    Args:
+        deltas: ``(B, A, 4)`` box outputs.
+        priors: the A priors.
+        assignment: of every image.
+        targets: of every image.
+        positive: ``(B, A)`` bool.
+    """
+    image, prior = positive.nonzero(as_tuple=True)
+    counts = [len(target.labels) for target in targets]
+    first = torch.tensor([0, *counts[:-1]], device=image.device).cumsum(0)
+    row = first[image] + assignment.gt_index[image, prior]
+    boxes = torch.cat([target.boxes for target in targets])[row]
+    return Matched(image, prior, priors.boxes[prior], boxes, deltas[image, prior].float())
