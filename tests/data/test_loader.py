@@ -243,15 +243,19 @@ def test_settings_survive_json_and_the_command_line():
 def test_ctrl_c_ends_main_and_workers(dataset, coco):
     """SIGINT to the whole process group, as a terminal sends it, in the middle of loading."""
     program = f"""
-        import os, signal
+        import os, signal, threading, time
         from pathlib import Path
         from hyperfocal.data import *
+        from hyperfocal.data import loader
         annotations = read_annotations(Path({str(coco.file)!r}), Path({str(coco.images)!r}))
         chosen = DataConfig(train_transform=TransformConfig(short=32), workers=2)
-        batches = iter(train_batches(chosen, annotations, batch_size=2, seed=0))
-        next(batches)
-        # As a training loop that finishes its step: the workers must go on.
+        start = loader._start_worker
+        loader._start_worker = lambda n: (time.sleep(1), start(n))
+        # As a training loop that finishes its step: workers must go on, even half-started ones.
         usual = signal.signal(signal.SIGINT, lambda *_: print("noted", flush=True))
+        batches = iter(train_batches(chosen, annotations, batch_size=2, seed=0))
+        threading.Timer(0.3, os.killpg, (0, signal.SIGINT)).start()
+        next(batches)
         os.killpg(0, signal.SIGINT)
         for _ in range(20):
             next(batches)
@@ -272,7 +276,7 @@ def test_ctrl_c_ends_main_and_workers(dataset, coco):
         start_new_session=True,
     )
     out, errors = running.communicate(timeout=120)
-    assert out == "noted\nstopped\n", errors
+    assert out == "noted\nnoted\nstopped\n", errors
     assert running.returncode == 0
     with pytest.raises(ProcessLookupError):  # nobody is left in the group
         os.killpg(running.pid, 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import signal
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,7 +125,9 @@ class Batches:
         )
 
     def __iter__(self) -> Iterator[Batch]:
-        for item in self._loader:
+        with _interrupts_held():
+            items = iter(self._loader)
+        for item in items:
             if isinstance(item, _Failure):
                 raise DataError(item.message)
             yield item.unpack()
@@ -221,6 +224,19 @@ class _Steps(Dataset["_Packed | _Failure"]):
 
 def _same(item: Any) -> Any:
     return item
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Keep Ctrl-C waiting while workers start: they inherit this until they ignore it."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start_worker(worker: int) -> None:
