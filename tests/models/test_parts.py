@@ -74,6 +74,28 @@ def test_towers_are_shared_over_levels_and_apart_from_each_other(norm: str) -> N
     assert head(2 * [level]).cls.shape == (1, 32, 2)
 
 
+@pytest.mark.parametrize("norm", ["none", "gn"])
+@pytest.mark.parametrize(
+    "wanted", [[], [(0, 0)], [(2, 5), (0, 40)], [(0, 3), (1, 3), (2, 3), (2, 40), (0, 2), (2, 39)]]
+)
+def test_boxes_of_a_few_priors_are_those_of_all(norm: str, wanted: list[tuple[int, int]]) -> None:
+    """Values and gradients; with none wanted, gradients of zero."""
+    head = DenseHead(32, num_anchors=2, num_classes=1, depth=2, channels=64, norm=norm).double()
+    levels = [torch.randn(3, 32, n, n, dtype=torch.float64) for n in (4, 2, 1)]
+    mask = torch.zeros(3, 42, dtype=torch.bool)
+    for image, prior in wanted:
+        mask[image, prior] = True
+    gradients = []
+    for compute in (lambda: head(levels).box[mask].float(), lambda: head.regress_at(levels, mask)):
+        head.zero_grad()
+        values = compute()
+        values.square().sum().backward()
+        parameters = [*head.box_tower.parameters(), *head.box_deltas.parameters()]
+        gradients.append([values.detach(), *(p.grad for p in parameters)])
+    for few, all_ in zip(gradients[1], gradients[0], strict=True):
+        torch.testing.assert_close(few, all_)
+
+
 # ------------------------------------------------------------------ normaliser
 
 

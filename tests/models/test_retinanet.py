@@ -41,7 +41,7 @@ def test_loss_is_the_formula(small: Build, batch: Batch) -> None:
     model = small(box_loss=SmoothL1Loss.Config(beta=0.0), box_weight=0.7).eval()
     terms = model(batch)
     assignment, priors = model.assign(batch), model.priors(batch)
-    output = model.head(model.neck(model.backbone(model.pixels(batch))))
+    output = model.head(model.features(batch))
     classification = box = 0.0
     count = 0
     for b, target in enumerate(batch.targets):
@@ -126,7 +126,7 @@ def test_bfloat16_autocast_is_close_to_float32(
 @pytest.mark.parametrize("prior", [1e-6, 0.01, 0.5])
 def test_every_anchor_starts_with_the_prior(small: Build, batch: Batch, prior: float) -> None:
     model = small(head=DenseHead.Config(depth=1, prior=prior))
-    scores = model.head(model.neck(model.backbone(model.pixels(batch)))).cls.sigmoid()
+    scores = model.head(model.features(batch)).cls.sigmoid()
     assert scores.mean().item() == pytest.approx(prior, rel=0.05)
     terms = model(batch)
     terms.total.backward()
@@ -167,8 +167,8 @@ def test_quality_losses_aim_at_the_iou_of_the_predicted_boxes(small: Build, batc
     seen = {}
     model.loss.forward = lambda logits, labels, z, quality: seen.update(quality=quality) or z.sum()
     model(batch)
-    towers, assignment = model.features(batch), model.assign(batch)
-    anchors, deltas = model.priors(batch).boxes, model.head.regress(towers.box)
+    assignment, anchors = model.assign(batch), model.priors(batch).boxes
+    deltas = model.head(model.features(batch)).box
     expected = torch.zeros(assignment.labels.shape)
     for b, target in enumerate(batch.targets):
         for a in (assignment.positives(4)[b]).nonzero().flatten().tolist():
@@ -364,9 +364,10 @@ def test_state_dict_round_trip(small_config: RetinaNet.Config, batch: Batch) -> 
     assert torch.equal(model.normalizer(batch), other.normalizer(batch))
 
 
-def test_group_norm_needs_whole_groups(small: Build) -> None:
-    with pytest.raises(ConfigError, match="48 channels aren't a multiple of 32"):
-        small(head=DenseHead.Config(norm="gn", channels=48))
+@pytest.mark.parametrize("channels", [32, 80])
+def test_group_norm_needs_whole_groups(small: Build, channels: int) -> None:
+    with pytest.raises(ConfigError, match=f"towers of {channels} channels"):
+        small(head=DenseHead.Config(norm="gn", channels=channels))
 
 
 @pytest.mark.parametrize(

@@ -67,11 +67,13 @@ class DenseHead(nn.Module):
         def build(self, in_channels: int, num_anchors: int, num_classes: int) -> DenseHead:
             """The head over a pyramid of ``in_channels``."""
             channels = self.channels or in_channels
-            if self.norm == "gn" and channels % GROUPS:
+            # With one channel a group a map of a single location has no variance.
+            if self.norm == "gn" and (channels % GROUPS or channels < 2 * GROUPS):
                 self._require(
                     False,
                     "norm",
-                    f"none where the towers' {channels} channels aren't a multiple of {GROUPS}",
+                    f"none with towers of {channels} channels: {GROUPS} groups need a multiple of "
+                    f"{GROUPS}, at least {2 * GROUPS}",
                 )
             return DenseHead(
                 in_channels, num_anchors, num_classes, self.depth, channels, self.norm, self.prior
@@ -117,6 +119,40 @@ class DenseHead(nn.Module):
         """Box values ``(B, A, 4)`` from the box tower's maps, in the order of `Priors`."""
         return join_levels([self.box_deltas(level) for level in features], 4)
 
+    def regress_at(self, features: Sequence[Tensor], wanted: Tensor) -> Tensor:
+        """Box values of a few priors, from the pyramid's maps.
+
+        A box loss needs the positive priors alone, and most levels of most images have none: their
+        part of the box tower is neither run nor differentiated. Group norm doesn't mind, as it
+        sees one image and level at a time.
+
+        Args:
+            features: ``(B, C, H, W)`` pyramid maps.
+            wanted: ``(B, A)`` bool.
+
+        Returns:
+            ``(P, 4)`` float32, in the order of ``wanted.nonzero()``. Without any, an empty tensor
+            that still connects to all parameters.
+        """
+        per_location = self.box_deltas.out_channels // 4
+        sizes = [level.shape[2] * level.shape[3] * per_location for level in features]
+        masks = wanted.split(sizes, dim=1)
+        # Which images, by level: the only wait for the device.
+        busy = torch.stack([mask.any(dim=1) for mask in masks]).nonzero().tolist()
+        rows, order = [], []
+        for n, (level, mask) in enumerate(zip(features, masks, strict=True)):
+            images = [image for at, image in busy if at == n]
+            if not busy and level is features[-1]:
+                images = [0]
+            if images:
+                chosen = _take(level, images)
+                deltas = join_levels([self.box_deltas(self.box_tower(chosen))], 4)
+                rows.append(deltas[mask[images]])
+                first = torch.tensor(images, device=mask.device) * wanted.shape[1] + sum(sizes[:n])
+                within = mask[images].nonzero()
+                order.append(first[within[:, 0]] + within[:, 1])
+        return torch.cat(rows)[torch.cat(order).argsort()].float()
+
     def forward(self, features: Sequence[Tensor]) -> HeadOutput:
         """Everything, for pyramid maps ``(B, C, H, W)``."""
         towers = self.towers(features)
@@ -129,6 +165,13 @@ def join_levels(maps: Sequence[Tensor], width: int) -> Tensor:
     A map in channels_last memory has that layout already; only joining the levels copies.
     """
     return torch.cat([m.permute(0, 2, 3, 1).reshape(len(m), -1, width) for m in maps], dim=1)
+
+
+def _take(level: Tensor, images: list[int]) -> Tensor:
+    """Some images of a map, in its memory format (indexing would lose it)."""
+    if len(images) == len(level):
+        return level
+    return torch.cat([level[i : i + 1] for i in images])
 
 
 def _tower(in_channels: int, channels: int, depth: int, norm: str) -> nn.Sequential:

@@ -19,7 +19,7 @@ class Matched(NamedTuple):
         prior: ``(P,)`` int64, index of the prior.
         anchors: ``(P, 4)`` the priors' boxes.
         boxes: ``(P, 4)`` the boxes that they answer for.
-        deltas: ``(P, 4)`` float32, what the head says.
+        deltas: ``(P, 4)`` what the head says.
     """
 
     image: Tensor
@@ -30,24 +30,24 @@ class Matched(NamedTuple):
 
 
 def match(
-    deltas: Tensor,
     priors: Priors,
     assignment: Assignment,
     targets: Sequence[Target],
     positive: Tensor,
+    deltas: Tensor,
 ) -> Matched:
     """Gather the positives.
 
     Args:
-        deltas: ``(B, A, 4)`` box outputs.
         priors: the A priors.
         assignment: of every image.
         targets: of every image.
         positive: ``(B, A)`` bool.
+        deltas: ``(P, 4)`` box outputs in the order of ``positive.nonzero()``.
     """
     image, prior = positive.nonzero(as_tuple=True)
     counts = [len(target.labels) for target in targets]
     first = torch.tensor([0, *counts[:-1]], device=image.device).cumsum(0)
     row = first[image] + assignment.gt_index[image, prior]
     boxes = torch.cat([target.boxes for target in targets])[row]
-    return Matched(image, prior, priors.boxes[prior], boxes, deltas[image, prior].float())
+    return Matched(image, prior, priors.boxes[prior], boxes, deltas)

@@ -24,7 +24,7 @@ from hyperfocal.losses.streamed_topk import streamed_topk
 from hyperfocal.models.backbone import Backbone
 from hyperfocal.models.detector import Detector
 from hyperfocal.models.fpn import FPN
-from hyperfocal.models.head import DenseHead, TowerFeatures
+from hyperfocal.models.head import DenseHead
 from hyperfocal.models.inference import Inference, join_pairs
 from hyperfocal.models.matched import Matched, match
 from hyperfocal.models.normalizer import LossNormalizer, NormalizerKind
@@ -168,11 +168,15 @@ class RetinaNet(Detector):
         positive = assignment.positives(self.num_classes)
         if normalizer is None:
             normalizer = self.loss_normalizer(positive.sum(dim=1))
-        towers = self.features(batch)
-        matched = match(self.head.regress(towers.box), priors, assignment, batch.targets, positive)
+        levels = self.features(batch)
+        deltas = self.head.regress_at(levels, positive)
+        matched = match(priors, assignment, batch.targets, positive, deltas)
         return LossTerms(
             classification=self.classification_loss(
-                towers.cls, assignment.labels, matched, normalizer
+                [self.head.cls_tower(level) for level in levels],
+                assignment.labels,
+                matched,
+                normalizer,
             ),
             box=self.regression_loss(matched, normalizer),
             positives=positive.sum(),
@@ -187,7 +191,8 @@ class RetinaNet(Detector):
     @torch.no_grad()
     def detect(self, batch: Batch) -> list[Detections]:
         """See `Detector.detect`."""
-        towers, priors, inference = self.features(batch), self.priors(batch), self.inference
+        towers = self.head.towers(self.features(batch))
+        priors, inference = self.priors(batch), self.inference
         deltas = self.head.regress(towers.box)
         if not self.streams:
             output = HeadOutput(self.head.classify(towers.cls), deltas)
@@ -203,10 +208,10 @@ class RetinaNet(Detector):
         pairs = join_pairs(levels, priors.level_sizes, self.num_classes)
         return inference.finish(pairs, self.num_classes, deltas, priors, batch, self.decode)
 
-    def features(self, batch: Batch) -> TowerFeatures:
-        """What the last convolutions of the head see."""
-        towers: TowerFeatures = self.head.towers(self.neck(self.backbone(self.pixels(batch))))
-        return towers
+    def features(self, batch: Batch) -> tuple[Tensor, ...]:
+        """The pyramid's maps ``(B, C, H, W)``."""
+        levels: tuple[Tensor, ...] = self.neck(self.backbone(self.pixels(batch)))
+        return levels
 
     def decode(self, deltas: Tensor, anchors: Tensor) -> Tensor:
         """Boxes ``(N, 4)`` from box outputs and anchors ``(N, 4)``."""
