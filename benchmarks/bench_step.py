@@ -5,7 +5,7 @@
 Both detectors: ResNet with frozen batch norms, its stem and first stage frozen, P6 from P5, plain
 towers, focal loss and L1, 100 detections. A training step is forward, backward and SGD. Steps of
 the two take turns, so that a change in the machine's load meets both; medians are compared. Peak
-memory is that of a process of its own which does nothing but a few steps. torchvision's resize is
+memory is that of a process of its own which does nothing but a few steps (median of three). torchvision's resize is
 switched off, and it gets float images while hyperfocal gets the bytes of a data loader and
 converts them itself.
 """
@@ -27,6 +27,8 @@ import torchvision
 from torch import nn
 
 CLASSES = 80
+PROCESSES = 3
+"""Processes whose peak memory is measured."""
 OBJECTS = 8
 """Objects in each image."""
 
@@ -173,11 +175,15 @@ def print_peak_memory(args: argparse.Namespace) -> None:
 
 
 def peak_memory(name: str, what: str, kind: str, args: argparse.Namespace) -> float:
-    """Peak MiB of a process that does only this."""
+    """Peak MiB of a process that does only this: the median of a few, as the allocator's varies."""
     command = [sys.executable, __file__, "--only", name, "--what", what, "--precision", kind]
     for option in ("backbone", "size", "batch", "device", "threads"):
         command += [f"--{option}", str(getattr(args, option))]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    peaks = [
+        float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        for _ in range(PROCESSES)
+    ]
+    return statistics.median(peaks)
 
 
 def parse() -> argparse.Namespace:

@@ -11,7 +11,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 from hyperfocal.models import FPN, DenseHead, Inference, LossNormalizer
 from hyperfocal.models.head import join_levels
 from hyperfocal.ops import stable_topk
-from hyperfocal.types import Batch, ConfigError, HeadOutput, Priors, Target
+from hyperfocal.types import Batch, ConfigError, Detections, HeadOutput, Priors, Target
 
 MAPS = tuple(torch.randn(2, c, 64 // s * 2, 64 // s * 3) for c, s in ((8, 8), (12, 16), (16, 32)))
 
@@ -128,12 +128,19 @@ def decode(deltas: Tensor, anchors: Tensor) -> Tensor:
     return anchors + deltas
 
 
+def infer(inference: Inference, output: HeadOutput, priors: Priors, batch: Batch) -> Detections:
+    sizes = list(priors.level_sizes)
+    levels = [inference.select(level) for level in output.cls.split(sizes, dim=1)]
+    (found,) = inference(levels, output.cls.shape[-1], output.box, priors, batch, decode)
+    return found
+
+
 BOXES = [[10.0, 10, 50, 50], [12, 10, 52, 50], [150, 60, 240, 140]]
 
 
 def test_inference_by_hand() -> None:
     parts = scene([[0.9, 0.04], [0.8, 0.6], [0.3, 0.05]], BOXES)
-    (found,) = Inference()(*parts, decode)
+    found = infer(Inference(), *parts)
     # The second box yields to the first in category 0 only; the third is cut at the image's edge.
     assert found.scores.tolist() == pytest.approx([0.9, 0.6, 0.3])
     assert found.labels.tolist() == [0, 1, 0]
@@ -144,7 +151,7 @@ def test_inference_options() -> None:
     parts = scene([[0.9, 0.04], [0.8, 0.6], [0.3, 0.05]], BOXES)
 
     def scores(**settings: float) -> list[float]:
-        return Inference(**settings)(*parts, decode)[0].scores.tolist()
+        return infer(Inference(**settings), *parts).scores.tolist()
 
     assert scores(class_wise=False) == pytest.approx([0.9, 0.3])
     assert scores(nms_iou=0.99) == pytest.approx([0.9, 0.8, 0.6, 0.3])
@@ -157,13 +164,13 @@ def test_inference_options() -> None:
 def test_pre_nms_counts_pairs_per_level() -> None:
     output, priors, batch = scene([[0.9, 0.1], [0.8, 0.1], [0.7, 0.1], [0.2, 0.1]], 2 * BOXES[::2])
     levels = Priors(priors.boxes, priors.strides, (2, 2))
-    found = Inference(pre_nms=1)(output, levels, batch, decode)[0]
+    found = infer(Inference(pre_nms=1), output, levels, batch)
     assert found.scores.tolist() == pytest.approx([0.9])  # 0.7 lies on 0.9, one level further
-    assert len(Inference(pre_nms=1, nms_iou=1.0)(output, levels, batch, decode)[0]) == 2
+    assert len(infer(Inference(pre_nms=1, nms_iou=1.0), output, levels, batch)) == 2
 
 
 def test_nothing_above_the_threshold() -> None:
-    (found,) = Inference()(*scene([[0.01, 0.02]] * 3, BOXES), decode)
+    found = infer(Inference(), *scene([[0.01, 0.02]] * 3, BOXES))
     assert len(found) == 0
     assert found.boxes.shape == (0, 4)
 
@@ -171,7 +178,7 @@ def test_nothing_above_the_threshold() -> None:
 def test_selection_is_the_sorted_sigmoid_scores() -> None:
     logits = torch.randn(5000).to(torch.bfloat16)  # ties
     inference = Inference(pre_nms=300, score_threshold=0.3)
-    chosen = inference.select(logits.view(1000, 5), (1000,)).index
+    chosen = inference.select(logits.view(1, 1000, 5))[0].index
     scores = logits.float().sigmoid()
     expected = stable_topk(scores, 300)
     assert torch.equal(chosen, expected[scores[expected] > 0.3])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -84,15 +85,15 @@ class Backbone(nn.Module):
                 ConfigError: the model has no features at strides 8, 16 and 32, or its weights
                     can't be had.
             """
-            net = _create(self)
+            net, frozen = _create(self)
             if self.weights is not None:
                 load_backbone_weights(net, self.weights)
-            return Backbone(net, self.frozen_stages, self.freezes_norms, self.norm_eps)
+            return Backbone(net, frozen, self.freezes_norms, self.norm_eps)
 
     def __init__(
         self,
         net: nn.Module,
-        frozen_stages: int = 0,
+        frozen: Collection[str] = (),
         freeze_norms: bool = False,
         norm_eps: float | None = None,
     ) -> None:
@@ -109,27 +110,23 @@ class Backbone(nn.Module):
         if norm_eps is not None:
             for norm in norms:
                 norm.eps = norm_eps
-        frozen = self._probe(frozen_stages, reductions)
-        for parameter in frozen:
+        self._probe()
+        fixed = {p for name, p in net.named_parameters() if name in frozen}
+        for parameter in fixed:
             parameter.requires_grad_(False)
         if freeze_norms:
             for norm in norms:
                 norm.requires_grad_(False)
         else:
-            norms = [norm for norm in norms if any(p is norm.weight for p in frozen)]
+            norms = [norm for norm in norms if norm.weight in fixed]
         self._frozen_norms = norms
         self.train()
 
-    def _probe(self, frozen_stages: int, reductions: list[int]) -> list[nn.Parameter]:
-        """Run once: check the maps, fold the norms, find what the frozen feature maps depend on."""
+    def _probe(self) -> None:
+        """Run once: check the maps and fold the norms."""
         self.net.eval()
-        image = torch.zeros(1, 3, 64, 64)
-        parameters = list(self.net.parameters())
         maps: list[Tensor] = []
-        try:
-            fold_norms(self.net, lambda: maps.extend(self.net(image)))
-        except (RuntimeError, AssertionError, ValueError) as error:
-            raise ConfigError(f"the backbone can't take images of any size ({error})") from None
+        fold_norms(self.net, lambda: maps.extend(_run(self.net)))
         for level, stride, channels in zip(self._levels, STRIDES, self.channels, strict=True):
             shape, expected = tuple(maps[level].shape), (1, channels, 64 // stride, 64 // stride)
             if shape != expected:
@@ -137,14 +134,6 @@ class Backbone(nn.Module):
                     f"the backbone's map at stride {stride} has shape {shape} for a 64x64 image, "
                     f"but a feature pyramid needs {expected}"
                 )
-        frozen: list[nn.Parameter] = []
-        for reduction, features in zip(reductions, maps, strict=True):
-            if reduction <= 2**frozen_stages and frozen_stages > 0:
-                grads = torch.autograd.grad(
-                    features.sum(), parameters, retain_graph=True, allow_unused=True
-                )
-                frozen += [p for p, g in zip(parameters, grads, strict=True) if g is not None]
-        return frozen
 
     def train(self, mode: bool = True) -> Backbone:
         """Training mode for all but the frozen batch norms."""
@@ -162,11 +151,31 @@ class Backbone(nn.Module):
         return tuple(maps[level] for level in self._levels)
 
 
-def _create(settings: Backbone.Config) -> nn.Module:
+def _create(settings: Backbone.Config) -> tuple[nn.Module, set[str]]:
+    """The network, and the names of its parameters that stay fixed."""
+    # Only the maps that are needed: the others are the largest, and would live as long.
+    indices, frozen = _explore(settings)
     download = settings.pretrained and settings.weights is None
     try:
-        probe: Any = timm.create_model(settings.name, features_only=True, pretrained=False)
-        reductions: list[int] = probe.feature_info.reduction()
+        net: nn.Module = timm.create_model(
+            settings.name, features_only=True, out_indices=indices, pretrained=download
+        )
+    except Exception as error:  # hub clients raise whatever their transport does
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise ConfigError(
+            f"can't get the weights of backbone {settings.name!r} ({reason}). Without a network, "
+            "give a local file (model.backbone.weights), or start from random weights "
+            "(model.backbone.pretrained = False)."
+        ) from error
+    return net, frozen
+
+
+def _explore(settings: Backbone.Config) -> tuple[tuple[int, ...], set[str]]:
+    """Timm's numbers of the maps at `STRIDES`, and the parameters of the frozen stages."""
+    try:
+        with torch.device("meta"):  # shapes and graph alone: no memory, no initialisation
+            net: Any = timm.create_model(settings.name, features_only=True, pretrained=False)
+        reductions: list[int] = net.feature_info.reduction()
     except (RuntimeError, AttributeError, ValueError, TypeError, AssertionError) as error:
         raise ConfigError(
             f"backbone {settings.name!r} gives no feature maps ({error}); take one with maps at "
@@ -179,22 +188,26 @@ def _create(settings: Backbone.Config) -> nn.Module:
             f"{', '.join(map(str, sorted(set(reductions))))}, but a detector needs "
             f"{', '.join(map(str, STRIDES))}"
         )
-    if not download and max(reductions) == STRIDES[-1]:
-        built: nn.Module = probe
-        return built
-    indices = tuple(range(_last_index(reductions, STRIDES[-1]) + 1))
+    numbers: Sequence[int] = net.feature_info.out_indices
+    indices = tuple(numbers[_last_index(reductions, stride)] for stride in STRIDES)
+    early = [n for n, stride in enumerate(reductions) if stride <= 2**settings.frozen_stages]
+    if settings.frozen_stages == 0 or not early:
+        return indices, set()
+    maps = _run(net.eval(), "meta")[: early[-1] + 1]
+    total = torch.stack([level.sum() for level in maps]).sum()
+    names, parameters = zip(*net.named_parameters(), strict=True)
+    grads = torch.autograd.grad(total, parameters, allow_unused=True)
+    return indices, {name for name, grad in zip(names, grads, strict=True) if grad is not None}
+
+
+def _run(net: nn.Module, device: str = "cpu") -> list[Tensor]:
+    """The maps of a small image."""
     try:
-        net: nn.Module = timm.create_model(
-            settings.name, features_only=True, out_indices=indices, pretrained=download
-        )
-    except Exception as error:  # hub clients raise whatever their transport does
-        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-        raise ConfigError(
-            f"can't get the weights of backbone {settings.name!r} ({reason}). Without a network, "
-            "give a local file (model.backbone.weights), or start from random weights "
-            "(model.backbone.pretrained = False)."
-        ) from error
-    return net
+        with torch.device(device):
+            maps: list[Tensor] = net(torch.zeros(1, 3, 64, 64))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise ConfigError(f"the backbone can't take images of any size ({error})") from None
+    return maps
 
 
 def _last_index(reductions: list[int], stride: int) -> int:

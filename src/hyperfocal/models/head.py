@@ -136,7 +136,7 @@ class DenseHead(nn.Module):
         """
         per_location = self.box_deltas.out_channels // 4
         sizes = [level.shape[2] * level.shape[3] * per_location for level in features]
-        masks = wanted.split(sizes, dim=1)
+        masks = torch.split(wanted, sizes, dim=1)
         # Which images, by level: the only wait for the device.
         busy = torch.stack([mask.any(dim=1) for mask in masks]).nonzero().tolist()
         rows, order = [], []
@@ -162,9 +162,10 @@ class DenseHead(nn.Module):
 def join_levels(maps: Sequence[Tensor], width: int) -> Tensor:
     """Maps ``(B, A·width, H, W)`` of all levels as one ``(B, ΣHWA, width)``.
 
-    A map in channels_last memory has that layout already; only joining the levels copies.
+    A map in channels_last memory has that layout already; only joining several levels copies.
     """
-    return torch.cat([m.permute(0, 2, 3, 1).reshape(len(m), -1, width) for m in maps], dim=1)
+    rows = [m.permute(0, 2, 3, 1).reshape(len(m), -1, width) for m in maps]
+    return rows[0] if len(rows) == 1 else torch.cat(rows, dim=1)
 
 
 def _take(level: Tensor, images: list[int]) -> Tensor:

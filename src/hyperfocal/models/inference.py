@@ -13,7 +13,7 @@ from torch import Tensor
 from hyperfocal import config
 from hyperfocal.losses.streamed_topk import TopPairs
 from hyperfocal.ops import clip_boxes, nms, rescale_boxes, stable_topk
-from hyperfocal.types import Batch, Detections, HeadOutput, Priors
+from hyperfocal.types import Batch, Detections, Priors
 
 Decode = Callable[[Tensor, Tensor], Tensor]
 """Box outputs ``(N, 4)`` and their priors ``(N, 4)`` to xyxy boxes ``(N, 4)``."""
@@ -88,44 +88,35 @@ class Inference:
             return -math.inf
         return math.log(self.score_threshold / (1 - self.score_threshold))
 
-    def __call__(
-        self, output: HeadOutput, priors: Priors, batch: Batch, decode: Decode
-    ) -> list[Detections]:
-        """Detections of each image, in the pixels of the original image, best first."""
-        pairs = [self.select(cls, priors.level_sizes) for cls in output.cls]
-        return self.finish(pairs, output.cls.shape[-1], output.box, priors, batch, decode)
-
-    def select(self, logits: Tensor, level_sizes: tuple[int, ...]) -> TopPairs:
-        """The best pairs of every level of an image, from its logits ``(A, K)``."""
-        chosen, first = [], 0
-        for level in torch.split(logits, list(level_sizes)):
-            flat = level.flatten()
+    def select(self, logits: Tensor) -> list[TopPairs]:
+        """The best pairs of each image on one level, from its logits ``(B, HWA, K)``."""
+        chosen = []
+        for flat in logits.flatten(1):
             candidates = (flat > self.least_logit).nonzero().squeeze(1)
             best = candidates[stable_topk(flat[candidates], self.pre_nms)]
-            chosen.append(best + first)
-            first += flat.numel()
-        index = torch.cat(chosen)
-        return TopPairs(index, logits.flatten()[index])
+            chosen.append(TopPairs(best, flat[best]))
+        return chosen
 
-    def finish(
+    def __call__(
         self,
-        pairs: Sequence[TopPairs],
+        levels: Sequence[Sequence[TopPairs]],
         num_classes: int,
         box: Tensor,
         priors: Priors,
         batch: Batch,
         decode: Decode,
     ) -> list[Detections]:
-        """Decode and suppress what was selected.
+        """Detections of each image, in the pixels of the original image, best first.
 
         Args:
-            pairs: of each image, all levels together.
+            levels: of each level and image, what `select` gave.
             num_classes: K.
             box: ``(B, A, 4)`` box outputs.
-            priors: as they were assigned.
+            priors: the A priors.
             batch: tells the images' sizes.
             decode: box outputs and priors to boxes.
         """
+        pairs = _join(levels, priors.level_sizes, num_classes)
         sizes = zip(batch.valid_hw.tolist(), batch.original_hw.tolist(), strict=True)
         found = []
         for chosen, deltas, (valid_hw, original_hw) in zip(pairs, box, sizes, strict=True):
@@ -140,7 +131,7 @@ class Inference:
         return found
 
 
-def join_pairs(
+def _join(
     levels: Sequence[Sequence[TopPairs]], level_sizes: tuple[int, ...], num_classes: int
 ) -> list[TopPairs]:
     """Pairs of every level and image as pairs of each image, priors counted over all levels."""

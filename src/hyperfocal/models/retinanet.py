@@ -24,8 +24,8 @@ from hyperfocal.losses.streamed_topk import streamed_topk
 from hyperfocal.models.backbone import Backbone
 from hyperfocal.models.detector import Detector
 from hyperfocal.models.fpn import FPN
-from hyperfocal.models.head import DenseHead
-from hyperfocal.models.inference import Inference, join_pairs
+from hyperfocal.models.head import DenseHead, join_levels
+from hyperfocal.models.inference import Inference
 from hyperfocal.models.matched import Matched, match
 from hyperfocal.models.normalizer import LossNormalizer, NormalizerKind
 from hyperfocal.models.pixels import PixelNorm, padded_hw
@@ -36,7 +36,6 @@ from hyperfocal.types import (
     Batch,
     CategoryCounts,
     Detections,
-    HeadOutput,
     LossTerms,
     Priors,
 )
@@ -193,20 +192,15 @@ class RetinaNet(Detector):
         """See `Detector.detect`."""
         towers = self.head.towers(self.features(batch))
         priors, inference = self.priors(batch), self.inference
+        last, k = self.head.cls_logits, self.num_classes
+        if self.streams:
+            levels = streamed_topk(
+                towers.cls, last.weight, last.bias, k, inference.pre_nms, inference.least_logit
+            )
+        else:  # one level's logits at a time
+            levels = [inference.select(join_levels([last(level)], k)) for level in towers.cls]
         deltas = self.head.regress(towers.box)
-        if not self.streams:
-            output = HeadOutput(self.head.classify(towers.cls), deltas)
-            return inference(output, priors, batch, self.decode)
-        levels = streamed_topk(
-            towers.cls,
-            self.head.cls_logits.weight,
-            self.head.cls_logits.bias,
-            self.num_classes,
-            inference.pre_nms,
-            inference.least_logit,
-        )
-        pairs = join_pairs(levels, priors.level_sizes, self.num_classes)
-        return inference.finish(pairs, self.num_classes, deltas, priors, batch, self.decode)
+        return inference(levels, k, deltas, priors, batch, self.decode)
 
     def features(self, batch: Batch) -> tuple[Tensor, ...]:
         """The pyramid's maps ``(B, C, H, W)``."""
