@@ -5,9 +5,9 @@
 Both detectors: ResNet with frozen batch norms, its stem and first stage frozen, P6 from P5, plain
 towers, focal loss and L1, 100 detections. A training step is forward, backward and SGD. Steps of
 the two take turns, so that a change in the machine's load meets both; medians are compared. Peak
-memory is that of a process of its own which does nothing but a few steps (median of three). torchvision's resize is
-switched off, and it gets float images while hyperfocal gets the bytes of a data loader and
-converts them itself.
+memory is that of a process of its own which does nothing but a few steps (median of three).
+torchvision's resize is switched off, and it gets float images while hyperfocal gets the bytes of a
+data loader and converts them itself.
 """
 
 from __future__ import annotations
