@@ -46,7 +46,9 @@ def assign_atss(
         return background, torch.zeros_like(background)
     box_centers = (boxes[:, :2] + boxes[:, 2:]) / 2
     distance = (box_centers[:, None] - priors.centers).square().sum(dim=-1)
-    nearest = [_least(level, top_k) for level in torch.split(distance, list(priors.level_sizes), dim=1)]
+    nearest = [
+        _least(level, top_k) for level in torch.split(distance, list(priors.level_sizes), dim=1)
+    ]
     row, anchor = torch.cat(nearest, dim=1).nonzero(as_tuple=True)
     iou = paired_iou(boxes[row], anchors[anchor])
     by_box = iou.view(len(boxes), -1)  # every box has as many candidates
