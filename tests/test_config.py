@@ -115,3 +115,21 @@ def test_override_refuses_misspelt_flags_and_impossible_values(words: list[str])
 def test_override_names_the_kinds_there_are() -> None:
     with pytest.raises(ConfigError, match=r"must be one of round, square \(did you mean 'round'"):
         config.override(Top(1), ["--loss", "rond"], "test")
+
+
+def test_swapping_the_detector_keeps_what_both_share_and_was_set() -> None:
+    from hyperfocal.config import override
+    from hyperfocal.recipes import load_recipe
+
+    before = load_recipe("demo")
+    for kind in ("fcos", "atss", "paa", "improved_baseline"):
+        after = override(before, ["--loss", "efl", "--loss.scale", "4", "--model", kind], "test")
+        model = after.model
+        assert (model.kind, model.loss.kind, model.loss.scale) == (kind, "efl", 4.0)
+        assert model.backbone == before.model.backbone
+        assert model.neck == before.model.neck
+        assert model.anchors != before.model.anchors
+    untouched = load_recipe("retinanet_r50_coco")
+    swapped = override(untouched, ["--model", "fcos", "--model.assigner.radius", "2"], "test")
+    assert swapped.model.neck.extra_source == "p5"
+    assert swapped.model.assigner.radius == 2

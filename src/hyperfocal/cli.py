@@ -19,7 +19,7 @@ commands:
   evaluate --detections F   measure anyone's COCO-format results
   predict RUN PATH...       annotated pictures and predictions.json
   recipes                   what there is to train, and what each is for
-  import torchvision F      bring torchvision RetinaNet weights over
+  import torchvision F      bring torchvision RetinaNet or FCOS weights over
 
 `hyperfocal COMMAND --help` tells more; `hyperfocal train RECIPE --help` lists every setting.
 """

@@ -41,6 +41,9 @@ class Config:
 
     kind: ClassVar[str] = ""
     """Name among the alternatives of a union field; empty where there are none."""
+    kept_when_swapped: ClassVar[tuple[str, ...]] = ()
+    """Fields that a component passes on to the one that ``--FIELD KIND`` puts in its place, where
+    they were set to something else than their default and the other has them too."""
 
     def __init_subclass__(cls) -> None:
         # tyro tells the members of a union apart by __name__, which nested classes all share.
@@ -192,8 +195,8 @@ def override(config: C, args: Sequence[str], prog: str, description: str = "") -
     """Apply command-line flags such as ``--train.lr 0.01 --loss efl --loss.scale 4``.
 
     ``--FIELD KIND`` on a union field swaps the component (and keeps its settings where the kind is
-    unchanged); the rest is typed by the dataclass annotations. ``--help`` lists every field with
-    its default.
+    unchanged, else those that both share: `Config.kept_when_swapped`); the rest is typed by the
+    dataclass annotations. ``--help`` lists every field with its default.
 
     Args:
         config: the defaults, usually what a recipe returned.
@@ -278,8 +281,21 @@ def _replace_at(config: C, path: Sequence[str], member: type[Config] | None) -> 
     elif member is None:
         new = None
     else:
-        new = old if type(old) is member else member()
+        new = old if type(old) is member else _swapped(old, member)
     return dataclasses.replace(config, **{path[0]: new})
+
+
+def _swapped(old: object, member: type[Config]) -> Config:
+    """A ``member`` with what it shares with ``old``; see `Config.kept_when_swapped`."""
+    if not isinstance(old, Config) or not old.kept_when_swapped:
+        return member()
+    untouched = type(old)()
+    passed = {
+        name: getattr(old, name)
+        for name in old.kept_when_swapped
+        if name in member.kept_when_swapped and getattr(old, name) != getattr(untouched, name)
+    }
+    return member(**passed)
 
 
 # --------------------------------------------------------------------------- shared

@@ -85,6 +85,24 @@ def test_a_run_leaves_everything_and_reloads(drawn: Path, tmp_path: Path) -> Non
         assert (found.scores.diff() <= 0).all()
 
 
+@pytest.mark.parametrize("model", ["fcos", "atss", "paa", "improved_baseline"])
+def test_every_detector_trains_resumes_and_predicts(
+    drawn: Path, tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = ("--model", model, "--model.head.depth", "1")
+    whole = small(drawn, *flags, iterations=4, micro_batches=2)
+    run(whole, tmp_path / "whole")
+    with monkeypatch.context() as patch:  # as if asked to stop after the second step
+        patch.setattr("hyperfocal.engine.train._Loop.agreed", lambda self, _: self.state.step == 2)
+        run(whole, tmp_path / "parts")
+    assert len(losses(tmp_path / "parts")) == 2
+    run(dataclasses.replace(whole, resume=True), tmp_path / "parts")
+    assert losses(tmp_path / "parts") == pytest.approx(losses(tmp_path / "whole"), rel=1e-5)
+    loaded = hyperfocal.load(tmp_path / "parts", device="cpu")
+    (found,) = loaded.predict(sorted((drawn / "val").iterdir())[:1])
+    assert (found.boxes <= 96).all()
+
+
 def test_val_metrics_of_the_run_equal_the_evaluate_command(drawn: Path, tmp_path: Path) -> None:
     from hyperfocal.cli import main
 
@@ -190,11 +208,14 @@ def start(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", ["devices", "torchrun"])
-def test_two_processes_equal_one(drawn: Path, tmp_path: Path, launcher: str) -> None:
-    experiment = override(load_recipe("demo"), command(drawn, tmp_path / "one")[2:], "test")
-    one = run(experiment, tmp_path / "one")
-    words = command(drawn, tmp_path / "two", "--devices", "2")
+@pytest.mark.parametrize(
+    ("launcher", "model"),
+    [("devices", "retinanet"), ("torchrun", "retinanet"), ("devices", "paa")],
+)
+def test_two_processes_equal_one(drawn: Path, tmp_path: Path, launcher: str, model: str) -> None:
+    flags = command(drawn, tmp_path / "one", "--model", model)
+    one = run(override(load_recipe("demo"), flags[2:], "test"), tmp_path / "one")
+    words = command(drawn, tmp_path / "two", "--model", model, "--devices", "2")
     port = f"--master-port={free_port()}"
     torchrun = ["torch.distributed.run", "--nproc-per-node=2", port, "-m", "hyperfocal.cli"]
     done = start(*(["hyperfocal.cli"] if launcher == "devices" else torchrun), *words)

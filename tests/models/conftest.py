@@ -62,3 +62,32 @@ def small() -> Callable[..., RetinaNet]:
         return dataclasses.replace(SMALL, **changes).build(num_classes, counts)
 
     return build
+
+
+@pytest.fixture
+def four_drawings() -> Callable[[], Batch]:
+    """Makes four images of three shapes."""
+
+    def make() -> Batch:
+        """A square, a flat and a tall rectangle of their own colours, in four arrangements."""
+        shapes = [((40, 40), (220, 40, 40)), ((28, 56), (40, 220, 40)), ((64, 32), (60, 60, 240))]
+        corners = [
+            [(4, 8), (60, 64), (20, 84)],
+            [(50, 10), (8, 60), (40, 88)],
+            [(8, 70), (60, 4), (24, 20)],
+            [(52, 80), (4, 4), (30, 40)],
+        ]
+        images = torch.full((4, 3, 96, 128), 120, dtype=torch.uint8)
+        targets = []
+        for image, places in zip(images, corners, strict=True):
+            boxes = []
+            for (y, x), ((h, w), color) in zip(places, shapes, strict=True):
+                image[:, y : y + h, x : x + w] = torch.tensor(color, dtype=torch.uint8)[
+                    :, None, None
+                ]
+                boxes.append([x, y, min(x + w, 128), min(y + h, 96)])
+            targets.append(Target(torch.tensor(boxes).float(), torch.arange(3)))
+        hw = torch.tensor([[96, 128]] * 4)
+        return Batch(images, hw, hw * 2, tuple(targets), (0, 1, 2, 3))
+
+    return make

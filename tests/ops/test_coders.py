@@ -4,7 +4,13 @@ import pytest
 import torch
 from torchvision.models.detection._utils import BoxCoder
 
-from hyperfocal.ops import decode_deltas, encode_deltas
+from hyperfocal.ops import (
+    DistanceForm,
+    decode_deltas,
+    decode_distances,
+    encode_deltas,
+    encode_distances,
+)
 
 WEIGHTS = [(1.0, 1.0, 1.0, 1.0), (10.0, 10.0, 5.0, 5.0)]
 
@@ -46,3 +52,24 @@ def test_decoding_is_finite_for_wild_outputs_of_low_precision() -> None:
     assert decoded.dtype == torch.float32
     width = decoded[0, 2] - decoded[0, 0]
     assert math.isclose(width, 1000, rel_tol=1e-5)  # the clamp: 16 · 1000 / 16
+
+
+@pytest.mark.parametrize("form", ["linear", "exp"])
+def test_distances_go_there_and_back(form: DistanceForm) -> None:
+    squares = torch.tensor([[0.0, 0, 8, 8], [16, 16, 32, 32]])
+    boxes = torch.tensor([[1.0, 2, 20, 30], [10, 20, 25, 90]])
+    values = encode_distances(boxes, squares, form)
+    torch.testing.assert_close(decode_distances(values, squares, form), boxes)
+    by_hand = torch.tensor([3.0, 2, 16, 26])  # from (4, 4)
+    expected = by_hand.log() if form == "exp" else by_hand / 8
+    torch.testing.assert_close(values[0], expected)
+
+
+@pytest.mark.parametrize("form", ["linear", "exp"])
+def test_wild_distances_stay_finite(form: DistanceForm) -> None:
+    values = torch.tensor([[1e4, -1e4, 0.0, 200.0]], requires_grad=True)
+    boxes = decode_distances(values, torch.tensor([[0.0, 0, 8, 8]]), form)
+    boxes.sum().backward()
+    assert boxes.isfinite().all()
+    assert values.grad is not None
+    assert values.grad.isfinite().all()

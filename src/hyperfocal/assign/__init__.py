@@ -2,6 +2,23 @@
 
 from __future__ import annotations
 
+from hyperfocal.assign.atss import ATSSAssigner, assign_atss
+from hyperfocal.assign.fcos import FCOSAssigner, assign_fcos
 from hyperfocal.assign.max_iou import LowQuality, MaxIoUAssigner, assign_max_iou
+from hyperfocal.assign.mixture import Mixture, fit_mixtures
+from hyperfocal.assign.paa import CornerCases, PAAAssigner, split_by_cost
 
-__all__ = ["LowQuality", "MaxIoUAssigner", "assign_max_iou"]
+__all__ = [
+    "ATSSAssigner",
+    "CornerCases",
+    "FCOSAssigner",
+    "LowQuality",
+    "MaxIoUAssigner",
+    "Mixture",
+    "PAAAssigner",
+    "assign_atss",
+    "assign_fcos",
+    "assign_max_iou",
+    "fit_mixtures",
+    "split_by_cost",
+]

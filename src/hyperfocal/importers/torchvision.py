@@ -1,4 +1,4 @@
-"""Weights of torchvision's ``retinanet_resnet50_fpn`` and ``retinanet_resnet50_fpn_v2``.
+"""Weights of torchvision's ``retinanet_resnet50_fpn``, its ``_v2``, and ``fcos_resnet50_fpn``.
 
 The imported detector gives torchvision's boxes, scores and labels, and its training losses.
 
@@ -20,7 +20,16 @@ from torch import Tensor
 from hyperfocal.assign import MaxIoUAssigner
 from hyperfocal.data import TransformConfig
 from hyperfocal.losses import GIoULoss, SmoothL1Loss
-from hyperfocal.models import FPN, AnchorGenerator, Backbone, DenseHead, Inference, RetinaNet
+from hyperfocal.models import (
+    FCOS,
+    FPN,
+    AnchorGenerator,
+    Backbone,
+    DenseHead,
+    Inference,
+    QualityBranch,
+    RetinaNet,
+)
 from hyperfocal.models.backbone import read_state_dict
 from hyperfocal.models.pixels import PixelNorm
 from hyperfocal.types import Category, ConfigError
@@ -40,18 +49,19 @@ class Imported:
         transform: how the source prepares images.
     """
 
-    config: RetinaNet.Config
+    config: RetinaNet.Config | FCOS.Config
     state_dict: dict[str, Tensor]
     categories: tuple[Category, ...]
     transform: TransformConfig
 
 
 def import_torchvision(weights: Path) -> Imported:
-    """Read a state dict of one of torchvision's RetinaNets, any version, any number of categories.
+    """Read a state dict of torchvision's RetinaNets or FCOS, with any number of categories.
 
-    Version, number of categories and kind of batch norm are read off the tensors. A file with the
-    head's old key names (``...conv.0.weight``) and frozen batch norms comes from a torchvision
-    whose frozen norms had no epsilon, as did the published COCO weights: it gets epsilon 0.
+    Detector, version, number of categories and kind of batch norm are read off the tensors. A
+    RetinaNet with the head's old key names (``...conv.0.weight``) and frozen batch norms comes from
+    a torchvision whose frozen norms had no epsilon, as did the published COCO weights: it gets
+    epsilon 0.
 
     Raises:
         ConfigError: the file can't be read or holds something else.
@@ -60,15 +70,20 @@ def import_torchvision(weights: Path) -> Imported:
     logits = source.get("head.classification_head.cls_logits.bias")
     deltas = source.get("head.regression_head.bbox_reg.bias")
     if logits is None or deltas is None:
-        raise ConfigError(f"{weights}: not a RetinaNet of torchvision (its head is missing)")
-    if len(deltas) != 4 * ANCHORS or len(logits) % ANCHORS:
+        raise ConfigError(
+            f"{weights}: not a RetinaNet of torchvision, nor its FCOS (their head is missing)"
+        )
+    is_fcos = "head.regression_head.bbox_ctrness.bias" in source
+    anchors = 1 if is_fcos else ANCHORS
+    if len(deltas) != 4 * anchors or len(logits) % anchors:
         raise ConfigError(
             f"{weights}: the head has {len(deltas) // 4} anchors per location, but torchvision's "
-            f"RetinaNets have {ANCHORS}; other anchor generators can't be read off the weights"
+            f"{'FCOS has' if is_fcos else 'RetinaNets have'} {anchors}; other anchor generators "
+            "can't be read off the weights"
         )
-    num_classes = len(logits) // ANCHORS
+    num_classes = len(logits) // anchors
     is_v2 = "head.classification_head.conv.0.1.weight" in source  # group norm
-    config = _config(source, is_v2)
+    config = _fcos(source) if is_fcos else _retinanet(source, is_v2)
     renamed = {_rename(key, is_v2): value for key, value in source.items()}
     model = config.offline().build(num_classes)
     own = model.state_dict()
@@ -82,26 +97,49 @@ def import_torchvision(weights: Path) -> Imported:
     )
 
 
-def _config(source: Mapping[str, Tensor], is_v2: bool) -> RetinaNet.Config:
+def _backbone(source: Mapping[str, Tensor], frozen_eps: float | None) -> Backbone.Config:
     trains_norms = "backbone.body.bn1.num_batches_tracked" in source
-    old_names = "head.classification_head.conv.0.weight" in source
+    return Backbone.Config(
+        name="resnet50",
+        pretrained=False,
+        norm="train" if trains_norms else "frozen",
+        norm_eps=None if trains_norms else frozen_eps,
+    )
+
+
+def _neck(source: Mapping[str, Tensor]) -> FPN.Config:
     p6 = source.get("backbone.fpn.extra_blocks.p6.weight")
     from_p5 = p6 is not None and p6.shape[0] == p6.shape[1]
+    return FPN.Config(extra_source="p5" if from_p5 else "c5")
+
+
+_PIXELS = PixelNorm.Config(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
+
+
+def _retinanet(source: Mapping[str, Tensor], is_v2: bool) -> RetinaNet.Config:
+    old_names = "head.classification_head.conv.0.weight" in source
     return RetinaNet.Config(
-        backbone=Backbone.Config(
-            name="resnet50",
-            pretrained=False,
-            norm="train" if trains_norms else "frozen",
-            norm_eps=0.0 if old_names and not trains_norms else None,
-        ),
-        pixels=PixelNorm.Config(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375)),
-        neck=FPN.Config(extra_source="p5" if from_p5 else "c5"),
+        backbone=_backbone(source, 0.0 if old_names else None),
+        pixels=_PIXELS,
+        neck=_neck(source),
         anchors=AnchorGenerator.Config(style="torchvision"),
         head=DenseHead.Config(norm="gn" if is_v2 else "none"),
         assigner=MaxIoUAssigner.Config(low_quality="any"),
         box_loss=GIoULoss.Config() if is_v2 else SmoothL1Loss.Config(beta=0.0),
         normalizer="per_image",
         inference=Inference.Config(max_detections=300),
+    )
+
+
+def _fcos(source: Mapping[str, Tensor]) -> FCOS.Config:
+    return FCOS.Config(
+        backbone=_backbone(source, None),
+        pixels=_PIXELS,
+        neck=_neck(source),
+        anchors=AnchorGenerator.Config((1.0,), 1, (1.0,), style="torchvision"),
+        head=DenseHead.Config(norm="gn", tower_bias=True),
+        quality=QualityBranch(weigh_boxes=False, threshold_on="score"),
+        inference=Inference.Config(score_threshold=0.2, nms_iou=0.6),
     )
 
 
@@ -113,9 +151,10 @@ _RENAMES = (
     (r"^backbone\.fpn\.extra_blocks\.p7\.", "neck.extra.1."),
     (r"^head\.classification_head\.cls_logits\.", "head.cls_logits."),
     (r"^head\.regression_head\.bbox_reg\.", "head.box_deltas."),
+    (r"^head\.regression_head\.bbox_ctrness\.", "head.quality_logits."),
 )
 _TOWER = re.compile(
-    r"^head\.(classification|regression)_head\.conv\.(\d)(?:\.(\d))?\.(weight|bias)$"
+    r"^head\.(classification|regression)_head\.conv\.(\d+)(?:\.(\d))?\.(weight|bias)$"
 )
 
 
@@ -140,7 +179,7 @@ def _check_same(path: Path, given: Mapping[str, Tensor], own: Mapping[str, Tenso
     for what, keys in (("lacks", missing), ("has unknown", unknown), ("misshapes", misshapen)):
         if keys:
             raise ConfigError(
-                f"{path}: not a RetinaNet with ResNet-50 of torchvision: it {what} {len(keys)} "
+                f"{path}: not a detector with ResNet-50 of torchvision: it {what} {len(keys)} "
                 f"tensor(s), such as {keys[0]}"
             )
 

@@ -9,6 +9,10 @@ from torch import Tensor, nn
 from hyperfocal.losses import step_losses
 from hyperfocal.types import Batch, Detections, LossTerms
 
+SHARED_FIELDS = ("backbone", "pixels", "neck", "loss")
+"""Settings of every detector, which ``--model KIND`` keeps: they have nothing to do with how
+objects are assigned."""
+
 
 class Detector(nn.Module, ABC):
     """A detector that `engine` can train and run.
@@ -36,14 +40,15 @@ class Detector(nn.Module, ABC):
 
         Args:
             batch: images and targets.
-            normalizer: ``(B,)``, what `normalizer` gave for these images; None: for this batch.
+            normalizer: ``(B, ...)``, what `normalizer` gave for these images; None: for this batch.
         """
 
     @abstractmethod
     def normalizer(self, batch: Batch) -> Tensor:
-        """``(B,)``: what each image's loss sum is divided by, without running the network.
+        """``(B, ...)``: what each image's loss sums are divided by.
 
-        Call it on this process's whole share of an optimizer step, on every process.
+        Found without running the network, except where it depends on predictions. Call it on this
+        process's whole share of an optimizer step, on every process.
         """
 
     @abstractmethod

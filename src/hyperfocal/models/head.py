@@ -24,6 +24,18 @@ class TowerFeatures(NamedTuple):
     box: tuple[Tensor, ...]
 
 
+class BoxOutputs(NamedTuple):
+    """What a head says of P chosen priors.
+
+    Attributes:
+        box: ``(P, 4)`` float32 box values.
+        quality: ``(P,)`` float32 quality logits, or None.
+    """
+
+    box: Tensor
+    quality: Tensor | None
+
+
 class DenseHead(nn.Module):
     """K sigmoid logits and 4 class-agnostic box values for every anchor of every level.
 
@@ -34,6 +46,8 @@ class DenseHead(nn.Module):
     The towers and the predictions are apart, because with many categories the last convolution
     and its loss are better computed together, without ever holding all logits.
 
+    A head with a quality branch also gives one logit a prior, from the box tower.
+
     Args:
         in_channels: channels of the pyramid.
         num_anchors: anchors per location.
@@ -42,6 +56,9 @@ class DenseHead(nn.Module):
         channels: channels of the towers.
         norm: ``none`` or ``gn`` (group norm, 32 groups).
         prior: π.
+        tower_bias: give convolutions before a norm a bias (the others always have one).
+        level_scales: number of levels whose box values get a learned factor each; 0: none do.
+        quality: add the quality branch.
     """
 
     @dataclass(frozen=True)
@@ -56,6 +73,11 @@ class DenseHead(nn.Module):
         """After each convolution: nothing, or group norm with 32 groups."""
         prior: float = 0.01
         """Probability of an object that every anchor starts with."""
+        tower_bias: bool = False
+        """Give the towers' convolutions a bias although a norm follows (those without a norm
+        always have one)."""
+        level_scale: bool = False
+        """A learned factor on each level's box values."""
 
         kind: ClassVar[str] = "dense"
 
@@ -64,8 +86,15 @@ class DenseHead(nn.Module):
             self._require(self.channels is None or self.channels >= 1, "channels", "at least 1")
             self._require(0 < self.prior < 1, "prior", "between 0 and 1")
 
-        def build(self, in_channels: int, num_anchors: int, num_classes: int) -> DenseHead:
-            """The head over a pyramid of ``in_channels``."""
+        def build(
+            self,
+            in_channels: int,
+            num_anchors: int,
+            num_classes: int,
+            num_levels: int = 5,
+            quality: bool = False,
+        ) -> DenseHead:
+            """The head over a pyramid of ``in_channels`` and ``num_levels``."""
             channels = self.channels or in_channels
             # With one channel a group a map of a single location has no variance.
             if self.norm == "gn" and (channels % GROUPS or channels < 2 * GROUPS):
@@ -76,7 +105,16 @@ class DenseHead(nn.Module):
                     f"{GROUPS}, at least {2 * GROUPS}",
                 )
             return DenseHead(
-                in_channels, num_anchors, num_classes, self.depth, channels, self.norm, self.prior
+                in_channels,
+                num_anchors,
+                num_classes,
+                self.depth,
+                channels,
+                self.norm,
+                self.prior,
+                self.tower_bias,
+                num_levels if self.level_scale else 0,
+                quality,
             )
 
     def __init__(
@@ -88,14 +126,20 @@ class DenseHead(nn.Module):
         channels: int = 256,
         norm: Literal["none", "gn"] = "none",
         prior: float = 0.01,
+        tower_bias: bool = False,
+        level_scales: int = 0,
+        quality: bool = False,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
-        self.cls_tower = _tower(in_channels, channels, depth, norm)
-        self.box_tower = _tower(in_channels, channels, depth, norm)
+        bias = tower_bias or norm == "none"
+        self.cls_tower = _tower(in_channels, channels, depth, norm, bias)
+        self.box_tower = _tower(in_channels, channels, depth, norm, bias)
         width = channels if depth else in_channels
         self.cls_logits = nn.Conv2d(width, num_anchors * num_classes, 3, padding=1)
         self.box_deltas = nn.Conv2d(width, num_anchors * 4, 3, padding=1)
+        self.quality_logits = nn.Conv2d(width, num_anchors, 3, padding=1) if quality else None
+        self.level_scales = nn.Parameter(torch.ones(level_scales)) if level_scales else None
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.normal_(module.weight, std=0.01)
@@ -117,10 +161,24 @@ class DenseHead(nn.Module):
 
     def regress(self, features: Sequence[Tensor]) -> Tensor:
         """Box values ``(B, A, 4)`` from the box tower's maps, in the order of `Priors`."""
-        return join_levels([self.box_deltas(level) for level in features], 4)
+        return join_levels([self._boxes(level, n) for n, level in enumerate(features)], 4)
+
+    def assess(self, features: Sequence[Tensor]) -> Tensor | None:
+        """Quality logits ``(B, A)`` from the box tower's maps; None without the branch."""
+        if self.quality_logits is None:
+            return None
+        return join_levels([self.quality_logits(level) for level in features], 1).squeeze(2)
+
+    def _boxes(self, level: Tensor, n: int) -> Tensor:
+        values: Tensor = self.box_deltas(level)
+        return values if self.level_scales is None else values * self.level_scales[n]
 
     def regress_at(self, features: Sequence[Tensor], wanted: Tensor) -> Tensor:
-        """Box values of a few priors, from the pyramid's maps.
+        """The box values ``(P, 4)`` of `box_outputs_at`."""
+        return self.box_outputs_at(features, wanted).box
+
+    def box_outputs_at(self, features: Sequence[Tensor], wanted: Tensor) -> BoxOutputs:
+        """Box values and quality of a few priors, from the pyramid's maps.
 
         A box loss needs the positive priors alone, and most levels of most images have none: their
         part of the box tower is neither run nor differentiated. Group norm doesn't mind, as it
@@ -131,8 +189,8 @@ class DenseHead(nn.Module):
             wanted: ``(B, A)`` bool.
 
         Returns:
-            ``(P, 4)`` float32, in the order of ``wanted.nonzero()``. Without any, an empty tensor
-            that still connects to all parameters.
+            P rows in the order of ``wanted.nonzero()``. Without any, empty tensors that still
+            connect to all parameters.
         """
         per_location = self.box_deltas.out_channels // 4
         sizes = [level.shape[2] * level.shape[3] * per_location for level in features]
@@ -146,17 +204,25 @@ class DenseHead(nn.Module):
                 images = [0]
             if images:
                 chosen = _take(level, images)
-                deltas = join_levels([self.box_deltas(self.box_tower(chosen))], 4)
-                rows.append(deltas[mask[images]])
+                tower = self.box_tower(chosen)
+                maps = [join_levels([self._boxes(tower, n)], 4)]
+                if self.quality_logits is not None:
+                    maps.append(join_levels([self.quality_logits(tower)], 1))
+                rows.append(torch.cat([m[mask[images]].float() for m in maps], dim=1))
                 first = torch.tensor(images, device=mask.device) * wanted.shape[1] + sum(sizes[:n])
                 within = mask[images].nonzero()
                 order.append(first[within[:, 0]] + within[:, 1])
-        return torch.cat(rows)[torch.cat(order).argsort()].float()
+        values = torch.cat(rows)[torch.cat(order).argsort()]
+        if self.level_scales is not None:  # levels that weren't run get a gradient of zero
+            values = values + 0 * self.level_scales.sum()
+        return BoxOutputs(values[:, :4], None if self.quality_logits is None else values[:, 4])
 
     def forward(self, features: Sequence[Tensor]) -> HeadOutput:
         """Everything, for pyramid maps ``(B, C, H, W)``."""
         towers = self.towers(features)
-        return HeadOutput(self.classify(towers.cls), self.regress(towers.box))
+        return HeadOutput(
+            self.classify(towers.cls), self.regress(towers.box), self.assess(towers.box)
+        )
 
 
 def join_levels(maps: Sequence[Tensor], width: int) -> Tensor:
@@ -175,12 +241,10 @@ def _take(level: Tensor, images: list[int]) -> Tensor:
     return torch.cat([level[i : i + 1] for i in images])
 
 
-def _tower(in_channels: int, channels: int, depth: int, norm: str) -> nn.Sequential:
+def _tower(in_channels: int, channels: int, depth: int, norm: str, bias: bool) -> nn.Sequential:
     layers: list[nn.Module] = []
     for i in range(depth):
-        layers.append(
-            nn.Conv2d(channels if i else in_channels, channels, 3, padding=1, bias=norm == "none")
-        )
+        layers.append(nn.Conv2d(channels if i else in_channels, channels, 3, padding=1, bias=bias))
         if norm == "gn":
             layers.append(nn.GroupNorm(GROUPS, channels))
         layers.append(nn.ReLU(inplace=True))

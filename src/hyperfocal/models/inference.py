@@ -12,6 +12,8 @@ from torch import Tensor
 
 from hyperfocal import config
 from hyperfocal.losses.streamed_topk import TopPairs
+from hyperfocal.models.quality import QualityBranch
+from hyperfocal.models.voting import score_voting
 from hyperfocal.ops import clip_boxes, nms, rescale_boxes, stable_topk
 from hyperfocal.types import Batch, Detections, Priors
 
@@ -88,12 +90,34 @@ class Inference:
             return -math.inf
         return math.log(self.score_threshold / (1 - self.score_threshold))
 
-    def select(self, logits: Tensor) -> list[TopPairs]:
-        """The best pairs of each image on one level, from its logits ``(B, HWA, K)``."""
+    def select(
+        self,
+        logits: Tensor,
+        quality: Tensor | None = None,
+        branch: QualityBranch | None = None,
+    ) -> list[TopPairs]:
+        """The best pairs of each image on one level.
+
+        Args:
+            logits: ``(B, HWA, K)``.
+            quality: ``(B, HWA)`` logits of a quality branch, which then count in what is best.
+            branch: the branch's settings.
+        """
         chosen = []
-        for flat in logits.flatten(1):
-            candidates = (flat > self.least_logit).nonzero().squeeze(1)
-            best = candidates[stable_topk(flat[candidates], self.pre_nms)]
+        for b, flat in enumerate(logits.flatten(1)):
+            if quality is None or branch is None:
+                candidates = (flat > self.least_logit).nonzero().squeeze(1)
+                rank = flat[candidates]
+            else:
+                by_class = branch.threshold_on == "class"
+                least = self.least_logit if by_class else -math.inf
+                candidates = (flat > least).nonzero().squeeze(1)
+                prior = candidates.div(logits.shape[2], rounding_mode="floor")
+                rank = branch.scores(flat[candidates], quality[b][prior])
+                if not by_class and self.score_threshold > 0:
+                    above = rank > self.score_threshold
+                    candidates, rank = candidates[above], rank[above]
+            best = candidates[stable_topk(rank, self.pre_nms)]
             chosen.append(TopPairs(best, flat[best]))
         return chosen
 
@@ -105,6 +129,9 @@ class Inference:
         priors: Priors,
         batch: Batch,
         decode: Decode,
+        quality: Tensor | None = None,
+        branch: QualityBranch | None = None,
+        voting: float | None = None,
     ) -> list[Detections]:
         """Detections of each image, in the pixels of the original image, best first.
 
@@ -115,18 +142,28 @@ class Inference:
             priors: the A priors.
             batch: tells the images' sizes.
             decode: box outputs and priors to boxes.
+            quality: ``(B, A)`` logits of a quality branch.
+            branch: the branch's settings.
+            voting: spread of `score_voting`; None: no vote.
         """
         pairs = _join(levels, priors.level_sizes, num_classes)
         sizes = zip(batch.valid_hw.tolist(), batch.original_hw.tolist(), strict=True)
         found = []
-        for chosen, deltas, (valid_hw, original_hw) in zip(pairs, box, sizes, strict=True):
+        for b, (chosen, deltas, hw) in enumerate(zip(pairs, box, sizes, strict=True)):
+            valid_hw, original_hw = hw
             prior = chosen.index // num_classes
             labels = chosen.index % num_classes
-            scores = chosen.logits.float().sigmoid()
+            if quality is None or branch is None:
+                scores = chosen.logits.float().sigmoid()
+            else:
+                scores = branch.scores(chosen.logits, quality[b, prior])
             boxes = clip_boxes(decode(deltas[prior].float(), priors.boxes[prior]), valid_hw)
             groups = labels if self.class_wise else None
             kept = nms(boxes, scores, groups, self.nms_iou, self.max_detections)
-            boxes = clip_boxes(rescale_boxes(boxes[kept], valid_hw, original_hw), original_hw)
+            final = boxes[kept]
+            if voting is not None:
+                final = score_voting(final, labels[kept], boxes, scores, labels, voting)
+            boxes = clip_boxes(rescale_boxes(final, valid_hw, original_hw), original_hw)
             found.append(Detections(boxes, scores[kept], labels[kept]))
         return found
 

@@ -18,6 +18,10 @@ by its own positives, then the mean over images (torchvision). ``ema``: a moving
 global count (Detectron2)."""
 
 
+LEAST_WEIGHT = 1e-6
+"""A sum of weights below this counts as this."""
+
+
 class LossNormalizer(nn.Module):
     """A divisor for each image of a batch from the number of its positive priors.
 
@@ -61,3 +65,23 @@ class LossNormalizer(nn.Module):
                 self.average.lerp_(total, 1 - self.MOMENTUM)
             total = self.average
         return (total / processes).expand(len(count)).clone()
+
+
+@torch.no_grad()
+def step_divisors(positives: Tensor, weights: Tensor, images: int) -> Tensor:
+    """Divisors ``(B, 2)``: of sums over all priors, and of sums weighted over the positives.
+
+    They are ``max(N, 1) / R`` and ``W / R`` with N and W summed over all processes, whose number
+    is R (their gradients are averaged).
+
+    Args:
+        positives: scalar, positives of this process.
+        weights: scalar, sum of the weights of this process's positives.
+        images: B.
+    """
+    totals, processes = torch.stack((positives.float(), weights.float())), 1
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(totals)
+        processes = dist.get_world_size()
+    least = totals.new_tensor((1.0, LEAST_WEIGHT))
+    return (torch.maximum(totals, least) / processes).repeat(images, 1)

@@ -19,10 +19,10 @@ from hyperfocal.losses import (
     SigmoidFocalLoss,
     SmoothL1Loss,
 )
-from hyperfocal.losses.streamed import StreamableLoss, streamed_loss
 from hyperfocal.losses.streamed_topk import streamed_topk
 from hyperfocal.models.backbone import Backbone
-from hyperfocal.models.detector import Detector
+from hyperfocal.models.classification import classification_loss
+from hyperfocal.models.detector import SHARED_FIELDS, Detector
 from hyperfocal.models.fpn import FPN
 from hyperfocal.models.head import DenseHead, join_levels
 from hyperfocal.models.inference import Inference
@@ -57,6 +57,7 @@ class RetinaNet(Detector):
         """Settings of `RetinaNet`; the defaults are the paper's, where it says."""
 
         kind: ClassVar[str] = "retinanet"
+        kept_when_swapped: ClassVar[tuple[str, ...]] = SHARED_FIELDS
 
         backbone: Backbone.Config = field(default_factory=Backbone.Config)
         """Network that makes the features."""
@@ -224,30 +225,21 @@ class RetinaNet(Detector):
         self, features: Sequence[Tensor], labels: Tensor, matched: Matched, normalizer: Tensor
     ) -> Tensor:
         """Scalar, from the classification tower's maps, labels ``(B, A)`` and divisors ``(B,)``."""
-        last = self.head.cls_logits
-        per_image = self.loss_normalizer.kind == "per_image"
-        # The other kinds give every image the same divisor.
-        divisor = normalizer if per_image else normalizer[0]
-        if self.streams and isinstance(self.loss, StreamableLoss):
-            streamed: Tensor = streamed_loss(
-                features, last.weight, last.bias, labels, self.loss, self.num_classes, divisor
-            )
-            return streamed
-        logits, extra = self.head.classify(features), {}
+        iou = None
         if isinstance(self.loss, QualityLoss):
-            quality = torch.zeros(labels.shape, device=labels.device)
             boxes = self.decode(matched.deltas.detach(), matched.anchors)
-            quality[matched.image, matched.prior] = paired_iou(boxes, matched.boxes)
-            extra = {"quality": quality}
-        if not per_image:
-            extra = {name: value.flatten() for name, value in extra.items()}
-            loss: Tensor = self.loss(logits.flatten(0, 1), labels.flatten(), divisor, **extra)
-            return loss
-        terms = [
-            self.loss(logits[b], labels[b], z, **{name: v[b] for name, v in extra.items()})
-            for b, z in enumerate(divisor)
-        ]
-        return torch.stack(terms).sum()
+            iou = paired_iou(boxes, matched.boxes)
+        return classification_loss(
+            self.loss,
+            self.head,
+            features,
+            labels,
+            matched,
+            iou,
+            normalizer,
+            per_image=self.loss_normalizer.kind == "per_image",
+            streams=self.streams,
+        )
 
     def regression_loss(self, matched: Matched, normalizer: Tensor) -> Tensor:
         """Scalar, over the positive anchors alone."""

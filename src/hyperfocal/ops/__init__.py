@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 from hyperfocal.ops.boxes import box_area, box_iou, clip_boxes, paired_iou, rescale_boxes
-from hyperfocal.ops.coders import DeltaWeights, decode_deltas, encode_deltas
+from hyperfocal.ops.coders import (
+    BoxCoder,
+    DeltaCoder,
+    DeltaWeights,
+    DistanceCoder,
+    DistanceForm,
+    decode_deltas,
+    decode_distances,
+    encode_deltas,
+    encode_distances,
+)
 from hyperfocal.ops.nms import nms, stable_topk
 
 __all__ = [
+    "BoxCoder",
+    "DeltaCoder",
     "DeltaWeights",
+    "DistanceCoder",
+    "DistanceForm",
     "box_area",
     "box_iou",
     "clip_boxes",
     "decode_deltas",
+    "decode_distances",
     "encode_deltas",
+    "encode_distances",
     "nms",
     "paired_iou",
     "rescale_boxes",

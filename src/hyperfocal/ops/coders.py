@@ -4,11 +4,18 @@ Deltas (R-CNN): for a box g and an anchor a, with centres x, y and sizes w, h::
 
     dx = (gx - ax) / aw · wx      dy = (gy - ay) / ah · wy
     dw = log(gw / aw) · ww        dh = log(gh / ah) · wh
+
+Distances (FCOS): of a location, the centre of a square of one stride, to the sides of a box::
+
+    linear   (l, t, r, b) / stride, of which a negative one is taken as 0
+    exp      log(l, t, r, b)
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -63,3 +70,82 @@ def decode_deltas(
     center = deltas[..., :2] * anchor_wh + (anchors[..., :2] + 0.5 * anchor_wh)
     half = deltas[..., 2:].clamp(max=MAX_LOG_SCALE).exp() * anchor_wh * 0.5
     return torch.cat((center - half, center + half), dim=-1)
+
+
+DistanceForm = Literal["linear", "exp"]
+"""How outputs encode distances; see above."""
+
+MAX_LOG_DISTANCE = math.log(1e5)
+"""Decoding clamps exponents of distances here."""
+
+LEAST_DISTANCE = 1e-3
+"""Distances below this are encoded as this in the exp form, pixels."""
+
+
+def encode_distances(boxes: Tensor, squares: Tensor, form: DistanceForm = "linear") -> Tensor:
+    """Outputs ``(..., 4)`` for the sides of ``boxes`` seen from the centres of ``squares``.
+
+    Args:
+        boxes: ``(..., 4)`` xyxy around the centres.
+        squares: ``(..., 4)`` xyxy, of one stride's width.
+        form: see `DistanceForm`.
+    """
+    center = (squares[..., :2] + squares[..., 2:]) / 2
+    distances = torch.cat((center - boxes[..., :2], boxes[..., 2:] - center), dim=-1)
+    if form == "exp":
+        return distances.clamp(min=LEAST_DISTANCE).log()
+    return distances / (squares[..., 2:3] - squares[..., :1])
+
+
+def decode_distances(values: Tensor, squares: Tensor, form: DistanceForm = "linear") -> Tensor:
+    """Boxes from outputs; the inverse of `encode_distances`, in float32 at least.
+
+    Args:
+        values: ``(..., 4)``.
+        squares: ``(..., 4)`` xyxy, of one stride's width.
+        form: see `DistanceForm`; the exponent is clamped so that it can't overflow.
+
+    Returns:
+        ``(..., 4)`` xyxy.
+    """
+    values = values.to(torch.promote_types(values.dtype, torch.float32))
+    if form == "exp":
+        distances = values.clamp(max=MAX_LOG_DISTANCE).exp()
+    else:
+        distances = values.relu() * (squares[..., 2:3] - squares[..., :1])
+    center = (squares[..., :2] + squares[..., 2:]) / 2
+    return torch.cat((center - distances[..., :2], center + distances[..., 2:]), dim=-1)
+
+
+@dataclass(frozen=True)
+class DeltaCoder:
+    """`encode_deltas` and `decode_deltas` with their weights."""
+
+    weights: DeltaWeights = (1.0, 1.0, 1.0, 1.0)
+
+    def encode(self, boxes: Tensor, anchors: Tensor) -> Tensor:
+        """Outputs ``(..., 4)`` for boxes and anchors ``(..., 4)``."""
+        return encode_deltas(boxes, anchors, self.weights)
+
+    def decode(self, values: Tensor, anchors: Tensor) -> Tensor:
+        """Boxes ``(..., 4)`` from outputs and anchors ``(..., 4)``."""
+        return decode_deltas(values, anchors, self.weights)
+
+
+@dataclass(frozen=True)
+class DistanceCoder:
+    """`encode_distances` and `decode_distances` in one form."""
+
+    form: DistanceForm = "linear"
+
+    def encode(self, boxes: Tensor, squares: Tensor) -> Tensor:
+        """Outputs ``(..., 4)`` for boxes and squares ``(..., 4)``."""
+        return encode_distances(boxes, squares, self.form)
+
+    def decode(self, values: Tensor, squares: Tensor) -> Tensor:
+        """Boxes ``(..., 4)`` from outputs and squares ``(..., 4)``."""
+        return decode_distances(values, squares, self.form)
+
+
+BoxCoder = DeltaCoder | DistanceCoder
+"""How a detector's box outputs encode boxes."""

@@ -1,0 +1,117 @@
+"""FCOS's assignment: each location answers for the smallest object that it lies in.
+
+(Tian et al., "FCOS: Fully Convolutional One-Stage Object Detection", ICCV 2019, section 3; centre
+sampling is of the authors' later code.)
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from hyperfocal import config
+from hyperfocal.types import Assignment, Priors, Target
+
+
+def assign_fcos(
+    priors: Priors,
+    target: Target,
+    num_classes: int,
+    radius: float | None = 1.5,
+    range_strides: float = 8.0,
+) -> tuple[Tensor, Tensor]:
+    """Assign one image's locations.
+
+    With l, t, r, b the distances of a location to the sides of a box, the location is a candidate
+    of the box where all four are positive, where it is less than ``radius`` strides from the
+    box's centre in x and in y, and where ``m = max(l, t, r, b)`` is in its level's range:
+    ``m ≤ 8s`` on the first level, ``m > 4s`` on the last, and ``4s < m ≤ 8s`` between (for
+    strides 8 to 128: 64, 128, 256, 512 pixels). Of several boxes the one of least area wins, of
+    equal areas the first.
+
+    Args:
+        priors: whose centres are the locations.
+        target: the image's boxes.
+        num_classes: K, the background's label.
+        radius: of centre sampling, strides; None: anywhere in the box.
+        range_strides: upper end of a level's range, strides; the lower end is half of it.
+
+    Returns:
+        Labels ``(A,)`` int64 and the row of the target that each positive answers for, ``(A,)``
+        int64, 0 elsewhere.
+    """
+    count = len(priors.boxes)
+    background = torch.full((count,), num_classes, device=priors.boxes.device)
+    if not target.labels.numel():
+        return background, torch.zeros_like(background)
+    centers, boxes, stride = priors.centers[:, None], target.boxes, priors.strides[:, None]
+    distances = torch.cat((centers - boxes[:, :2], boxes[:, 2:] - centers), dim=-1)
+    inside = distances.amin(dim=-1) > 0
+    if radius is not None:
+        box_centers = (boxes[:, :2] + boxes[:, 2:]) / 2
+        inside &= (centers - box_centers).abs().amax(dim=-1) < radius * stride
+    upper, lower = range_strides * stride, range_strides * stride / 2
+    lower[: priors.level_sizes[0]] = 0
+    upper[count - priors.level_sizes[-1] :] = math.inf
+    reach = distances.amax(dim=-1)
+    inside &= (reach > lower) & (reach <= upper)
+    size = boxes[:, 2:] - boxes[:, :2]
+    area = (size[:, 0] * size[:, 1]).where(inside, math.inf)
+    least, gt_index = area.min(dim=1)
+    positive = least < math.inf
+    return torch.where(positive, target.labels[gt_index], background), gt_index * positive
+
+
+class FCOSAssigner(nn.Module):
+    """`assign_fcos` for a batch.
+
+    Args:
+        num_classes: K, the background's label.
+        radius: of centre sampling, strides; None: anywhere in the box.
+        range_strides: upper end of a level's range, strides.
+    """
+
+    @dataclass(frozen=True)
+    class Config(config.Config):
+        """Settings of `FCOSAssigner`."""
+
+        radius: float | None = 1.5
+        """Centre sampling: a positive is less than this many strides from its object's centre;
+        none: anywhere in the object."""
+        range_strides: float = 8.0
+        """A level answers for objects whose farthest side is between half of this and this many
+        strides away (first and last level: without the lower or upper end)."""
+
+        kind: ClassVar[str] = "fcos"
+
+        def __post_init__(self) -> None:
+            self._require(self.radius is None or self.radius > 0, "radius", "positive")
+            self._require(self.range_strides > 0, "range_strides", "positive")
+
+        def build(self, num_classes: int) -> FCOSAssigner:
+            """The assigner for K categories."""
+            return FCOSAssigner(num_classes, self.radius, self.range_strides)
+
+    def __init__(
+        self, num_classes: int, radius: float | None = 1.5, range_strides: float = 8.0
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.radius = radius
+        self.range_strides = range_strides
+
+    @torch.no_grad()
+    def forward(self, priors: Priors, targets: tuple[Target, ...]) -> Assignment:
+        """Assign ``(A,)`` priors to the boxes of each of B images."""
+        pairs = [
+            assign_fcos(priors, target, self.num_classes, self.radius, self.range_strides)
+            for target in targets
+        ]
+        return Assignment(
+            torch.stack([labels for labels, _ in pairs]),
+            torch.stack([gt_index for _, gt_index in pairs]),
+        )

@@ -1,0 +1,88 @@
+"""ATSS (Zhang et al., CVPR 2020), and the improved baseline of the EFL paper on top of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from hyperfocal.assign import ATSSAssigner
+from hyperfocal.models.fpn import FPN
+from hyperfocal.models.head import DenseHead
+from hyperfocal.models.inference import Inference
+from hyperfocal.models.priors import AnchorGenerator
+from hyperfocal.models.quality import QualityBranch
+from hyperfocal.models.quality_detector import QualityDetector, QualityDetectorConfig
+from hyperfocal.ops import DeltaCoder, DeltaWeights
+from hyperfocal.types import CategoryCounts
+
+
+class ATSS(QualityDetector):
+    """One square anchor a location, assigned by thresholds that each object sets itself."""
+
+    @dataclass(frozen=True)
+    class Config(QualityDetectorConfig):
+        """Settings of `ATSS`."""
+
+        kind: ClassVar[str] = "atss"
+
+        assigner: ATSSAssigner.Config = field(default_factory=ATSSAssigner.Config)
+        """Which anchors answer for which object."""
+        box_weight: float = 2.0
+        """Factor on the box loss."""
+        delta_weights: DeltaWeights = (10.0, 10.0, 5.0, 5.0)
+        """Factors on the encoded box deltas x, y, w, h."""
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            self._require(all(w > 0 for w in self.delta_weights), "delta_weights", "positive")
+
+        def build(self, num_classes: int, counts: CategoryCounts | None = None) -> ATSS:
+            """The detector for K categories, in channels_last memory; see `RetinaNet`'s."""
+            coder = DeltaCoder(self.delta_weights)
+            return ATSS(self.parts(num_classes, counts, self.assigner.build(num_classes), coder))
+
+    @property
+    def known_beforehand(self) -> bool:
+        """See `QualityDetector`."""
+        return self.quality.target == "centerness"
+
+
+@dataclass(frozen=True)
+class ImprovedBaseline(ATSS.Config):
+    """The EFL paper's improved baseline: `ATSS` with an IoU branch and more anchors.
+
+    (Li et al., "Equalized Focal Loss for Dense Long-Tailed Object Detection", CVPR 2022, section
+    4.1, and its released settings.) Its longer warm-up and clipping at norm 35 belong to the
+    training: see the recipe ``improved_baseline_r50_lvis``.
+    """
+
+    kind: ClassVar[str] = "improved_baseline"
+
+    neck: FPN.Config = field(
+        default_factory=lambda: FPN.Config(extra_source="c5_lateral", relu=False)
+    )
+    """Feature pyramid."""
+    anchors: AnchorGenerator.Config = field(
+        default_factory=lambda: AnchorGenerator.Config((6.0, 8.0), 1, (1.0,), center_offset=0.5)
+    )
+    """Boxes that the head predicts from: squares of 6 and 8 strides."""
+    head: DenseHead.Config = field(
+        default_factory=lambda: DenseHead.Config(norm="gn", prior=0.001, tower_bias=True)
+    )
+    """Towers and predictions."""
+    assigner: ATSSAssigner.Config = field(default_factory=lambda: ATSSAssigner.Config(top_k=18))
+    """Which anchors answer for which object: 18 candidates, about 9 locations of two anchors."""
+    box_weight: float = 1.0
+    """Factor on the box loss."""
+    delta_weights: DeltaWeights = (1.0, 1.0, 1.0, 1.0)
+    """Factors on the encoded box deltas x, y, w, h."""
+    quality: QualityBranch = field(
+        default_factory=lambda: QualityBranch(target="iou", score="product")
+    )
+    """The IoU branch, and the score that it makes."""
+    inference: Inference.Config = field(
+        default_factory=lambda: Inference.Config(
+            pre_nms=6000, score_threshold=0.0, nms_iou=0.5, max_detections=300
+        )
+    )
+    """Selection and suppression of detections."""

@@ -1,0 +1,57 @@
+"""The quality branch: how well a prior's box will fit, learned beside its categories."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from hyperfocal import config
+
+QualityTarget = Literal["centerness", "iou"]
+"""What the branch learns: how central a location is in its object (FCOS), or the IoU of the
+predicted box (PAA)."""
+
+
+def centerness(centers: Tensor, boxes: Tensor) -> Tensor:
+    """``sqrt(min(l, r) / max(l, r) · min(t, b) / max(t, b))`` of points in boxes.
+
+    Args:
+        centers: ``(P, 2)`` xy.
+        boxes: ``(P, 4)`` xyxy, in the same frame.
+
+    Returns:
+        ``(P,)`` in [0, 1]; 0 for a point outside its box.
+    """
+    first, second = centers - boxes[:, :2], boxes[:, 2:] - centers
+    ratio = torch.minimum(first, second) / torch.maximum(first, second).clamp(min=1e-6)
+    return ratio.clamp(min=0).prod(dim=1).sqrt()
+
+
+@dataclass(frozen=True)
+class QualityBranch(config.Config):
+    """Settings of the quality branch, of its loss and of the score that it makes."""
+
+    target: QualityTarget = "centerness"
+    """What it learns: centerness, or the IoU of the predicted box (iou)."""
+    weight: float = 1.0
+    """Factor on its loss, cross-entropy over the positives."""
+    weigh_boxes: bool = True
+    """Weigh each positive's box loss by its target, over the targets' sum (else alike, over the
+    number of positives)."""
+    score: Literal["sqrt", "product"] = "sqrt"
+    """A detection's score from classification p and quality q: sqrt(p·q), or p·q (product)."""
+    threshold_on: Literal["class", "score"] = "class"
+    """What the score threshold is held against: p, or the score."""
+
+    kind: ClassVar[str] = "quality"
+
+    def __post_init__(self) -> None:
+        self._require(self.weight >= 0, "weight", "at least 0")
+
+    def scores(self, logits: Tensor, quality: Tensor) -> Tensor:
+        """Scores ``(...)`` of classification and quality logits ``(...)``, float32."""
+        product = logits.float().sigmoid() * quality.float().sigmoid()
+        return product.sqrt() if self.score == "sqrt" else product

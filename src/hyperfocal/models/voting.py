@@ -1,0 +1,43 @@
+"""Score voting: each detection moves to the weighted mean of what it stands for."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hyperfocal.ops import box_iou
+
+LEAST_IOU = 0.01
+"""Boxes that overlap less have no vote."""
+
+
+def score_voting(
+    boxes: Tensor,
+    labels: Tensor,
+    voters: Tensor,
+    voter_scores: Tensor,
+    voter_labels: Tensor,
+    spread: float = 0.025,
+) -> Tensor:
+    """Detections' boxes after the vote: ``Σ w_i b_i / Σ w_i`` over the boxes of their category.
+
+    ``w_i = s_i · exp(-(1 - IoU_i)² / spread)`` where the IoU with the detection is above 0.01, else
+    0 (Kim and Lee, ECCV 2020, section 3.4). Scores stay as they are.
+
+    Args:
+        boxes: ``(N, 4)`` xyxy, what suppression kept.
+        labels: ``(N,)``.
+        voters: ``(M, 4)`` xyxy, what went into suppression.
+        voter_scores: ``(M,)``.
+        voter_labels: ``(M,)``.
+        spread: of the weights.
+
+    Returns:
+        ``(N, 4)``. A box that nothing overlaps, itself included (it is empty), stays.
+    """
+    iou = box_iou(boxes, voters)
+    weight = voter_scores * torch.exp(-(1 - iou).square() / spread)
+    weight = weight * ((iou > LEAST_IOU) & (labels[:, None] == voter_labels))
+    total = weight.sum(dim=1, keepdim=True)
+    moved = (weight @ voters) / total.clamp(min=torch.finfo(total.dtype).tiny)
+    return torch.where(total > 0, moved, boxes)

@@ -1,0 +1,112 @@
+"""FCOS's assigner against the rule as it is stated, one location at a time, and by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hyperfocal.assign import FCOSAssigner, assign_fcos
+from hyperfocal.types import ConfigError, Priors, Target
+
+K = 3
+GridPriors = Callable[..., Priors]
+BOX = st.tuples(*[st.integers(0, 44)] * 2, *[st.integers(2, 60)] * 2, st.integers(0, K - 1))
+
+
+def target(boxes: list[tuple[int, ...]]) -> Target:
+    corners = [[x, y, x + w, y + h] for x, y, w, h, _ in boxes]
+    return Target(
+        torch.tensor(corners, dtype=torch.float32).reshape(-1, 4),
+        torch.tensor([b[4] for b in boxes], dtype=torch.long),
+    )
+
+
+def reference(
+    priors: Priors, boxes: list[tuple[int, ...]], radius: float | None
+) -> tuple[list[int], list[int]]:
+    labels, rows = [], []
+    for (cx, cy), stride in zip(priors.centers.tolist(), priors.strides.tolist(), strict=True):
+        lower = {8: -1, 16: 64, 32: 128}[int(stride)]
+        upper = {8: 64, 16: 128, 32: 1e9}[int(stride)]
+        found: tuple[float, int] | None = None
+        for row, (x, y, w, h, _) in enumerate(boxes):
+            sides = (cx - x, cy - y, x + w - cx, y + h - cy)
+            near = radius is None or (
+                abs(cx - x - w / 2) < radius * stride and abs(cy - y - h / 2) < radius * stride
+            )
+            fits = min(sides) > 0 and near and lower < max(sides) <= upper
+            if fits and (found is None or w * h < found[0]):
+                found = (w * h, row)
+        labels.append(K if found is None else boxes[found[1]][4])
+        rows.append(0 if found is None else found[1])
+    return labels, rows
+
+
+@pytest.mark.parametrize("radius", [None, 0.5, 1.5])
+@settings(deadline=None, max_examples=60)
+@given(boxes=st.lists(BOX, max_size=4))
+def test_same_as_the_rule(
+    grid_priors: GridPriors, radius: float | None, boxes: list[tuple[int, ...]]
+) -> None:
+    # Ten times larger, so that all levels' ranges are met.
+    priors = grid_priors()
+    for scale in (1, 4):
+        scaled = Priors(priors.boxes * scale, priors.strides, priors.level_sizes)
+        large = [(*(v * scale for v in box[:4]), box[4]) for box in boxes]
+        labels, rows = assign_fcos(scaled, target(large), K, radius)
+        assert (labels.tolist(), rows.tolist()) == reference(scaled, large, radius)
+
+
+def points(*centers: tuple[float, float], stride: float = 8.0) -> Priors:
+    """Locations on one middle level of three."""
+    c = torch.tensor([(0.0, 0.0), *centers, (0.0, 0.0)])
+    return Priors(
+        torch.cat((c - stride / 2, c + stride / 2), dim=1),
+        torch.tensor([stride / 2] + [stride] * len(centers) + [stride * 2]),
+        (1, len(centers), 1),
+    )
+
+
+def assigned(priors: Priors, boxes: list[tuple[int, ...]], **kwargs: object) -> list[int]:
+    return assign_fcos(priors, target(boxes), K, **kwargs)[0][1:-1].tolist()
+
+
+def test_the_range_holds_its_upper_end_and_not_its_lower_one() -> None:
+    priors = points((50, 50))  # a middle level of stride 8: (32, 64]
+    for size, label in ((64, K), (66, 1), (128, 1), (130, K)):
+        assert assigned(priors, [(50 - size // 2, 50 - size // 2, size, size, 1)]) == [label]
+
+
+def test_a_location_on_the_border_is_outside() -> None:
+    assert assigned(points((10, 40)), [(10, 10, 60, 60, 1)], radius=None) == [K]
+    assert assigned(points((10.5, 40)), [(10, 10, 60, 60, 1)], radius=None) == [1]
+
+
+def test_centre_sampling_keeps_what_is_within_the_radius() -> None:
+    priors = points((40, 40), (51.9, 40), (52, 40), (40, 51.9), (52, 52))
+    box = [(0, 0, 80, 80, 2)]
+    assert assigned(priors, box, radius=1.5) == [2, 2, K, 2, K]
+    assert assigned(priors, box, radius=None) == [2, 2, 2, 2, 2]
+
+
+def test_the_smallest_of_several_objects_wins() -> None:
+    boxes = [(0, 0, 90, 90, 0), (5, 5, 70, 70, 1), (0, 0, 100, 80, 2)]
+    labels, rows = assign_fcos(points((42, 42)), target(boxes), K)
+    assert (labels[1].item(), rows[1].item()) == (1, 1)
+
+
+def test_a_batch_is_its_images_and_empty_images_are_background(grid_priors: GridPriors) -> None:
+    priors = grid_priors()
+    found = FCOSAssigner.Config().build(K)(priors, (target([(8, 8, 20, 20, 1)]), target([])))
+    assert found.positives(K).sum(dim=1).tolist()[1] == 0
+    assert found.positives(K).sum(dim=1).tolist()[0] > 0
+    assert found.labels[1].unique().tolist() == [K]
+
+
+def test_impossible_settings_are_named() -> None:
+    with pytest.raises(ConfigError, match="radius = 0"):
+        FCOSAssigner.Config(radius=0.0)

@@ -1,0 +1,246 @@
+"""FCOS, ATSS, PAA and the improved baseline: one loss formula, any loss, any split of a step."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import get_args
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hyperfocal import config as configs
+from hyperfocal.losses import ClassificationLossConfig, EqualizedFocalLoss, giou_loss
+from hyperfocal.models import ATSS, FCOS, FPN, PAA, Backbone, DenseHead, ImprovedBaseline
+from hyperfocal.models.quality import QualityBranch, centerness
+from hyperfocal.models.quality_detector import QualityDetector, QualityDetectorConfig
+from hyperfocal.models.voting import score_voting
+from hyperfocal.ops import box_iou
+from hyperfocal.types import Batch, CategoryCounts, ConfigError, Target
+
+DETECTORS: list[type[QualityDetectorConfig]] = [
+    FCOS.Config,
+    ATSS.Config,
+    PAA.Config,
+    ImprovedBaseline,
+]
+KINDS = pytest.mark.parametrize("kind", DETECTORS, ids=lambda c: c.kind)
+
+
+def small(
+    kind: type[QualityDetectorConfig],
+    num_classes: int = 4,
+    counts: CategoryCounts | None = None,
+    norm: str = "frozen",
+    **changes: object,
+) -> QualityDetector:
+    torch.manual_seed(0)
+    head = dataclasses.replace(kind().head, depth=1, channels=32, norm="none", prior=0.05)
+    settings = {
+        "backbone": Backbone.Config("resnet18", pretrained=False, norm=norm),
+        "neck": dataclasses.replace(kind().neck, channels=32),
+        "head": head,
+    }
+    return kind(**(settings | changes)).build(num_classes, counts)
+
+
+def gradients(model: QualityDetector) -> dict[str, Tensor]:
+    return {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+
+
+@KINDS
+def test_loss_is_the_formula(kind: type[QualityDetectorConfig], batch: Batch) -> None:
+    model = small(kind).eval()
+    terms = model(batch)
+    levels = model.features(batch)
+    cls_maps = [model.head.cls_tower(level) for level in levels]
+    rows = model.positives(batch, levels, cls_maps)
+    output = model.head(levels)
+    priors = model.priors(batch)
+    number, box, quality, total = 0, 0.0, 0.0, 0.0
+    for b, target in enumerate(batch.targets):
+        for a in rows.assignment.positives(4)[b].nonzero().flatten().tolist():
+            gt = target.boxes[rows.assignment.gt_index[b, a]]
+            pred = model.coder.decode(output.box[b, a], priors.boxes[a])
+            if model.quality.target == "iou":
+                aim = box_iou(pred[None], gt[None])[0, 0].item()
+            else:
+                x, y = priors.centers[a].tolist()
+                left, right = sorted((x - gt[0].item(), gt[2].item() - x))
+                top, bottom = sorted((y - gt[1].item(), gt[3].item() - y))
+                aim = math.sqrt(left / right * top / bottom)
+            number, total = number + 1, total + aim
+            box += aim * giou_loss(pred, gt).item()
+            assert output.quality is not None
+            quality += F.binary_cross_entropy_with_logits(
+                output.quality[b, a], torch.tensor(aim)
+            ).item()
+    assert number == terms.positives.item() > 3
+    assert terms.box.item() == pytest.approx(model.box_weight * box / total, rel=1e-4)
+    assert terms.quality is not None
+    assert terms.quality.item() == pytest.approx(model.quality.weight * quality / number, rel=1e-4)
+
+
+@KINDS
+def test_micro_batches_give_the_gradients_of_the_whole(
+    kind: type[QualityDetectorConfig], batch: Batch
+) -> None:
+    whole = small(kind)
+    parts = copy.deepcopy(whole)
+    whole(batch).total.backward()
+    z = parts.normalizer(batch)
+    assert z.shape == (3, 2)
+    for part in (slice(0, 2), slice(2, 3)):
+        parts(batch[part], z[part]).total.backward()
+    for name, grad in gradients(whole).items():
+        torch.testing.assert_close(gradients(parts)[name], grad, rtol=1e-4, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("kind", [FCOS.Config, ATSS.Config])
+def test_centerness_needs_no_network_for_the_normaliser(
+    kind: type[QualityDetectorConfig], batch: Batch
+) -> None:
+    model = small(kind)
+    model.backbone.forward = None  # type: ignore[assignment]
+    assert (model.normalizer(batch) > 0).all()
+
+
+@KINDS
+def test_images_without_boxes_train(kind: type[QualityDetectorConfig], batch: Batch) -> None:
+    """Finite loss, and a gradient for everything that DDP waits for."""
+    empty = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long))
+    model = small(kind, norm="train")
+    nothing = dataclasses.replace(batch, targets=(empty,) * 3)
+    assert model.normalizer(nothing)[:, 0].tolist() == [1.0] * 3
+    terms = model(nothing)
+    assert terms.box.item() == 0 == terms.positives.item()
+    terms.total.backward()
+    for name, grad in gradients(model).items():
+        assert grad is not None, name
+        assert grad.isfinite().all(), name
+    assert gradients(model)["head.cls_logits.weight"].abs().sum() > 0
+
+
+COUNTS = CategoryCounts(images=(50, 5, 2, 1), instances=(90, 7, 3, 1), num_images=60)
+
+
+@pytest.mark.parametrize("loss", get_args(ClassificationLossConfig), ids=lambda c: c.kind)
+@KINDS
+def test_every_loss_trains(
+    kind: type[QualityDetectorConfig], loss: type[configs.Config], batch: Batch
+) -> None:
+    model = small(kind, loss=loss(), counts=COUNTS)
+    terms = model(batch)
+    terms.total.backward()
+    model.step()
+    assert terms.total.isfinite()
+    assert all(g.isfinite().all() for g in gradients(model).values())
+    assert gradients(model)["head.cls_logits.weight"].abs().sum() > 0
+
+
+@pytest.mark.parametrize("loss", [EqualizedFocalLoss.Config()])
+@pytest.mark.parametrize("kind", [PAA.Config, ImprovedBaseline])
+def test_streaming_changes_nothing(
+    kind: type[QualityDetectorConfig], loss: configs.Config, batch: Batch
+) -> None:
+    whole, parts = (small(kind, 200, loss=loss, stream_from=n) for n in (10**6, 100))
+    assert parts.streams > whole.streams
+    for model in (whole, parts):
+        model(batch).total.backward()
+        model.step()
+    for name, grad in gradients(whole).items():
+        close = {"rtol": 1e-4, "atol": 1e-5 * grad.abs().max().item()}
+        torch.testing.assert_close(gradients(parts)[name], grad, **close, msg=name)
+    torch.testing.assert_close(parts.loss.pos_grad, whole.loss.pos_grad, rtol=1e-4, atol=1e-6)
+    for a, b in zip(whole.eval().detect(batch), parts.eval().detect(batch), strict=True):
+        torch.testing.assert_close(a.scores, b.scores, rtol=1e-4, atol=1e-5)
+
+
+@KINDS
+def test_scores_are_class_and_quality(kind: type[QualityDetectorConfig], batch: Batch) -> None:
+    """The best score of each image is the best of all pairs."""
+    model = small(kind).eval()
+    threshold = dataclasses.replace(kind().inference, score_threshold=0.0)
+    model.inference = threshold.build()
+    output = model.head(model.features(batch))
+    assert output.quality is not None
+    joint = output.cls.sigmoid() * output.quality.sigmoid()[..., None]
+    joint = joint.sqrt() if model.quality.score == "sqrt" else joint
+    for found, scores in zip(model.detect(batch), joint, strict=True):
+        assert len(found) > 50
+        assert (found.scores.diff() <= 0).all()
+        assert found.scores[0].item() == pytest.approx(scores.max().item(), rel=1e-5)
+
+
+def test_threshold_on_class_or_score(batch: Batch) -> None:
+    for on in ("class", "score"):
+        branch = QualityBranch(threshold_on=on, score="product")
+        logits, quality = torch.zeros(1, 2, 1), torch.tensor([[0.0, 5.0]])
+        inference = dataclasses.replace(FCOS.Config().inference, score_threshold=0.4).build()
+        chosen = inference.select(logits, quality, branch)[0].index.tolist()
+        assert chosen == {"class": [1, 0], "score": [1]}[on]
+
+
+def test_centerness_by_hand() -> None:
+    boxes = torch.tensor([[0.0, 0, 10, 10]] * 3)
+    centers = torch.tensor([[5.0, 5], [2, 5], [-1, 5]])
+    assert centerness(centers, boxes).tolist() == pytest.approx([1, 0.5, 0])
+
+
+def test_score_voting_by_hand() -> None:
+    """Weights 0.9 · 1 and 0.8 · exp(-(1 - 0.8)² / 0.025); the other category has no vote."""
+    kept = torch.tensor([[0.0, 0, 10, 10]])
+    voters = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 8], [0, 0, 10, 9], [90, 90, 99, 99]])
+    labels = torch.tensor([1, 1, 0, 1])
+    moved = score_voting(
+        kept, torch.tensor([1]), voters, torch.tensor([0.9, 0.8, 1.0, 1.0]), labels
+    )
+    w = 0.8 * math.exp(-0.04 / 0.025)
+    assert moved[0].tolist() == pytest.approx([0, 0, 10, (9 + 8 * w) / (0.9 + w)], rel=1e-5)
+    empty = torch.tensor([[3.0, 3, 3, 3]])
+    one = torch.tensor([1])
+    assert torch.equal(score_voting(empty, one, empty, torch.ones(1), one), empty)
+
+
+@KINDS
+def test_config_survives_json(kind: type[QualityDetectorConfig]) -> None:
+    settings = kind(loss=EqualizedFocalLoss.Config())
+    assert configs.load(kind, configs.dump(settings)) == settings
+
+
+def test_locations_are_squares_of_one_stride() -> None:
+    with pytest.raises(ConfigError, match="one square of one stride"):
+        FCOS.Config(anchors=ATSS.Config().anchors)
+
+
+@pytest.mark.slow
+@KINDS
+def test_overfits_four_drawn_images(
+    kind: type[QualityDetectorConfig], four_drawings: Callable[[], Batch]
+) -> None:
+    """The best detections of each image are its objects, closely."""
+    batch, steps = four_drawings(), 80
+    torch.manual_seed(0)
+    model = kind(
+        backbone=Backbone.Config("resnet18", pretrained=False, norm="train"),
+        neck=FPN.Config(channels=64),
+        head=DenseHead.Config(depth=1, norm="gn", level_scale=True),
+    ).build(3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = 3e-3 * (1 - step / steps)
+        optimizer.zero_grad()
+        model(batch).total.backward()
+        optimizer.step()
+    with torch.no_grad():  # bring the running statistics to the weights as they are now
+        for _ in range(20):
+            model(batch)
+    for found, target in zip(model.eval().detect(batch), batch.targets, strict=True):
+        count = len(target.labels)
+        iou = box_iou(target.boxes * 2, found.boxes[:count])  # the original is twice the size
+        right = (iou > 0.8) & (found.labels[:count] == target.labels[:, None])
+        assert right.any(dim=1).all()
