@@ -75,12 +75,35 @@ class ImageRecord:
 
 
 @dataclass(frozen=True)
+class Federated:
+    """What LVIS tells beyond boxes: each image is annotated for some of the categories only.
+
+    Attributes:
+        negative: image id -> labels verified to be absent from it.
+        not_exhaustive: image id -> labels of which some instances have no box.
+        frequency: ``"r"``, ``"c"`` or ``"f"`` by label, as the file states it; None if it doesn't.
+    """
+
+    negative: dict[int, frozenset[int]]
+    not_exhaustive: dict[int, frozenset[int]]
+    frequency: tuple[str | None, ...] | None
+
+
+@dataclass(frozen=True)
 class AnnotationSet:
-    """A whole annotated split, whatever format it was read from."""
+    """A whole annotated split, whatever format it was read from.
+
+    Attributes:
+        source: the file or folder.
+        categories: in label order.
+        images: with their boxes.
+        federated: None unless the file has LVIS's lists of verified categories.
+    """
 
     source: Path
     categories: tuple[Category, ...]
     images: tuple[ImageRecord, ...]
+    federated: Federated | None = None
 
     def counts(self) -> CategoryCounts:
         """Images and (non-crowd) boxes per category."""

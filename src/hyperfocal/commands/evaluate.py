@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hyperfocal.types import ConfigError
+from hyperfocal.types import ConfigError, HyperfocalWarning
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from hyperfocal.engine.experiment import Experiment
+    from hyperfocal.engine.experiment import EvaluationConfig, Experiment
     from hyperfocal.types import AnnotationSet, Detections
 
 DESCRIPTION = """\
@@ -29,10 +31,10 @@ def run(words: list[str]) -> int:
     args = _parse(words)
     from rich.console import Console
 
-    from hyperfocal.config import load as load_config
     from hyperfocal.data import read_annotations
     from hyperfocal.engine.evaluate import measure
     from hyperfocal.engine.experiment import EvaluationConfig
+    from hyperfocal.engine.progress import ProgressBar
     from hyperfocal.engine.run_folder import RunFolder, write_json
     from hyperfocal.evaluation import category_table, metrics_table, read_results
 
@@ -44,8 +46,9 @@ def run(words: list[str]) -> int:
             counts = read_annotations(
                 args.train_annotations, None, check="none", categories=annotations.categories
             ).counts()
+        _check_protocol(annotations, EvaluationConfig(protocol=args.protocol or "coco"))
         found = read_results(args.detections, annotations)
-        config = load_config(EvaluationConfig, {})
+        config = EvaluationConfig(protocol=args.protocol or "coco")
     else:
         folder = RunFolder(args.run)
         experiment = folder.read_experiment()
@@ -54,14 +57,37 @@ def run(words: list[str]) -> int:
             args.annotations, args.images, split="val", categories=trained.categories
         )
         counts, config = trained.counts, experiment.evaluation
+        if args.protocol is not None:
+            config = replace(config, protocol=args.protocol)
+        _check_protocol(annotations, config)
         found = _detect(args, experiment, annotations, console)
-    result = measure(found, annotations, counts, config)
+    total = len(annotations.images)
+    with ProgressBar(console, "match", total, "images", transient=True) as bar:
+        result = measure(found, annotations, counts, config, bar.advance)
     console.print(category_table(result.categories))
     console.print(metrics_table(result.metrics))
     if args.json is not None:
         write_json(args.json, result.as_json())
         console.print(f"written: {args.json}", highlight=False, soft_wrap=True)
     return 0
+
+
+def _check_protocol(annotations: AnnotationSet, config: EvaluationConfig) -> None:
+    """Tell before any work is done when protocol and annotations don't go together."""
+    federated = annotations.federated is not None
+    if config.protocol == "lvis" and not federated:
+        raise ConfigError(
+            f"{annotations.source}: --protocol lvis needs neg_category_ids and "
+            "not_exhaustive_category_ids of every image; use --protocol coco, or LVIS's own file"
+        )
+    if config.protocol == "coco" and federated:
+        warnings.warn(
+            f"{annotations.source} lists the categories verified in each image, as LVIS does, but "
+            "the COCO protocol counts every detection of the others as a miss; --protocol lvis "
+            "gives LVIS's numbers",
+            HyperfocalWarning,
+            stacklevel=2,
+        )
 
 
 def _detect(
@@ -106,7 +132,11 @@ def _parse(words: list[str]) -> argparse.Namespace:
         metavar="F",
         help="training annotations, for APr/APc/APf of --detections",
     )
-    parser.add_argument("--protocol", choices=["coco"], default="coco", help="default: coco")
+    parser.add_argument(
+        "--protocol",
+        choices=["coco", "lvis", "openimages"],
+        help="whose rules; default: the run's own, for --detections coco",
+    )
     parser.add_argument("--json", type=Path, metavar="OUT", help="write every number here")
     parser.add_argument("--device", default="auto", help="default: a GPU where there is one")
     args = parser.parse_args(words)

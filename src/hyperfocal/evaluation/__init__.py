@@ -2,6 +2,7 @@
 
 from hyperfocal.evaluation.coco import CategoryMetrics, CocoEvaluator
 from hyperfocal.evaluation.frequency import FrequencyGroups
+from hyperfocal.evaluation.lvis import LvisEvaluator
 from hyperfocal.evaluation.results import read_results, write_results
 from hyperfocal.evaluation.table import category_table, metrics_table
 
@@ -9,6 +10,7 @@ __all__ = [
     "CategoryMetrics",
     "CocoEvaluator",
     "FrequencyGroups",
+    "LvisEvaluator",
     "category_table",
     "metrics_table",
     "read_results",
