@@ -77,7 +77,7 @@ def ours(annotations: AnnotationSet, found: dict[int, Detections]) -> tuple[floa
 def theirs(annotations: AnnotationSet, found: dict[int, Detections]) -> tuple[float, dict]:
     from lvis import LVIS, LVISEval, LVISResults
 
-    np.float = float  # the package is older than numpy 1.24
+    vars(np)["float"] = float  # the package is older than numpy 1.24
     lists = annotations.federated
     boxes, results, images = [], [], []
     for r in annotations.images:
@@ -104,9 +104,7 @@ def theirs(annotations: AnnotationSet, found: dict[int, Detections]) -> tuple[fl
         for box, score, label in zip(
             xywh.tolist(), d.scores.tolist(), d.labels.tolist(), strict=True
         ):
-            results.append(
-                {"image_id": i, "category_id": label + 1, "bbox": box, "score": score}
-            )
+            results.append({"image_id": i, "category_id": label + 1, "bbox": box, "score": score})
     api = LVIS.__new__(LVIS)
     api.logger = logging.getLogger("lvis")
     frequency = lists.frequency
@@ -129,15 +127,19 @@ def main() -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     seconds, _ = ours(annotations, found)
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f"ours: {args.images} images, {seconds:.1f} s, {1e3 * seconds / args.images:.2f} ms/image")
+    print(
+        f"ours: {args.images} images, {seconds:.1f} s, {1e3 * seconds / args.images:.2f} ms/image"
+    )
     print(f"peak memory {after:.2f} GiB, of which simulated data {before:.2f} GiB")
     del annotations, found
     small = simulate(args.peer_images)
     own_seconds, own = ours(*small)
     peer_seconds, peer = theirs(*small)
-    print(f"lvis: {args.peer_images} images, {peer_seconds:.1f} s, "
-          f"{1e3 * peer_seconds / args.peer_images:.2f} ms/image; ours there {own_seconds:.2f} s")  # fmt: skip
-    print(f"largest difference {max(abs(peer[name] - value) for name, value in own.items()):.1e}")
+    each = 1e3 * peer_seconds / args.peer_images
+    print(f"lvis: {args.peer_images} images, {peer_seconds:.1f} s, {each:.2f} ms/image")
+    print(f"ours on those: {own_seconds:.2f} s")
+    difference = max(abs(peer[name] - value) for name, value in own.items())
+    print(f"largest difference {difference:.1e}")
     ratio = peer_seconds / args.peer_images / (seconds / args.images)
     print(f"ratio per image: {ratio:.1f}")
 

@@ -139,6 +139,44 @@ class CategoryCounts:
     num_images: int
 
 
+@dataclass(frozen=True)
+class OpenImagesBoxes:
+    """Boxes as Open Images' files write them, one row a box.
+
+    Attributes:
+        images: image id of each box.
+        labels: ``(N,)`` int64 in ``0..K-1``.
+        xyxy: ``(N, 4)`` float64, fractions of the image's width and height.
+        value: ``(N,)`` float64; of ground truth 1 for a group-of box, of detections the score.
+    """
+
+    images: tuple[str, ...]
+    labels: NDArray[np.int64]
+    xyxy: NDArray[np.float64]
+    value: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class OpenImagesTruth:
+    """Ground truth of an Open Images split as written: nothing is expanded by the hierarchy.
+
+    Attributes:
+        source: the file of boxes.
+        categories: in label order.
+        boxes: ``value`` tells group-of boxes.
+        positive: image id and label, verified to be present.
+        negative: image id and label, verified to be absent.
+        ancestors: by label, the labels of all categories above it.
+    """
+
+    source: Path
+    categories: tuple[Category, ...]
+    boxes: OpenImagesBoxes
+    positive: frozenset[tuple[str, int]]
+    negative: frozenset[tuple[str, int]]
+    ancestors: tuple[frozenset[int], ...]
+
+
 # --------------------------------------------------------------------------- one batch
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from hyperfocal import cli
 from hyperfocal.data import read_annotations
 from hyperfocal.evaluation import LvisEvaluator
 from hyperfocal.types import AnnotationSet, ConfigError, DataError, Detections
@@ -32,8 +34,6 @@ def as_file(images: list[dict[str, Any]], boxes: list[dict[str, Any]], k: int) -
 
 
 def read(tmp_path: Path, data: dict[str, Any]) -> AnnotationSet:
-    import json
-
     path = tmp_path / "lvis.json"
     path.write_text(json.dumps(data))
     return read_annotations(path, check="none")
@@ -200,3 +200,20 @@ def test_other_annotations_and_broken_lists_are_errors(tmp_path):
 def test_an_lvis_v1_image_is_named_by_the_end_of_its_address(tmp_path):
     record = read(tmp_path, one_image()).images[0]
     assert record.path == tmp_path / "val2017" / "1.jpg"
+
+
+def test_the_command_measures_by_lvis_rules(tmp_path, capsys):
+    path, file, out = tmp_path / "lvis.json", tmp_path / "results.json", tmp_path / "out.json"
+    path.write_text(json.dumps(one_image()))
+    file.write_text(json.dumps([found(13, 0.9), found(3, 0.5)]))
+    words = ["evaluate", "--detections", str(file), "--data.annotations", str(path)]
+    assert cli.main([*words, "--protocol", "lvis", "--json", str(out)]) == 0
+    assert json.loads(out.read_text())["metrics"]["APr"] == pytest.approx(1)
+    capsys.readouterr()
+    assert cli.main(words) == 0
+    assert "--protocol lvis" in capsys.readouterr().err
+    plain = one_image()
+    del plain["images"][0]["neg_category_ids"]
+    path.write_text(json.dumps(plain))
+    assert cli.main([*words, "--protocol", "lvis"]) == 2
+    assert "neg_category_ids" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from hyperfocal.evaluation.coco import CategoryMetrics, CocoEvaluator
 from hyperfocal.evaluation.frequency import FrequencyGroups
 from hyperfocal.evaluation.lvis import LvisEvaluator
+from hyperfocal.evaluation.openimages import OpenImagesMetrics, evaluate_openimages
 from hyperfocal.evaluation.results import read_results, write_results
 from hyperfocal.evaluation.table import category_table, metrics_table
 
@@ -11,7 +12,9 @@ __all__ = [
     "CocoEvaluator",
     "FrequencyGroups",
     "LvisEvaluator",
+    "OpenImagesMetrics",
     "category_table",
+    "evaluate_openimages",
     "metrics_table",
     "read_results",
     "write_results",
