@@ -202,6 +202,7 @@ def test_an_lvis_v1_image_is_named_by_the_end_of_its_address(tmp_path):
     assert record.path == tmp_path / "val2017" / "1.jpg"
 
 
+@pytest.mark.filterwarnings("default::hyperfocal.types.HyperfocalWarning")
 def test_the_command_measures_by_lvis_rules(tmp_path, capsys):
     path, file, out = tmp_path / "lvis.json", tmp_path / "results.json", tmp_path / "out.json"
     path.write_text(json.dumps(one_image()))
