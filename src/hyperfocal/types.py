@@ -75,12 +75,35 @@ class ImageRecord:
 
 
 @dataclass(frozen=True)
+class Federated:
+    """What LVIS tells beyond boxes: each image is annotated for some of the categories only.
+
+    Attributes:
+        negative: image id -> labels verified to be absent from it.
+        not_exhaustive: image id -> labels of which some instances have no box.
+        frequency: ``"r"``, ``"c"`` or ``"f"`` by label, as the file states it; None if it doesn't.
+    """
+
+    negative: dict[int, frozenset[int]]
+    not_exhaustive: dict[int, frozenset[int]]
+    frequency: tuple[str | None, ...] | None
+
+
+@dataclass(frozen=True)
 class AnnotationSet:
-    """A whole annotated split, whatever format it was read from."""
+    """A whole annotated split, whatever format it was read from.
+
+    Attributes:
+        source: the file or folder.
+        categories: in label order.
+        images: with their boxes.
+        federated: None unless the file has LVIS's lists of verified categories.
+    """
 
     source: Path
     categories: tuple[Category, ...]
     images: tuple[ImageRecord, ...]
+    federated: Federated | None = None
 
     def counts(self) -> CategoryCounts:
         """Images and (non-crowd) boxes per category."""
@@ -114,6 +137,44 @@ class CategoryCounts:
     images: tuple[int, ...]
     instances: tuple[int, ...]
     num_images: int
+
+
+@dataclass(frozen=True)
+class OpenImagesBoxes:
+    """Boxes as Open Images' files write them, one row a box.
+
+    Attributes:
+        images: image id of each box.
+        labels: ``(N,)`` int64 in ``0..K-1``.
+        xyxy: ``(N, 4)`` float64, fractions of the image's width and height.
+        value: ``(N,)`` float64; of ground truth 1 for a group-of box, of detections the score.
+    """
+
+    images: tuple[str, ...]
+    labels: NDArray[np.int64]
+    xyxy: NDArray[np.float64]
+    value: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class OpenImagesTruth:
+    """Ground truth of an Open Images split as written: nothing is expanded by the hierarchy.
+
+    Attributes:
+        source: the file of boxes.
+        categories: in label order.
+        boxes: ``value`` tells group-of boxes.
+        positive: image id and label, verified to be present.
+        negative: image id and label, verified to be absent.
+        ancestors: by label, the labels of all categories above it.
+    """
+
+    source: Path
+    categories: tuple[Category, ...]
+    boxes: OpenImagesBoxes
+    positive: frozenset[tuple[str, int]]
+    negative: frozenset[tuple[str, int]]
+    ancestors: tuple[frozenset[int], ...]
 
 
 # --------------------------------------------------------------------------- one batch

@@ -269,3 +269,11 @@ def test_batch_must_divide_over_devices(drawn: Path, tmp_path: Path) -> None:
 def test_train_config_needs_one_length() -> None:
     with pytest.raises(ConfigError, match="exactly one of the two"):
         TrainConfig()
+
+
+def test_lvis_protocol_without_lvis_lists_is_an_error_before_the_first_step(
+    drawn: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="neg_category_ids"):
+        run(small(drawn, "--evaluation.protocol", "lvis"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -3,36 +3,44 @@
 from __future__ import annotations
 
 import argparse
+import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hyperfocal.types import ConfigError
+from hyperfocal.types import ConfigError, HyperfocalWarning
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from hyperfocal.engine.experiment import Experiment
+    from hyperfocal.engine.experiment import EvaluationConfig, Experiment
     from hyperfocal.types import AnnotationSet, Detections
 
 DESCRIPTION = """\
 Measure detections against ground truth: COCO's 12 numbers, AP by frequency, and per category.
 
   hyperfocal evaluate RUN --data.annotations F --data.images D [--json OUT]
-  hyperfocal evaluate --detections RESULTS.json --data.annotations F [--protocol coco] [--json OUT]
+  hyperfocal evaluate --detections RESULTS.json --data.annotations F [--protocol lvis] [--json OUT]
+  hyperfocal evaluate --detections RESULTS.csv --data.annotations BOXES.csv --protocol openimages
+      --data.image-labels F --data.classes F --data.hierarchy F [--train.annotations BOXES.csv]
 
-RESULTS.json has COCO's results format. APr/APc/APf need training frequencies: a run knows its own;
-for results, give the training annotations with --train.annotations."""
+RESULTS.json has COCO's results format. APr/APc/APf need training frequencies: a run knows its own,
+LVIS's file states them; else give the training annotations with --train.annotations.
+RESULTS.csv has the columns ImageID, LabelName, Score, XMin, XMax, YMin, YMax, or is a submission to
+the Open Images Challenge (ImageID, PredictionString); AP1 to AP5 need --train.annotations."""
 
 
 def run(words: list[str]) -> int:
     """Parse the words, measure, print the tables."""
     args = _parse(words)
+    if args.protocol == "openimages":
+        return _openimages(args)
     from rich.console import Console
 
-    from hyperfocal.config import load as load_config
     from hyperfocal.data import read_annotations
     from hyperfocal.engine.evaluate import measure
     from hyperfocal.engine.experiment import EvaluationConfig
+    from hyperfocal.engine.progress import ProgressBar
     from hyperfocal.engine.run_folder import RunFolder, write_json
     from hyperfocal.evaluation import category_table, metrics_table, read_results
 
@@ -44,8 +52,9 @@ def run(words: list[str]) -> int:
             counts = read_annotations(
                 args.train_annotations, None, check="none", categories=annotations.categories
             ).counts()
+        _check_protocol(annotations, EvaluationConfig(protocol=args.protocol or "coco"))
         found = read_results(args.detections, annotations)
-        config = load_config(EvaluationConfig, {})
+        config = EvaluationConfig(protocol=args.protocol or "coco")
     else:
         folder = RunFolder(args.run)
         experiment = folder.read_experiment()
@@ -54,14 +63,65 @@ def run(words: list[str]) -> int:
             args.annotations, args.images, split="val", categories=trained.categories
         )
         counts, config = trained.counts, experiment.evaluation
+        if args.protocol is not None:
+            config = replace(config, protocol=args.protocol)
+        _check_protocol(annotations, config)
         found = _detect(args, experiment, annotations, console)
-    result = measure(found, annotations, counts, config)
+    total = len(annotations.images)
+    with ProgressBar(console, "match", total, "images", transient=True) as bar:
+        result = measure(found, annotations, counts, config, bar.advance)
     console.print(category_table(result.categories))
     console.print(metrics_table(result.metrics))
     if args.json is not None:
         write_json(args.json, result.as_json())
         console.print(f"written: {args.json}", highlight=False, soft_wrap=True)
     return 0
+
+
+def _openimages(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from hyperfocal.data.openimages import read_boxes, read_classes, read_openimages
+    from hyperfocal.engine.evaluate import Evaluation
+    from hyperfocal.engine.run_folder import write_json
+    from hyperfocal.evaluation import category_table, evaluate_openimages, metrics_table
+
+    truth = read_openimages(args.annotations, args.image_labels, args.classes, args.hierarchy)
+    label_of = {name: n for n, (name, _) in enumerate(read_classes(args.classes))}
+    train_boxes = None
+    if args.train_annotations is not None:
+        train_boxes = [0] * len(label_of)
+        for label in read_boxes(args.train_annotations, label_of, "IsGroupOf").labels.tolist():
+            train_boxes[label] += 1
+    found = read_boxes(args.detections, label_of, "Score")
+    result = evaluate_openimages(
+        truth, found, expand_detections=args.expand_detections, train_boxes=train_boxes
+    )
+    console = Console()
+    console.print(category_table(result.categories))
+    console.print(metrics_table(result.metrics))
+    if args.json is not None:
+        write_json(args.json, Evaluation(result.metrics, result.categories).as_json())
+        console.print(f"written: {args.json}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def _check_protocol(annotations: AnnotationSet, config: EvaluationConfig) -> None:
+    """Tell before any work is done when protocol and annotations don't go together."""
+    federated = annotations.federated is not None
+    if config.protocol == "lvis" and not federated:
+        raise ConfigError(
+            f"{annotations.source}: --protocol lvis needs neg_category_ids and "
+            "not_exhaustive_category_ids of every image; use --protocol coco, or LVIS's own file"
+        )
+    if config.protocol == "coco" and federated:
+        warnings.warn(
+            f"{annotations.source} lists the categories verified in each image, as LVIS does, but "
+            "the COCO protocol counts every detection of the others as a miss; --protocol lvis "
+            "gives LVIS's numbers",
+            HyperfocalWarning,
+            stacklevel=2,
+        )
 
 
 def _detect(
@@ -106,10 +166,40 @@ def _parse(words: list[str]) -> argparse.Namespace:
         metavar="F",
         help="training annotations, for APr/APc/APf of --detections",
     )
-    parser.add_argument("--protocol", choices=["coco"], default="coco", help="default: coco")
+    parser.add_argument(
+        "--protocol",
+        choices=["coco", "lvis", "openimages"],
+        help="whose rules; default: the run's own, for --detections coco",
+    )
     parser.add_argument("--json", type=Path, metavar="OUT", help="write every number here")
     parser.add_argument("--device", default="auto", help="default: a GPU where there is one")
+    files = {
+        "image_labels": ("--data.image-labels", "image labels CSV"),
+        "classes": ("--data.classes", "class descriptions CSV"),
+        "hierarchy": ("--data.hierarchy", "hierarchy JSON"),
+    }
+    for dest, (option, what) in files.items():
+        parser.add_argument(
+            option, dest=dest, type=Path, metavar="F", help=f"{what}, for openimages"
+        )
+    parser.add_argument(
+        "--expand-detections",
+        action="store_true",
+        help="openimages: give detections to all ancestors too; the official tool doesn't",
+    )
     args = parser.parse_args(words)
+    given = [option for dest, (option, _) in files.items() if getattr(args, dest) is not None]
+    if args.protocol == "openimages":
+        missing = [f"{o} ({w})" for o, w in files.values() if o not in given]
+        if args.detections is None:
+            missing.insert(0, "--detections (CSV)")
+        if missing:
+            raise ConfigError(f"--protocol openimages also needs {', '.join(missing)}")
+        if args.images is not None:
+            raise ConfigError("--protocol openimages reads no images; leave out --data.images")
+    elif given or args.expand_detections:
+        option = (given or ["--expand-detections"])[0]
+        raise ConfigError(f"{option} is for --protocol openimages only")
     if (args.run is None) == (args.detections is None):
         raise ConfigError(
             "hyperfocal evaluate takes a RUN folder or --detections FILE: one of the two"

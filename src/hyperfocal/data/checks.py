@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperfocal.data.images import Header, read_header, read_image
+from hyperfocal.data.lvis import with_labels
 from hyperfocal.data.raw import Problems, RawAnnotations, RawImage, counted
 from hyperfocal.types import AnnotationSet, Category, DataError, ImageRecord, category_index
 
@@ -55,7 +56,8 @@ def check_annotations(
     if not raw.categories and not categories:
         raise DataError(f"{raw.source}: no categories in it; list them, or give other annotations")
     _check_unique(raw, problems)
-    labels = _labels(raw, categories, problems)
+    label_of = _label_of(raw, categories, problems)
+    labels = _labels(raw, label_of, problems)
     problems.raise_errors()
 
     images, dropped = _check_images(raw, check, bad_images, problems)
@@ -88,7 +90,12 @@ def check_annotations(
             )
         )
     known = tuple(categories) if categories else raw.categories
-    return AnnotationSet(raw.source, known, tuple(records))
+    federated = None
+    if raw.federated is not None:
+        row_of = {label_of.get(c.id): row for row, c in enumerate(raw.categories)}
+        own_rows = [row_of.get(label, -1) for label in range(len(known))]
+        federated = with_labels(raw.federated, label_of, own_rows)
+    return AnnotationSet(raw.source, known, tuple(records), federated)
 
 
 # --------------------------------------------------------------------------- ids and categories
@@ -115,9 +122,15 @@ def _repeated(values: Iterable[Any]) -> list[Any]:
     return [value for value, count in Counter(values).items() if count > 1]
 
 
-def _labels(
+def _label_of(
     raw: RawAnnotations, categories: Sequence[Category] | None, problems: Problems
-) -> NDArray[np.int64]:
+) -> dict[int, int]:
+    if categories is None:
+        return category_index(raw.categories)
+    return _match(raw, categories, problems)
+
+
+def _labels(raw: RawAnnotations, label_of: dict[int, int], problems: Problems) -> NDArray[np.int64]:
     """Label of each annotation; -1 for a category that ``categories`` lacks."""
     own = category_index(raw.categories)
     ids, first, inverse, counts = np.unique(
@@ -130,7 +143,6 @@ def _labels(
                 f"{raw.describe(index)}) but is not among the categories; add it there or remove "
                 "these annotations"
             )
-    label_of = own if categories is None else _match(raw, categories, problems)
     used = {value: n for n, value in enumerate(ids.tolist())}
     for category in raw.categories:
         if category.id in used and category.id not in label_of:

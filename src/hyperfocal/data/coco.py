@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hyperfocal.data.lvis import read_federated
 from hyperfocal.data.raw import Problems, RawAnnotations, RawImage, inside
 from hyperfocal.types import Category, DataError
 
@@ -19,7 +20,8 @@ def read_coco(path: Path, images: Path | None = None) -> RawAnnotations:
 
     Labels follow the order of the category ids, whatever the order of the list. Of an annotation,
     ``image_id``, ``category_id``, ``bbox``, ``iscrowd`` (default 0) and ``area`` (default: the
-    box's) are read; masks and keypoints are not.
+    box's) are read; masks and keypoints are not. LVIS files are read too: their lists of verified
+    categories, their ``frequency``, and the file name at the end of ``coco_url``.
 
     Args:
         path: the JSON file.
@@ -56,6 +58,9 @@ def read_coco(path: Path, images: Path | None = None) -> RawAnnotations:
         len(repeats), "annotation annotations", "repeat the id of another; all are kept",
         f"id {repeats[0]}" if repeats else "",
     )  # fmt: skip
+    federated = None
+    if any("neg_category_ids" in entry for entry in lists["images"]):
+        federated = read_federated(lists["images"], lists["categories"], problems)
     problems.tell()
     return RawAnnotations(
         source=path,
@@ -67,6 +72,7 @@ def read_coco(path: Path, images: Path | None = None) -> RawAnnotations:
         crowd=np.array([bool(entry.get("iscrowd", 0)) for entry in annotations], dtype=np.bool_),
         area=np.array([_number(entry.get("area")) for entry in annotations], dtype=np.float64),
         describe=lambda n: f"annotation id {annotation_ids[n]}",
+        federated=federated,
     )
 
 
@@ -118,7 +124,7 @@ def _integers(
 def _image(
     entry: Mapping[str, Any], image_id: int, folder: Path, problems: Problems
 ) -> RawImage | None:
-    name = entry.get("file_name")
+    name = _file_name(entry)
     if not isinstance(name, str) or not name:
         problems.errors.append(f"image id {image_id} has no file_name")
         return None
@@ -134,9 +140,15 @@ def _image(
     return RawImage(image_id, name, path, size if stated else None)  # type: ignore[arg-type]
 
 
+def _file_name(entry: Mapping[str, Any]) -> object:
+    name, url = entry.get("file_name"), entry.get("coco_url")
+    # LVIS v1 takes images from both folders of COCO and names them by address only.
+    return "/".join(url.split("/")[-2:]) if name is None and isinstance(url, str) else name
+
+
 def _find_images(path: Path, entries: Sequence[Mapping[str, Any]]) -> Path:
     for folder in (path.parent, path.parent / "images"):
-        name = entries[0].get("file_name") if entries else None
+        name = _file_name(entries[0]) if entries else None
         found = inside(folder, name) if isinstance(name, str) else None
         if found is not None and found.is_file():
             return folder

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperfocal.types import Category, DataError, HyperfocalWarning
+from hyperfocal.types import Category, DataError, Federated, HyperfocalWarning
 
 MAX_SHOWN = 10
 """Errors written out in one message; the rest are counted."""
@@ -50,6 +50,8 @@ class RawAnnotations:
         normalized: boxes are fractions of the image's width and height.
         describe: names the n-th annotation in a message.
         made_up_ids: the format has no category ids, so that only names tell categories.
+        federated: LVIS's lists, with category ids in place of labels and ``frequency`` in the
+            order of ``categories``; None for other formats.
     """
 
     source: Path
@@ -63,6 +65,7 @@ class RawAnnotations:
     describe: Callable[[int], str]
     normalized: bool = False
     made_up_ids: bool = False
+    federated: Federated | None = None
 
 
 @dataclass

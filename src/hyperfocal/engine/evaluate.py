@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hyperfocal.engine.experiment import EvaluationConfig
 from hyperfocal.engine.run_folder import RunFolder, finite, write_json
-from hyperfocal.evaluation import CategoryMetrics, CocoEvaluator
+from hyperfocal.evaluation import CategoryMetrics, CocoEvaluator, LvisEvaluator
 from hyperfocal.models import Detector
 from hyperfocal.types import AnnotationSet, Batch, CategoryCounts, Detections
 
@@ -75,15 +75,27 @@ def measure(
     annotations: AnnotationSet,
     counts: CategoryCounts | None,
     config: EvaluationConfig,
+    advance: Callable[[int], None] = lambda images: None,
 ) -> Evaluation:
-    """COCO's metrics of detections against the ground truth of the same images.
+    """Metrics of detections against the ground truth of the same images.
 
     Args:
         found: detections by image id.
         annotations: ground truth.
         counts: training frequencies, for APr/APc/APf; None leaves those out.
-        config: how categories are grouped.
+        config: the protocol, and how categories are grouped.
+        advance: called with the number of images matched, for a progress bar; the COCO protocol
+            matches all at once and calls it at the end.
+
+    Raises:
+        ConfigError: annotations without LVIS's lists for the LVIS protocol.
     """
+    if config.protocol == "lvis":
+        lvis = LvisEvaluator(annotations, counts=counts, groups=config.groups)
+        lvis.update(list(found.values()), list(found))
+        return Evaluation(lvis.compute(advance), lvis.per_category())
     evaluator = CocoEvaluator(annotations, counts=counts, groups=config.groups)
     evaluator.update(list(found.values()), list(found))
-    return Evaluation(evaluator.compute(), evaluator.per_category())
+    metrics = evaluator.compute()
+    advance(len(annotations.images))
+    return Evaluation(metrics, evaluator.per_category())

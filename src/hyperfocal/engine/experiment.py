@@ -98,6 +98,9 @@ class EvaluationConfig(Config):
 
     groups: FrequencyGroups = field(default_factory=FrequencyGroups)
     """How categories are grouped by their training images, for APr, APc and APf."""
+    protocol: Literal["coco", "lvis"] = "coco"
+    """Whose rules: COCO's, or LVIS's federated ones, for annotations in LVIS's format. Its AP also
+    chooses the best weights."""
     batch_size: int = 8
     """Images per forward pass."""
 

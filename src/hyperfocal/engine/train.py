@@ -73,6 +73,11 @@ def train(experiment: Experiment, run: RunFolder, console: Console) -> TrainResu
     if not fabric.is_global_zero:  # one process says what is to be said
         warnings.simplefilter("ignore", HyperfocalWarning)
     splits = read_splits(experiment.data)
+    if experiment.evaluation.protocol == "lvis" and splits.val and not splits.val.federated:
+        raise ConfigError(
+            f"{splits.val.source}: evaluation.protocol lvis needs neg_category_ids and "
+            "not_exhaustive_category_ids of every image; use coco, or LVIS's own file"
+        )
     counts = splits.train.counts()
     config = experiment.train
     epoch = epoch_length(experiment.data, splits.train)

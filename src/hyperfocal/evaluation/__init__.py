@@ -2,6 +2,8 @@
 
 from hyperfocal.evaluation.coco import CategoryMetrics, CocoEvaluator
 from hyperfocal.evaluation.frequency import FrequencyGroups
+from hyperfocal.evaluation.lvis import LvisEvaluator
+from hyperfocal.evaluation.openimages import OpenImagesMetrics, evaluate_openimages
 from hyperfocal.evaluation.results import read_results, write_results
 from hyperfocal.evaluation.table import category_table, metrics_table
 
@@ -9,7 +11,10 @@ __all__ = [
     "CategoryMetrics",
     "CocoEvaluator",
     "FrequencyGroups",
+    "LvisEvaluator",
+    "OpenImagesMetrics",
     "category_table",
+    "evaluate_openimages",
     "metrics_table",
     "read_results",
     "write_results",

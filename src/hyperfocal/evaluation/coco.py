@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hyperfocal.evaluation.frequency import FrequencyGroups
-from hyperfocal.types import AnnotationSet, CategoryCounts, ConfigError, DataError, Detections
-
-Floats = NDArray[np.float64]
+from hyperfocal.evaluation.store import DetectionStore, Floats, nan_mean, xywh
+from hyperfocal.types import AnnotationSet, CategoryCounts, ConfigError, Detections
 
 AREAS = {"": "all", "s": "small", "m": "medium", "l": "large"}
 """Letter in a metric's name -> area range: below 32², 32² to 96², above 96² px²."""
@@ -88,10 +86,7 @@ class CocoEvaluator:
             )
         if max_detections <= 10:
             raise ConfigError(f"max_detections = {max_detections}, but it must be more than 10")
-        # pycocotools breaks ties of score by the order of image ids.
-        ids = sorted(record.id for record in annotations.images)
-        self._row_of = {image_id: row for row, image_id in enumerate(ids)}
-        self._found: dict[int, Floats] = {}
+        self._store = DetectionStore(annotations)
         self._curves: _Curves | None = None
 
     def update(self, detections: Sequence[Detections], image_ids: Sequence[int]) -> None:
@@ -101,12 +96,12 @@ class CocoEvaluator:
             DataError: an image id that isn't in the annotations or came before, a label that is no
                 category, or a box or score that isn't finite.
         """
-        for image_id, found in zip(image_ids, detections, strict=True):
-            self._add(int(image_id), self._as_rows(found, int(image_id)))
+        self._store.update(detections, image_ids)
+        self._curves = None
 
     def state(self) -> dict[int, Floats]:
         """What came so far, for `merge`: ``(N, 6)`` x, y, width, height, score, label by image."""
-        return dict(self._found)
+        return self._store.state()
 
     def merge(self, state: Mapping[int, Floats]) -> None:
         """Add the `state` of another process's evaluator.
@@ -114,8 +109,8 @@ class CocoEvaluator:
         Raises:
             DataError: as `update`.
         """
-        for image_id, rows in state.items():
-            self._add(image_id, rows)
+        self._store.merge(state)
+        self._curves = None
 
     def compute(self) -> dict[str, float]:
         """The metrics by name, in [0, 1].
@@ -127,19 +122,19 @@ class CocoEvaluator:
         """
         curves, most = self._evaluated(), self.max_detections
         metrics = {
-            "AP": _mean(curves.ap()),
-            "AP50": _mean(curves.ap(iou=0.5)),
-            "AP75": _mean(curves.ap(iou=0.75)),
-            **{f"AP{a}": _mean(curves.ap(area=a)) for a in AREAS if a},
-            **{f"AR{n}": _mean(curves.ar(cut=i)) for i, n in enumerate((1, 10, most))},
-            **{f"AR{a}": _mean(curves.ar(area=a)) for a in AREAS if a},
+            "AP": nan_mean(curves.ap()),
+            "AP50": nan_mean(curves.ap(iou=0.5)),
+            "AP75": nan_mean(curves.ap(iou=0.75)),
+            **{f"AP{a}": nan_mean(curves.ap(area=a)) for a in AREAS if a},
+            **{f"AR{n}": nan_mean(curves.ar(cut=i)) for i, n in enumerate((1, 10, most))},
+            **{f"AR{a}": nan_mean(curves.ar(area=a)) for a in AREAS if a},
         }
         if self.counts is not None:
             group_of = np.array(self.groups.assign(self.counts), dtype=object)
             ap, ap50 = curves.ap(), curves.ap(iou=0.5)
             for prefix, values in (("AP", ap), ("AP50", ap50)):
                 for name in self.groups.names:
-                    metrics[f"{prefix}{name}"] = _mean(values[group_of == name])
+                    metrics[f"{prefix}{name}"] = nan_mean(values[group_of == name])
         return metrics
 
     def per_category(self) -> tuple[CategoryMetrics, ...]:
@@ -167,29 +162,6 @@ class CocoEvaluator:
             )
         )
 
-    def _as_rows(self, found: Detections, image_id: int) -> Floats:
-        boxes = found.boxes.detach().cpu().double().numpy().reshape(-1, 4)
-        scores = found.scores.detach().cpu().double().numpy()
-        labels = found.labels.detach().cpu().numpy()
-        k = len(self.annotations.categories)
-        if ((labels < 0) | (labels >= k)).any():
-            wrong = labels[(labels < 0) | (labels >= k)][0]
-            raise DataError(f"image {image_id}: label {wrong} detected, but labels are 0..{k - 1}")
-        if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
-            raise DataError(f"image {image_id}: a detected box or score is not a finite number")
-        return np.column_stack([_xywh(boxes), scores, labels])
-
-    def _add(self, image_id: int, rows: Floats) -> None:
-        if image_id not in self._row_of:
-            raise DataError(
-                f"image id {image_id} was detected in, but {self.annotations.source} has no such "
-                "image; are these the detections of another split?"
-            )
-        if image_id in self._found:
-            raise DataError(f"image id {image_id}: its detections were given twice")
-        self._found[image_id] = rows
-        self._curves = None
-
     def _evaluated(self) -> _Curves:
         if self._curves is None:
             self._curves = _match(
@@ -198,18 +170,18 @@ class CocoEvaluator:
         return self._curves
 
     def _sizes(self) -> tuple[int, int]:
-        return len(self._row_of), len(self.annotations.categories)
+        return len(self._store.row_of), len(self.annotations.categories)
 
     def _gt_rows(self) -> list[dict[str, Any]]:
         """Ground truth as COCO's annotations, with image rows and labels in place of ids."""
         rows: list[dict[str, Any]] = []
         for record in self.annotations.images:
-            columns = (_xywh(record.boxes), record.labels, record.crowd, record.area)
+            columns = (xywh(record.boxes), record.labels, record.crowd, record.area)
             for box, label, crowd, area in zip(*(c.tolist() for c in columns), strict=True):
                 rows.append(
                     {
                         "id": len(rows) + 1,
-                        "image_id": self._row_of[record.id],
+                        "image_id": self._store.row_of[record.id],
                         "category_id": label,
                         "bbox": box,
                         "area": area,
@@ -220,12 +192,12 @@ class CocoEvaluator:
 
     def _dt_rows(self) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = []
-        for image_id, found in self._found.items():
+        for image_id, found in self._store.found.items():
             for x, y, w, h, score, label in found.tolist():
                 rows.append(
                     {
                         "id": len(rows) + 1,
-                        "image_id": self._row_of[image_id],
+                        "image_id": self._store.row_of[image_id],
                         "category_id": int(label),
                         "bbox": [x, y, w, h],
                         "score": score,
@@ -293,22 +265,6 @@ def _silent(*_: object) -> None:
     """In place of print."""
 
 
-def _xywh(boxes: Floats) -> Floats:
-    """COCO's x, y, width, height from xyxy.
-
-    Rounded to a billionth of a pixel, which undoes the error of (x + w) - x: a width that was
-    written with up to nine decimals comes back to the last bit, so that an IoU on a threshold
-    stays there.
-    """
-    return np.concatenate([boxes[:, :2], np.round(boxes[:, 2:] - boxes[:, :2], 9)], axis=1)
-
-
 def _absent_as_nan(values: Floats) -> Floats:
     # Precision and recall are -1 all over or nowhere.
     return np.where(values < 0, np.nan, values)
-
-
-def _mean(values: Floats) -> float:
-    """Mean of what is there; nan where nothing is."""
-    there = values[~np.isnan(values)]
-    return float(there.mean()) if len(there) else float("nan")
