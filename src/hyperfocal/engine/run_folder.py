@@ -19,6 +19,7 @@ import torch
 from hyperfocal import config as configs
 from hyperfocal.engine.checkpoint import write_whole
 from hyperfocal.engine.experiment import Experiment
+from hyperfocal.engine.json_lines import read_lines, write_lines
 from hyperfocal.types import Category, CategoryCounts, ConfigError, HyperfocalError
 
 
@@ -47,6 +48,11 @@ class RunFolder:
     def log(self) -> Path:
         """One JSON object a line: ``kind`` is ``step`` or ``evaluation``."""
         return self.path / "metrics.jsonl"
+
+    @property
+    def ratios(self) -> Path:
+        """One JSON object a line: gradient ratios per category, if the loss keeps them."""
+        return self.path / "ratios.jsonl"
 
     @property
     def metrics(self) -> Path:
@@ -144,9 +150,8 @@ class MetricsLog:
     def __init__(self, run: RunFolder, step: int, evaluated: int) -> None:
         if run.log.exists():
             known = {"step": step, "evaluation": evaluated}
-            kept = [line for line in _lines(run.log) if line["step"] <= known[line["kind"]]]
-            text = "".join(json.dumps(line) + "\n" for line in kept)
-            write_whole(run.log, lambda part: _write_text(part, text))
+            kept = [line for line in read_lines(run.log) if line["step"] <= known[line["kind"]]]
+            write_lines(run.log, kept)
         self._file = run.log.open("a", encoding="utf-8")
         self._board = _tensorboard(run.path / "tensorboard", step)
 
@@ -211,17 +216,6 @@ def describe_environment() -> dict[str, Any]:
 
 def _write_text(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a log; a last one cut short by a crash is dropped."""
-    lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
-            break
-    return lines
 
 
 def _tensorboard(path: Path, purge_step: int) -> Any:

@@ -24,6 +24,7 @@ from hyperfocal.engine.experiment import Experiment, TrainConfig
 from hyperfocal.engine.interrupt import StopRequest
 from hyperfocal.engine.optim import build_optimizer, lr_factor, set_lr
 from hyperfocal.engine.progress import ProgressBar
+from hyperfocal.engine.ratio_log import RatioLog
 from hyperfocal.engine.run_folder import MetricsLog, RunFolder, TrainedCategories
 from hyperfocal.engine.splits import Splits, read_splits
 from hyperfocal.engine.state import TrainState
@@ -119,6 +120,7 @@ class _Loop:
         self.epoch_length = epoch_length
         self.main = fabric.is_global_zero
         self.log = MetricsLog(run, state.step, state.evaluated) if self.main else None
+        self.ratios = RatioLog(run.ratios, state.model, state.step, total) if self.main else None
         self.evaluation_steps = evaluation_steps(self.config.evaluations, total)
         self.saved_at = time.monotonic()
         self.window = LossWindow()
@@ -193,6 +195,8 @@ class _Loop:
         if state.average is not None:
             state.average.update(state.model)
         state.step += 1
+        if self.ratios is not None:
+            self.ratios.after(state.step)
         if state.step % config.log_every == 0 or state.step == self.total:
             self.log_window(lr, grad_norm)
 
