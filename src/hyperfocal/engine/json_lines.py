@@ -10,7 +10,7 @@ from hyperfocal.engine.checkpoint import write_whole
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a file, none if there is none; a last one that was cut short is dropped."""
+    """The whole lines of a file, if there is one; a last one that was cut short is dropped."""
     lines: list[dict[str, Any]] = []
     if path.exists():
         for text in path.read_text(encoding="utf-8").splitlines():
