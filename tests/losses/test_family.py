@@ -106,6 +106,35 @@ def test_finite_at_every_logit(loss, hard_logits, dtype):
     assert (value >= 0).all()
 
 
+@pytest.mark.parametrize("loss", SIGMOID + SOFTMAX)
+def test_float32_keeps_the_digits(loss, hard_logits):
+    """The float64 values are held against formulas of their own elsewhere."""
+    n = len(hard_logits) // 5 * 5
+    x = torch.cat([hard_logits[:n].reshape(-1, 5), hard_logits[torch.randperm(n)].reshape(-1, 5)])
+    x = torch.cat([x, torch.randn(2000, 5, generator=torch.Generator().manual_seed(2)) * 8])
+    labels = labels_for(loss, torch.arange(len(x)) % 7 - 1)
+    assert_same_digits(value_and_grad(loss, x, labels), value_and_grad(loss, x.double(), labels))
+
+
+@pytest.mark.parametrize("loss", [losses.quality_focal_loss, losses.varifocal_loss, eqfl])
+def test_float32_keeps_the_digits_where_the_probability_meets_the_quality(loss):
+    q = torch.rand(4000, generator=torch.Generator().manual_seed(3)) * 0.98 + 0.01
+    nearness = torch.logspace(-7, 0, 4000)[torch.randperm(4000)]
+    x = torch.zeros(4000, 5)
+    labels = torch.arange(4000) % 5
+    x[torch.arange(4000), labels] = q.logit() + nearness * torch.where(q > 0.5, 1, -1)
+    assert_same_digits(
+        value_and_grad(loss, x, labels, quality=q),
+        value_and_grad(loss, x.double(), labels, quality=q),
+    )
+
+
+def assert_same_digits(got, want):
+    for single, double in zip(got, want, strict=True):
+        # What underflows, on the way too, may be 0.
+        torch.testing.assert_close(single.double(), double.double(), rtol=4e-6, atol=1e-37)
+
+
 @all_losses
 def test_ignored_rows_add_nothing(loss, some_logits, some_labels):
     labels = labels_for(loss, some_labels)

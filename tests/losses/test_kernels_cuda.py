@@ -76,7 +76,7 @@ def test_kernel_compiles_for_a_gpu_that_is_not_here(tmp_path, monkeypatch):
 
     from hyperfocal.losses.kernels.sigmoid_triton import sigmoid_sum_kernel
 
-    pointers = dict.fromkeys(("table", "quality", "losses", "sums"), "*fp32")
+    pointers = dict.fromkeys(("table", "quality", "errors", "losses", "sums"), "*fp32")
     sizes = dict.fromkeys(("rows", "cols", "stride", "first"), "i32")
     signature = {"logits": "*bf16", "labels": "*i64", "grad": "*bf16", **pointers, **sizes}
     constants = {"POWER": -1, "WITH_QUALITY": True, "WITH_GRAD": True, "WITH_SUMS": True}

@@ -33,6 +33,7 @@ from hyperfocal.losses.inputs import (
     prepare_softmax,
     reduce,
     reduce_rows,
+    widest,
 )
 from hyperfocal.losses.memory import take_pending
 from hyperfocal.losses.softmax_focal import true_class_logit
@@ -82,12 +83,13 @@ def seesaw_loss(
     if counts.shape != x.shape[-1:]:
         raise ConfigError(f"counts has shape {tuple(counts.shape)}, but it must be {x.shape[-1:]}")
     index = inputs.targets.clamp(min=0).unsqueeze(-1)
-    log_n = counts.clamp(min=1).to(x.dtype).log()
+    wide = widest(x)
+    log_n = counts.clamp(min=1).to(wide.dtype).log()
     mitigation = (log_n - log_n[index]).clamp(max=0)
-    log_q = torch.log_softmax(x.detach(), -1)
+    log_q = torch.log_softmax(wide.detach(), -1)
     compensation = (log_q - log_q.gather(-1, index).clamp(min=math.log(eps))).clamp(min=0)
     log_s = (p * mitigation + q * compensation).scatter(-1, index, 0.0)
-    loss = cross_entropy_term(true_class_logit(x + log_s, index)).squeeze(-1).to(x.dtype)
+    loss = cross_entropy_term(true_class_logit(wide + log_s, index)).squeeze(-1).to(x.dtype)
     return reduce_rows(loss, inputs, reduction, normalizer)
 
 

@@ -100,13 +100,11 @@ def true_class_logit(logits: Tensor, index: Tensor) -> Tensor:
         index: ``(..., 1)``, the label c of each row.
 
     Returns:
-        float64, where the device has it: there is but one a row, and 1 - q_c is about e^-x_t.
+        float64, where the device has it: 1 - q_c is about e^-x_t.
     """
+    logits = widest(logits)  # a difference of logits is the exponent of a probability
     others = logits.scatter(-1, index, -math.inf)
-    # Shifting by the greatest of the others keeps the digits of their differences.
-    top = others.amax(-1, keepdim=True).detach()
-    rest = (others - top).logsumexp(-1, keepdim=True)
-    return widest(logits.gather(-1, index)) - widest(top) - widest(rest)
+    return logits.gather(-1, index) - others.logsumexp(-1, keepdim=True)
 
 
 def softmax_prior_bias(num_classes: int, prior: float = 0.01) -> float:

@@ -11,10 +11,10 @@ With the logit x, the label y = ±1 and x_t = y·x, so that p_t = σ(x_t)::
 (focal-loss paper, appendix B, eq. 9-10.) Nothing is ever formed from a rounded p: log p_t is
 -softplus(-x_t), and 1 - p_t is σ(-x_t). Both summands of the focal derivative have the same sign,
 so nothing cancels, and the relative error stays at a few units in the last place however far the
-logit is out. (With a soft label, p - q does cancel where p is near q.) The derivatives are written
-out rather than left to autograd because the derivative of a power has a pole at 0 for γ < 1, and
-exp(-γ·softplus(x_t)), which has none, loses digits in proportion to γ·x_t. Second derivatives go
-through the written derivative by autograd.
+logit is out. With a soft label, p - q does cancel where p is near q; it is formed in float64. The
+derivatives are written out rather than left to autograd because the derivative of a power has a
+pole at 0 for γ < 1, and exp(-γ·softplus(x_t)), which has none, loses digits in proportion to γ·x_t.
+Second derivatives go through the written derivative by autograd.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hyperfocal.losses.inputs import Number
+from hyperfocal.losses.inputs import Number, widest
 
 
 def softplus(x: Tensor) -> Tensor:
@@ -61,12 +61,17 @@ def soft_focal_term(x: Tensor, q: Tensor, gamma: Number) -> Tensor:
 
 def soft_focal_derivative(x: Tensor, q: Tensor, gamma: Number) -> Tensor:
     """Derivative of `soft_focal_term` with respect to x; it has either sign."""
-    p, wrong = torch.sigmoid(x), torch.sigmoid(-x)
-    error = (1 - q) * p - q * wrong  # p - q, with all digits where q is 0 or 1
+    p, wrong, error = torch.sigmoid(x), torch.sigmoid(-x), soft_error(x, q)
     size = error.abs()
     # For γ < 1 there is a cusp at p = q; the derivative there is taken as 0.
     steepness = gamma * p * wrong * _soft_cross_entropy(x, q) / size.clamp(min=_TINY)
     return size.pow(gamma) * error.sign() * (size + steepness)
+
+
+def soft_error(x: Tensor, q: Tensor) -> Tensor:
+    """The error p - q with all its digits, be p near q, near 0 or near 1."""
+    x, q, dtype = widest(x), widest(q), x.dtype
+    return ((1 - q) * torch.sigmoid(x) - q * torch.sigmoid(-x)).to(dtype)
 
 
 _TINY = torch.finfo(torch.float32).tiny
@@ -118,8 +123,7 @@ class _SoftFocalTerm(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, q: Tensor, gamma: Number) -> Tensor:
-        error = (1 - q) * torch.sigmoid(x) - q * torch.sigmoid(-x)
-        return error.abs().pow(gamma) * _soft_cross_entropy(x, q)
+        return soft_error(x, q).abs().pow(gamma) * _soft_cross_entropy(x, q)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Number], output: Tensor) -> None:

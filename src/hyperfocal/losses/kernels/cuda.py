@@ -13,6 +13,7 @@ import warnings
 import torch
 from torch import Tensor
 
+from hyperfocal.losses.terms import soft_error
 from hyperfocal.types import HyperfocalWarning
 
 ROWS_PER_PROGRAM_STEP = 2048
@@ -56,6 +57,7 @@ def sigmoid_sum(
         labels,
         table,
         table if quality is None else quality,
+        table if quality is None else _own_errors(logits, labels, quality, first),
         logits if grad is None else grad,
         losses,
         sums,
@@ -71,6 +73,16 @@ def sigmoid_sum(
         COLS=block_cols,
     )
     return losses.sum(dtype=torch.float64).float(), sums.sum(0), -1
+
+
+def _own_errors(logits: Tensor, labels: Tensor, quality: Tensor, first: int) -> Tensor:
+    """``(N,)``: probability of each row's own category minus its quality, which may cancel.
+
+    It takes float64 to keep the digits; one number a row is cheap. Rows without a category here
+    have some number that the kernel doesn't use.
+    """
+    own = (labels - first).clamp(0, logits.shape[1] - 1)[:, None]
+    return soft_error(logits.gather(1, own)[:, 0].float(), quality)
 
 
 def scale_in_place(grad: Tensor, factor: Tensor) -> Tensor:

@@ -63,6 +63,7 @@ def sigmoid_sum_kernel(
     labels,
     table,
     quality,
+    errors,  # of each row's own logit: its probability minus its quality
     grad,
     losses,
     sums,
@@ -120,7 +121,7 @@ def sigmoid_sum_kernel(
             # Here x is minus the logit: p is 1 - sigmoid(logit), not_p its sigmoid.
             q = tl.load(quality + row, mask=row < rows, other=0.0)[:, None]
             bce = q * softplus + (1.0 - q) * (tl.maximum(-x, 0.0) + log1p)
-            off = (1.0 - q) * not_p - q * p
+            off = tl.load(errors + row, mask=row < rows, other=0.0)[:, None]
             size = tl.abs(off)
             powered = tl.exp2(gamma * tl.log2(tl.maximum(size, 1e-37)))
             powered = tl.where((size == 0.0) & (gamma > 0.0), 0.0, powered)
