@@ -195,7 +195,7 @@ def _stream(
 ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
     """Loss, sums, and the gradients of weight, bias and features that are needed."""
     head = plan.head
-    losses, sums = [], torch.zeros_like(plan.tables[:, 1:])
+    loss, sums = plan.tables.new_zeros((), dtype=torch.float64), torch.zeros_like(plan.tables[:, 1:])
     grads = _Gradients(head, features, needed)
     maps = [prepared(f, head) for f in features]
     for run in runs(maps, head, plan.logits_at_once):
@@ -214,12 +214,11 @@ def _stream(
                     )
                     # The gradient takes the place of the logits.
                     solution = solve(rows, problem, rows if any(needed) else None)
-                    losses.append(solution.loss)
+                    loss += solution.loss
                     sums[table, :, run.categories] += solution.sums
                 if any(needed):
                     grads.add(run, logits, level, feature, block)
-    loss = torch.stack(losses).sum(dtype=torch.float64).to(plan.tables.dtype)
-    return loss, sums, grads.all()
+    return loss.to(plan.tables.dtype), sums, grads.all()
 
 
 def _groups(

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from hyperfocal.types import DataError
 
-LOGITS_AT_ONCE = 1 << 22
-"""Logits that exist at a time, about (16 MiB in float32)."""
+LOGITS_AT_ONCE = 3 << 20
+"""Logits that exist at a time, about (12 MiB in float32)."""
 LEAST_CHANNELS = 256
 """Outputs of a run's convolution, at least: with fewer it would read its input too often."""
-MOST_CHANNELS = 1024
+MOST_CHANNELS = 512
 """And at most: its weight is copied, and has a gradient."""
 
 
@@ -136,23 +136,25 @@ def runs(features: Sequence[Tensor], head: Head, logits_at_once: int) -> Iterato
     """All categories, run by run.
 
     A run is as long as the largest map's logits of one image allow, but not so long that its share
-    of the weight gets large itself.
+    of the weight gets large itself. The runs' weights share their memory: one is good until the
+    next is asked for.
     """
     per_category = max(f.shape[2] * f.shape[3] for f in features) * head.anchors
     length = max(logits_at_once // max(per_category, 1), -(-LEAST_CHANNELS // head.anchors))
     length = min(length, max(MOST_CHANNELS // head.anchors, 1), head.num_classes)
     # Equal lengths: a short last run would take as long as the others.
     length = -(-head.num_classes // -(-head.num_classes // length))
+    buffer = torch.empty(
+        (head.anchors * length, *head.weight.shape[1:]),
+        dtype=head.dtype,
+        device=head.weight.device,
+        memory_format=torch.channels_last,
+    )
     for first in range(0, head.num_classes, length):
         categories = slice(first, min(first + length, head.num_classes))
         bias = None if head.bias is None else head.share(head.bias, categories).flatten()
         share = head.share(head.weight, categories)
-        weight = torch.empty(
-            (share.shape[0] * share.shape[1], *share.shape[2:]),
-            dtype=head.dtype,
-            device=share.device,
-            memory_format=torch.channels_last,
-        )
+        weight = buffer[: share.shape[0] * share.shape[1]]
         weight.view(share.shape).copy_(share)
         yield Run(categories, weight, None if bias is None else bias.to(head.dtype), head.padding)
 
