@@ -195,7 +195,8 @@ def _stream(
 ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
     """Loss, sums, and the gradients of weight, bias and features that are needed."""
     head = plan.head
-    loss, sums = plan.tables.new_zeros((), dtype=torch.float64), torch.zeros_like(plan.tables[:, 1:])
+    loss = plan.tables.new_zeros((), dtype=torch.float64)
+    sums = torch.zeros_like(plan.tables[:, 1:])
     grads = _Gradients(head, features, needed)
     maps = [prepared(f, head) for f in features]
     for run in runs(maps, head, plan.logits_at_once):
