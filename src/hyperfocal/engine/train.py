@@ -173,8 +173,10 @@ class _Loop:
         state.model.train()
         batch = batch.to(self.fabric.device, non_blocking=True)
         # In one piece the forward pass finds the normaliser itself, with the assignment it makes.
-        z = state.model.normalizer(batch) if config.micro_batches > 1 else None
-        parts = micro_batches(len(batch), config.micro_batches)
+        z, parts = None, micro_batches(len(batch), config.micro_batches)
+        if config.micro_batches > 1:
+            with self.fabric.autocast():  # it may run the network
+                z = state.model.normalizer(batch, parts)
         for part in parts:
             last = part is parts[-1]
             with self.fabric.no_backward_sync(self.forward, enabled=not last):

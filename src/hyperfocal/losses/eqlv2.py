@@ -154,6 +154,8 @@ class EqualizationLossV2(GradientRatioLoss):
         boost: α_e of the map.
     """
 
+    normalized_memory: ClassVar[bool] = False
+
     @dataclass(frozen=True)
     class Config(config.Config):
         """Settings of `EqualizationLossV2`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
@@ -13,13 +14,16 @@ SHARED_FIELDS = ("backbone", "pixels", "neck", "loss")
 """Settings of every detector, which ``--model KIND`` keeps: they have nothing to do with how
 objects are assigned."""
 
+WHOLE = (slice(None),)
+"""A batch in one piece."""
+
 
 class Detector(nn.Module, ABC):
     """A detector that `engine` can train and run.
 
     An optimizer step may be split into micro-batches::
 
-        z = model.normalizer(batch)
+        z = model.normalizer(batch, parts)
         for part in parts:
             model(batch[part], z[part]).total.backward()
         optimizer.step()
@@ -44,11 +48,16 @@ class Detector(nn.Module, ABC):
         """
 
     @abstractmethod
-    def normalizer(self, batch: Batch) -> Tensor:
+    def normalizer(self, batch: Batch, parts: Sequence[slice] = WHOLE) -> Tensor:
         """``(B, ...)``: what each image's loss sums are divided by.
 
-        Found without running the network, except where it depends on predictions. Call it on this
-        process's whole share of an optimizer step, on every process.
+        Found without running the network, except where it depends on predictions; then the network
+        sees the same micro-batches, under the same autocast, as in the forward passes to come. Call
+        it on this process's whole share of an optimizer step, on every process.
+
+        Args:
+            batch: the whole share.
+            parts: the micro-batches, which together are all of it.
         """
 
     @abstractmethod

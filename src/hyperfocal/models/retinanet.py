@@ -22,7 +22,7 @@ from hyperfocal.losses import (
 from hyperfocal.losses.streamed_topk import streamed_topk
 from hyperfocal.models.backbone import Backbone
 from hyperfocal.models.classification import classification_loss
-from hyperfocal.models.detector import SHARED_FIELDS, Detector
+from hyperfocal.models.detector import SHARED_FIELDS, WHOLE, Detector
 from hyperfocal.models.fpn import FPN
 from hyperfocal.models.head import DenseHead, join_levels
 from hyperfocal.models.inference import Inference
@@ -182,7 +182,7 @@ class RetinaNet(Detector):
             positives=positive.sum(),
         )
 
-    def normalizer(self, batch: Batch) -> Tensor:
+    def normalizer(self, batch: Batch, parts: Sequence[slice] = WHOLE) -> Tensor:
         """See `Detector.normalizer`."""
         positives = self.assign(batch).positives(self.num_classes).sum(dim=1)
         z: Tensor = self.loss_normalizer(positives)
