@@ -106,6 +106,8 @@ class GradientRatioLoss(nn.Module):
     EPS: ClassVar[float] = 1e-10
     normalized_memory: ClassVar[bool] = True
     """Whether the normalizer enters the gradients."""
+    plain: ClassVar[str] = "focal loss"
+    """What it is where all gradients are balanced."""
     pos_grad: Tensor
     neg_grad: Tensor
     ratio: Tensor
@@ -122,6 +124,10 @@ class GradientRatioLoss(nn.Module):
             self.register_buffer(name, torch.zeros(num_classes))
         self.register_buffer("ratio", torch.full((num_classes,), start))
         self.register_buffer("pending_calls", torch.zeros((), dtype=torch.int64))
+
+    def balanced(self) -> Tensor:
+        """``(K,)`` bool: categories that it treats as balanced, to a hundredth of the ratio."""
+        return self.ratio >= 0.99
 
     def remember(self, positive: Tensor, negative: Tensor) -> None:
         """Keep one forward pass's ``(K,)`` sums of absolute gradients until the next step."""
