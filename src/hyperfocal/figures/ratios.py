@@ -142,7 +142,9 @@ def spread(places: Series, gap: float) -> Series:
             before, count = blocks.pop()
             mean, size = (mean * size + before * count) / (size + count), size + count
         blocks.append((mean, size))
-    moved: Series = np.concatenate([*(np.full(size, mean) for mean, size in blocks), steps[:0]]) + steps
+    moved: Series = (
+        np.concatenate([*(np.full(size, mean) for mean, size in blocks), steps[:0]]) + steps
+    )
     if len(moved):
         moved -= max(moved[-1] - 1, 0)
         moved += max(-moved[0], 0)
