@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from hyperfocal.losses import step_losses
+from hyperfocal.models.samples import Samples
 from hyperfocal.types import Batch, Detections, LossTerms
 
 SHARED_FIELDS = ("backbone", "pixels", "neck", "loss")
@@ -34,9 +35,11 @@ class Detector(nn.Module, ABC):
 
     Attributes:
         num_classes: K.
+        loss: the classification loss.
     """
 
     num_classes: int
+    loss: nn.Module
 
     @abstractmethod
     def forward(self, batch: Batch, normalizer: Tensor | None = None) -> LossTerms:
@@ -63,6 +66,10 @@ class Detector(nn.Module, ABC):
     @abstractmethod
     def detect(self, batch: Batch) -> list[Detections]:
         """Detections in the pixels of each original image, best first (call ``eval()`` first)."""
+
+    @abstractmethod
+    def samples(self, batch: Batch) -> Samples:
+        """What the classification loss would see of a batch, all logits at once."""
 
     def step(self) -> None:
         """Let losses with memory fold in the statistics of an optimizer step."""

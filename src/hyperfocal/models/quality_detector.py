@@ -31,6 +31,7 @@ from hyperfocal.models.normalizer import step_divisors
 from hyperfocal.models.pixels import PixelNorm, padded_hw
 from hyperfocal.models.priors import AnchorGenerator
 from hyperfocal.models.quality import QualityBranch, centerness
+from hyperfocal.models.samples import Samples
 from hyperfocal.ops import BoxCoder, paired_iou
 from hyperfocal.types import Assignment, Batch, CategoryCounts, Detections, LossTerms, Priors
 
@@ -260,6 +261,15 @@ class QualityDetector(Detector):
             self.quality,
             self.voting,
         )
+
+    @torch.no_grad()
+    def samples(self, batch: Batch) -> Samples:
+        """See `Detector.samples`."""
+        levels = self.features(batch)
+        cls_maps = [self.head.cls_tower(level) for level in levels]
+        rows = self.positives(batch, levels, cls_maps)
+        logits = self.head.classify(cls_maps)
+        return Samples.of(logits, rows.assignment.labels, rows.matched, rows.iou)
 
     @property
     def voting(self) -> float | None:
