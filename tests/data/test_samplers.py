@@ -1,16 +1,25 @@
 from __future__ import annotations
 
+import math
+import typing
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from hyperfocal.data.batches import BatchStream, rank_slice
 from hyperfocal.data.samplers import (
     ClassBalancedSampler,
+    ImageWeightSampler,
     PlainSampler,
     RepeatFactorSampler,
+    SamplerConfig,
     category_repeat_factors,
     image_repeat_factors,
+    image_weights,
 )
 from hyperfocal.types import (
     AnnotationSet,
@@ -48,6 +57,8 @@ CONFIGS = [
     RepeatFactorSampler.Config(threshold=0.3),
     RepeatFactorSampler.Config(threshold=0.3, rounding="ceil"),
     ClassBalancedSampler.Config(),
+    ImageWeightSampler.Config(),
+    ImageWeightSampler.Config(power=0),
 ]
 
 
@@ -82,6 +93,27 @@ def test_repeat_factors_of_lvis():
     counts = CategoryCounts((1, 10, 50, 101, 0), (1, 10, 50, 101, 0), 100_170)
     found = category_repeat_factors(counts, 0.001)
     np.testing.assert_allclose(found, [10.0085, 3.1650, 1.4154, 1, 1], atol=5e-5)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 60), st.integers(1, 9), st.floats(1e-4, 1.0), st.integers(0, 2**32))
+def test_repeat_factors_equal_the_rule_read_word_by_word(num_images, categories, threshold, seed):
+    """Gupta et al. 2019: f_c, r_c = max(1, sqrt(t / f_c)), r_I = max over the image's c."""
+    rng = np.random.default_rng(seed)
+    held = [np.flatnonzero(rng.random(categories) < 0.2).tolist() * 2 for _ in range(num_images)]
+    of_category = {}
+    for c in range(categories):
+        with_c = 0
+        for image in held:
+            if c in image:
+                with_c += 1
+        if with_c:
+            of_category[c] = max(1.0, math.sqrt(threshold / (with_c / num_images)))
+    expected = [max([of_category[c] for c in image], default=1.0) for image in held]
+    annotations = annotated(held, categories)
+    np.testing.assert_allclose(image_repeat_factors(annotations, threshold), expected, rtol=1e-12)
+    found = category_repeat_factors(annotations.counts(), threshold)
+    assert [found[c] for c in of_category] == pytest.approx(list(of_category.values()))
 
 
 def test_an_image_takes_the_largest_factor_of_its_categories():
@@ -153,3 +185,76 @@ def test_class_balanced_needs_boxes():
 def test_impossible_thresholds(threshold):
     with pytest.raises(ConfigError, match="rfs: threshold = "):
         RepeatFactorSampler.Config(threshold=threshold)
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+def test_image_weights_draw_categories_by_a_power_of_their_images(power):
+    """The weight is what drawing a category, then one of its images, gives."""
+    images = np.array([99, 9, 1])
+    category = images**power / (images**power).sum()
+    members = [range(99), range(90, 99), [99]]
+    expected = np.zeros(120)
+    for chance, own in zip(category, members, strict=True):
+        for image in own:
+            expected[image] += chance / len(own)
+    weights = image_weights(TAIL, power)
+    np.testing.assert_allclose(weights / weights.sum(), expected)
+    sampler = ImageWeightSampler.Config(power=power).build(TAIL, 3)
+    np.testing.assert_allclose(sampler.expected, 120 * expected)
+
+
+def test_an_images_turns_are_its_expected_number_rounded():
+    sampler = ImageWeightSampler.Config().build(TAIL, 0)
+    epochs = 2000
+    drawn = np.stack(
+        [np.bincount(sampler.epoch_indices(epoch), minlength=120) for epoch in range(epochs)]
+    )
+    assert (drawn >= np.floor(sampler.expected)).all()
+    assert (drawn <= np.ceil(sampler.expected)).all()
+    assert (drawn.sum(1) == 120).all()
+    part = sampler.expected % 1
+    error = 5 * np.sqrt(part * (1 - part) / epochs) + 1e-9
+    assert (np.abs(drawn.mean(0) - sampler.expected) <= error).all()
+
+
+def test_crowds_weigh_nothing():
+    annotations = annotated([[0]] * 3 + [[1]], 2, crowd=True)
+    with pytest.raises(DataError, match=r"train\.json: no boxes to weigh images by"):
+        ImageWeightSampler.Config().build(annotations, 0)
+    with pytest.raises(ConfigError, match=r"image_weights: power = 1\.5"):
+        ImageWeightSampler.Config(power=1.5)
+
+
+def test_every_sampler_is_held_to_what_follows():
+    assert {type(settings) for settings in CONFIGS} == set(typing.get_args(SamplerConfig))
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize("settings", CONFIGS)
+def test_ranks_share_the_stream_without_repeats_or_gaps(settings, world_size):
+    """Over three epochs, from any step, the shares in turn are the sampler's own order."""
+    sampler, size = settings.build(TAIL, 2), 6
+    order = np.concatenate([sampler.epoch_indices(epoch) for epoch in range(4)]).tolist()
+    steps = len(order) // size
+    for start in (0, 1, 7, steps - 1):  # 7: in the middle of an epoch
+        shares = [
+            [
+                [draw.index for draw in batch[rank_slice(size, rank, world_size)]]
+                for batch in islice(BatchStream(sampler, size).from_step(start), steps - start)
+            ]
+            for rank in range(world_size)
+        ]
+        assert all(len(part) == size // world_size for share in shares for part in share)
+        shown = [n for step in zip(*shares, strict=True) for part in step for n in part]
+        assert shown == order[start * size : steps * size]
+
+
+@pytest.mark.parametrize("settings", CONFIGS)
+def test_with_groups_a_resumed_stream_goes_on_where_it_was(settings):
+    sampler, groups = settings.build(TAIL, 2), np.arange(120) % 5 == 0
+    whole = list(islice(BatchStream(sampler, 4, groups).from_step(0), 100))
+    places = [(draw.epoch, draw.position) for batch in whole for draw in batch]
+    assert len(set(places)) == len(places)
+    for start in (1, 29, 63):
+        again = islice(BatchStream(sampler, 4, groups).from_step(start), 100 - start)
+        assert list(again) == whole[start:]

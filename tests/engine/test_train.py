@@ -251,6 +251,7 @@ def test_without_a_val_split_the_last_weights_are_kept(drawn: Path, tmp_path: Pa
     assert hyperfocal.load(tmp_path / "run", device="cpu").predict(drawn / "val" / "000001.jpg")
 
 
+@pytest.mark.filterwarnings("ignore:.*is then plain focal loss")  # after six steps
 @pytest.mark.parametrize("loss", ["ce", "focal", "efl"])
 def test_every_loss_trains_by_its_flag(drawn: Path, tmp_path: Path, loss: str) -> None:
     run(small(drawn, "--loss", loss, "--sampler", "rfs"), tmp_path / "run")

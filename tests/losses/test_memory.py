@@ -35,20 +35,23 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(16, 4, generator=generator), torch.randint(-1, 4, (16,), generator=generator)
 
 
-def feed(loss: torch.nn.Module, x: torch.Tensor, labels: torch.Tensor) -> None:
-    loss(x if isinstance(loss, losses.SeesawLoss) else x[:, :3], labels)
+def feed(
+    loss: torch.nn.Module, x: torch.Tensor, labels: torch.Tensor, normalizer: float = 6.0
+) -> None:
+    loss(x if isinstance(loss, losses.SeesawLoss) else x[:, :3], labels, normalizer)
 
 
 def train_one_rank(rank: int, port: int, results: str) -> None:
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     x, labels = batch()
     all_losses = build_all()
+    share = 6.0 / 2  # of the normaliser: gradients are averaged
     for loss in all_losses:
         if rank == 0:
-            feed(loss, x[:6], labels[:6])
+            feed(loss, x[:6], labels[:6], share)
         else:  # two micro-batches
-            feed(loss, x[6:9], labels[6:9])
-            feed(loss, x[9:], labels[9:])
+            feed(loss, x[6:9], labels[6:9], share)
+            feed(loss, x[9:], labels[9:], share)
         losses.step_losses(loss)
     torch.save([loss.state_dict() for loss in all_losses], f"{results}/{rank}.pt")
     dist.destroy_process_group()

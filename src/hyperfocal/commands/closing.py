@@ -12,7 +12,13 @@ from hyperfocal.engine.predict import load
 from hyperfocal.engine.run_folder import RunFolder
 from hyperfocal.engine.train import TrainResult
 from hyperfocal.evaluation import metrics_table
-from hyperfocal.figures import PanelRow, category_figure, detection_panel, training_curves
+from hyperfocal.figures import (
+    PanelRow,
+    category_figure,
+    detection_panel,
+    ratio_figure,
+    training_curves,
+)
 from hyperfocal.types import AnnotationSet, ImageRecord
 
 PANEL_IMAGES = 6
@@ -29,6 +35,10 @@ def close_training(result: TrainResult, console: Console) -> None:
         if result.splits.val is not None:
             pictures.append(draw_panel(run, result.splits.val))
         console.print(metrics_table(result.evaluation.metrics))
+    if run.ratios.exists():
+        pictures.append(ratio_figure(run.path, run.path / "ratios.png"))
+    if result.saturation is not None and result.saturation.complete:
+        console.print(f"Note: {result.saturation}", highlight=False)
     console.print("Look next at:", style="bold")
     for picture in pictures:
         console.print(f"  {picture}", highlight=False, soft_wrap=True)

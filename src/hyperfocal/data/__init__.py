@@ -6,6 +6,7 @@ from hyperfocal.data.images import read_image, to_image
 from hyperfocal.data.loader import epoch_length, eval_batches, train_batches
 from hyperfocal.data.samplers import (
     ClassBalancedSampler,
+    ImageWeightSampler,
     PlainSampler,
     RepeatFactorSampler,
     Sampler,
@@ -22,6 +23,7 @@ __all__ = [
     "ClassBalancedSampler",
     "DataConfig",
     "Draw",
+    "ImageWeightSampler",
     "PlainSampler",
     "RepeatFactorSampler",
     "Sampler",

@@ -179,10 +179,84 @@ class ClassBalancedSampler:
         return indices
 
 
+class ImageWeightSampler:
+    """Image weights by category: an image is drawn as often as the categories in it ask for.
+
+    A category in ``n_c`` images is drawn with a probability in proportion to ``n_c^power``, and
+    then one of its images, all alike, so that an image's weight is::
+
+        w = Σ_c n_c^(power - 1)    over the categories c in the image
+
+    Power 0 weighs all categories alike, as `ClassBalancedSampler` does; 1/2 is square-root
+    sampling; 1 keeps their frequencies (Kang et al. 2020, "Decoupling", section 3). Unlike there,
+    an image's turns in an epoch are its expected number rounded up or down, so that no image comes
+    twice before another with its weight has come once. An epoch has as many draws as the split has
+    images. Images without boxes are never drawn.
+    """
+
+    @dataclass(frozen=True)
+    class Config(config.Config):
+        """Images weighted by the categories in them, between even and as they occur."""
+
+        kind: ClassVar[str] = "image_weights"
+
+        power: float = 0.5
+        """A category in n images is drawn in proportion to n^power: 0 all alike, 1 as they are."""
+
+        def __post_init__(self) -> None:
+            self._require(0 <= self.power <= 1, "power", "in [0, 1]")
+
+        def build(self, annotations: AnnotationSet, seed: int) -> ImageWeightSampler:
+            """The sampler for a training split."""
+            return ImageWeightSampler(image_weights(annotations, self.power), seed)
+
+    def __init__(self, weights: NDArray[np.float64], seed: int) -> None:
+        self.seed = seed
+        self.expected = weights * (len(weights) / weights.sum())
+        self.epoch_length = float(len(weights))
+
+    def epoch_indices(self, epoch: int) -> NDArray[np.int64]:
+        """Images drawn by their weights."""
+        rng = _rng(self.seed, epoch)
+        drawable = rng.permutation(np.flatnonzero(self.expected))
+        # A comb of teeth one apart, laid over the images side by side, each as wide as its weight.
+        ends = self.expected[drawable].cumsum()
+        teeth = rng.random() + np.arange(len(self.expected))
+        hit = np.searchsorted(ends, teeth, side="right").clip(max=len(drawable) - 1)
+        return rng.permutation(drawable[hit])
+
+
+def image_weights(annotations: AnnotationSet, power: float) -> NDArray[np.float64]:
+    """Weight of each image, see `ImageWeightSampler`; 0 where there are no boxes.
+
+    Returns:
+        ``(M,)`` float64.
+
+    Raises:
+        DataError: no image has boxes.
+    """
+    images = np.array(annotations.counts().images, dtype=np.float64)
+    per_category = np.where(images > 0, np.maximum(images, 1) ** (power - 1), 0.0)
+    weights = np.array(
+        [
+            per_category[np.unique(record.labels[~record.crowd])].sum()
+            for record in annotations.images
+        ]
+    )
+    if not weights.any():
+        raise DataError(f"{annotations.source}: no boxes to weigh images by")
+    return weights
+
+
 def _rounds(values: NDArray[np.int64], count: int, rng: np.random.Generator) -> NDArray[np.int64]:
     """``count`` values: shuffled rounds through all of them, one after another."""
     rounds = [rng.permutation(values) for _ in range(-(-count // len(values)))]
     return np.concatenate([*rounds, values[:0]])[:count]
 
 
-SamplerConfig = PlainSampler.Config | RepeatFactorSampler.Config | ClassBalancedSampler.Config
+SamplerConfig = (
+    PlainSampler.Config
+    | RepeatFactorSampler.Config
+    | ClassBalancedSampler.Config
+    | ImageWeightSampler.Config
+)

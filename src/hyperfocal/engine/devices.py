@@ -8,8 +8,10 @@ from typing import Literal
 import torch
 from lightning_fabric import Fabric, seed_everything
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from hyperfocal.engine.experiment import Experiment
+from hyperfocal.losses.memory import own_buffers
 from hyperfocal.models import Detector
 from hyperfocal.types import Batch, ConfigError
 
@@ -52,6 +54,9 @@ class TrainingForward(nn.Module):
     def __init__(self, detector: Detector) -> None:
         super().__init__()
         self.detector = detector
+        # Where torch documents that DDP finds the names of what it must leave alone.
+        ignore = DistributedDataParallel._set_params_and_buffers_to_ignore_for_model
+        ignore(self, own_buffers(self))  # type: ignore[no-untyped-call]
 
     def forward(self, sealed: Sealed) -> dict[str, Tensor]:
         """The terms by field name of `LossTerms`; one that a detector hasn't got is left out."""

@@ -26,6 +26,7 @@ from hyperfocal.engine.optim import build_optimizer, lr_factor, set_lr
 from hyperfocal.engine.progress import ProgressBar
 from hyperfocal.engine.ratio_log import RatioLog
 from hyperfocal.engine.run_folder import MetricsLog, RunFolder, TrainedCategories
+from hyperfocal.engine.saturation import Saturation, SaturationWarning, saturation
 from hyperfocal.engine.splits import Splits, read_splits
 from hyperfocal.engine.state import TrainState
 from hyperfocal.engine.window import LossWindow
@@ -46,6 +47,7 @@ class TrainResult:
         evaluation: the last evaluation; None without a val split, or where ``is_main`` is False.
         stopped_by: the signal that stopped it early, or None.
         is_main: whether this process is the one that writes files and talks.
+        saturation: how far a loss that equalizes categories still does; None for other losses.
     """
 
     run: RunFolder
@@ -53,6 +55,7 @@ class TrainResult:
     evaluation: Evaluation | None
     stopped_by: str | None
     is_main: bool
+    saturation: Saturation | None = None
 
 
 def train(experiment: Experiment, run: RunFolder, console: Console) -> TrainResult:
@@ -121,6 +124,7 @@ class _Loop:
         self.main = fabric.is_global_zero
         self.log = MetricsLog(run, state.step, state.evaluated) if self.main else None
         self.ratios = RatioLog(run.ratios, state.model, state.step, total) if self.main else None
+        self.saturated = SaturationWarning(state.model, splits.train.counts(), total)
         self.evaluation_steps = evaluation_steps(self.config.evaluations, total)
         self.saved_at = time.monotonic()
         self.window = LossWindow()
@@ -148,7 +152,10 @@ class _Loop:
             self.log.close()
         finished = state.step == self.total
         stopped_by = None if finished else stop.received or "another process"
-        return TrainResult(self.run, self.splits, state.evaluation, stopped_by, self.main)
+        saturated = saturation(state.model, self.splits.train.counts())
+        return TrainResult(
+            self.run, self.splits, state.evaluation, stopped_by, self.main, saturated
+        )
 
     def batches(self) -> Iterator[Batch]:
         """This process's share of the global batches from the next step on."""
@@ -173,8 +180,10 @@ class _Loop:
         state.model.train()
         batch = batch.to(self.fabric.device, non_blocking=True)
         # In one piece the forward pass finds the normaliser itself, with the assignment it makes.
-        z = state.model.normalizer(batch) if config.micro_batches > 1 else None
-        parts = micro_batches(len(batch), config.micro_batches)
+        z, parts = None, micro_batches(len(batch), config.micro_batches)
+        if config.micro_batches > 1:
+            with self.fabric.autocast():  # it may run the network
+                z = state.model.normalizer(batch, parts)
         for part in parts:
             last = part is parts[-1]
             with self.fabric.no_backward_sync(self.forward, enabled=not last):
@@ -232,6 +241,7 @@ class _Loop:
         """Measure on the val split; keep the weights if they are the best so far."""
         splits, state, fabric = self.splits, self.state, self.fabric
         state.evaluated = state.step
+        self.saturated.at(state.step)
         if splits.val is None:
             if self.main:
                 save_weights(self.run.weights, self.best_model)

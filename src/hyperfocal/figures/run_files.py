@@ -60,7 +60,7 @@ def read_log(run: Path) -> Log:
         DataError: there is no log, a line is broken, or no step was logged.
     """
     path = run / "metrics.jsonl"
-    lines = _read(path).splitlines()
+    lines = read_text(path).splitlines()
     kinds: dict[str, dict[float, dict[str, Any]]] = {"step": {}, "evaluation": {}}
     for number, text in enumerate(lines, start=1):
         try:
@@ -124,7 +124,7 @@ def read_metrics(run: Path) -> Measured:
     path = run / "metrics.json"
     fields = tuple(CategoryRow.__dataclass_fields__)
     try:
-        data = json.loads(_read(path))
+        data = json.loads(read_text(path))
         rows = tuple(
             CategoryRow(**{field: row[field] for field in fields}) for row in data["categories"]
         )
@@ -135,7 +135,12 @@ def read_metrics(run: Path) -> Measured:
         raise DataError(f"{path}: not the metrics of a run ({error!r})") from None
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """The text of a file of a run.
+
+    Raises:
+        DataError: there is no such file.
+    """
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:

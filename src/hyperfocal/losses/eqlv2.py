@@ -154,6 +154,9 @@ class EqualizationLossV2(GradientRatioLoss):
         boost: α_e of the map.
     """
 
+    normalized_memory: ClassVar[bool] = False
+    plain: ClassVar[str] = "cross-entropy"
+
     @dataclass(frozen=True)
     class Config(config.Config):
         """Settings of `EqualizationLossV2`."""
@@ -186,6 +189,10 @@ class EqualizationLossV2(GradientRatioLoss):
     ) -> None:
         super().__init__(num_classes, start=START)
         self.ratio_map = RatioMap(steepness, midpoint, boost)
+
+    def balanced(self) -> Tensor:
+        """``(K,)`` bool: categories whose negatives weigh 1, to a hundredth."""
+        return self.ratio_map.weights(self.ratio)[1] >= 0.99
 
     def forward(self, logits: Tensor, targets: Tensor, normalizer: Number = 1.0) -> Tensor:
         """Scalar: the sum over all logits that aren't ignored, over ``normalizer``."""

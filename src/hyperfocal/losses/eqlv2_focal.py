@@ -183,6 +183,10 @@ class EqualizationLossV2Focal(GradientRatioLoss):
         self.ratio_map = RatioMap(steepness, midpoint, boost)
         self.backend = backend
 
+    def balanced(self) -> Tensor:
+        """``(K,)`` bool: categories whose negatives weigh 1, to a hundredth."""
+        return self.ratio_map.weights(self.ratio)[1] >= 0.99
+
     def settings(self, num_classes: int) -> Settings:
         """What the fused pass, or a head that streams its categories, computes with."""
         return eqlv2_focal_settings(self.ratio, self.ratio_map, self.alpha, self.gamma, num_classes)

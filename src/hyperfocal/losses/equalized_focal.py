@@ -210,8 +210,6 @@ class EqualizedFocalLoss(GradientRatioLoss):
         tensor([0.0034, 0.0000, 0.0000])
     """
 
-    normalized_memory: ClassVar[bool] = True
-
     @dataclass(frozen=True)
     class Config(config.Config):
         """Settings of `EqualizedFocalLoss`."""

@@ -167,6 +167,8 @@ class EqualizedQualityFocalLoss(GradientRatioLoss):
         backend: see `sigmoid_focal_loss`.
     """
 
+    plain: ClassVar[str] = "quality focal loss"
+
     @dataclass(frozen=True)
     class Config(config.Config):
         """Settings of `EqualizedQualityFocalLoss`."""

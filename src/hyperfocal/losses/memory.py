@@ -7,9 +7,9 @@ over all processes, folds them into the state that the next forward uses, and cl
 levels, micro-batches and any other split of a step therefore add up. ``eval()`` freezes the state,
 and the ``state_dict`` carries all of it, pending sums included.
 
-Pending sums differ between processes, so a loss must not sit inside a module whose buffers
-``DistributedDataParallel`` broadcasts (``broadcast_buffers=False``). A loss must stay in float32:
-cast the network, not the loss.
+Pending sums differ between processes, so ``DistributedDataParallel`` must not broadcast them with
+the other buffers: `own_buffers` names them for it. A loss must stay in float32: cast the network,
+not the loss.
 """
 
 from __future__ import annotations
@@ -40,6 +40,16 @@ def step_losses(module: nn.Module) -> None:
     for child in module.modules():
         if isinstance(child, LossWithMemory):
             child.step()
+
+
+def own_buffers(module: nn.Module) -> list[str]:
+    """Names of the buffers inside ``module`` that each process keeps for itself.
+
+    They are those of its losses with memory: pending statistics differ, and the rest is made equal
+    by `step_losses`. `DistributedDataParallel` would put those of process 0 in their place.
+    """
+    with_memory = {p: m for p, m in module.named_modules() if isinstance(m, LossWithMemory)}
+    return [name for name, _ in module.named_buffers() if name.rpartition(".")[0] in with_memory]
 
 
 def keep_pending(pending: Tensor, new: Tensor) -> None:
@@ -82,6 +92,11 @@ class GradientRatioLoss(nn.Module):
         pending_neg: ``(K,)`` this process's negative gradient since the last step.
         pending_calls: forward passes since the last step; without any, a step changes nothing.
 
+    With `normalized_memory` the gradients are those of a loss that was divided by this process's
+    share of the positives, N / R over R processes (whose gradients are averaged), so they are
+    averaged too: one process or several accumulate the same. The released code of Equalized Focal
+    Loss adds them up, which makes both sums R times as large, and the ratio the same.
+
     Args:
         num_classes: K.
         start: the ratio of every category until the first step.
@@ -89,6 +104,10 @@ class GradientRatioLoss(nn.Module):
     """
 
     EPS: ClassVar[float] = 1e-10
+    normalized_memory: ClassVar[bool] = True
+    """Whether the normalizer enters the gradients."""
+    plain: ClassVar[str] = "focal loss"
+    """What it is where all gradients are balanced."""
     pos_grad: Tensor
     neg_grad: Tensor
     ratio: Tensor
@@ -106,6 +125,10 @@ class GradientRatioLoss(nn.Module):
         self.register_buffer("ratio", torch.full((num_classes,), start))
         self.register_buffer("pending_calls", torch.zeros((), dtype=torch.int64))
 
+    def balanced(self) -> Tensor:
+        """``(K,)`` bool: categories that it treats as balanced, to a hundredth of the ratio."""
+        return self.ratio >= 0.99
+
     def remember(self, positive: Tensor, negative: Tensor) -> None:
         """Keep one forward pass's ``(K,)`` sums of absolute gradients until the next step."""
         keep_pending(self.pending_pos, positive)
@@ -118,8 +141,9 @@ class GradientRatioLoss(nn.Module):
         positive, negative, calls = take_pending(
             self.pending_pos, self.pending_neg, self.pending_calls
         )
-        self.pos_grad.add_(positive)
-        self.neg_grad.add_(negative)
+        share = world_size() if self.normalized_memory else 1
+        self.pos_grad.add_(positive / share)
+        self.neg_grad.add_(negative / share)
         ratio = (self.pos_grad / (self.neg_grad + self.EPS)).clamp(max=self.most)
         self.ratio.copy_(torch.where(calls > 0, ratio, self.ratio))
 

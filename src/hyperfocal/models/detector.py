@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
 from hyperfocal.losses import step_losses
+from hyperfocal.models.samples import Samples
 from hyperfocal.types import Batch, Detections, LossTerms
 
 SHARED_FIELDS = ("backbone", "pixels", "neck", "loss")
 """Settings of every detector, which ``--model KIND`` keeps: they have nothing to do with how
 objects are assigned."""
+
+WHOLE = (slice(None),)
+"""A batch in one piece."""
 
 
 class Detector(nn.Module, ABC):
@@ -19,7 +24,7 @@ class Detector(nn.Module, ABC):
 
     An optimizer step may be split into micro-batches::
 
-        z = model.normalizer(batch)
+        z = model.normalizer(batch, parts)
         for part in parts:
             model(batch[part], z[part]).total.backward()
         optimizer.step()
@@ -30,9 +35,11 @@ class Detector(nn.Module, ABC):
 
     Attributes:
         num_classes: K.
+        loss: the classification loss.
     """
 
     num_classes: int
+    loss: nn.Module
 
     @abstractmethod
     def forward(self, batch: Batch, normalizer: Tensor | None = None) -> LossTerms:
@@ -44,16 +51,25 @@ class Detector(nn.Module, ABC):
         """
 
     @abstractmethod
-    def normalizer(self, batch: Batch) -> Tensor:
+    def normalizer(self, batch: Batch, parts: Sequence[slice] = WHOLE) -> Tensor:
         """``(B, ...)``: what each image's loss sums are divided by.
 
-        Found without running the network, except where it depends on predictions. Call it on this
-        process's whole share of an optimizer step, on every process.
+        Found without running the network, except where it depends on predictions; then the network
+        sees the same micro-batches, under the same autocast, as in the forward passes to come. Call
+        it on this process's whole share of an optimizer step, on every process.
+
+        Args:
+            batch: the whole share.
+            parts: the micro-batches, which together are all of it.
         """
 
     @abstractmethod
     def detect(self, batch: Batch) -> list[Detections]:
         """Detections in the pixels of each original image, best first (call ``eval()`` first)."""
+
+    @abstractmethod
+    def samples(self, batch: Batch) -> Samples:
+        """What the classification loss would see of a batch, all logits at once."""
 
     def step(self) -> None:
         """Let losses with memory fold in the statistics of an optimizer step."""

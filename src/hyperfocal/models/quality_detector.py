@@ -22,7 +22,7 @@ from hyperfocal.losses import (
 from hyperfocal.losses.streamed_topk import TopPairs
 from hyperfocal.models.backbone import Backbone
 from hyperfocal.models.classification import classification_loss
-from hyperfocal.models.detector import SHARED_FIELDS, Detector
+from hyperfocal.models.detector import SHARED_FIELDS, WHOLE, Detector
 from hyperfocal.models.fpn import FPN
 from hyperfocal.models.head import DenseHead, join_levels
 from hyperfocal.models.inference import Inference
@@ -31,6 +31,7 @@ from hyperfocal.models.normalizer import step_divisors
 from hyperfocal.models.pixels import PixelNorm, padded_hw
 from hyperfocal.models.priors import AnchorGenerator
 from hyperfocal.models.quality import QualityBranch, centerness
+from hyperfocal.models.samples import Samples
 from hyperfocal.ops import BoxCoder, paired_iou
 from hyperfocal.types import Assignment, Batch, CategoryCounts, Detections, LossTerms, Priors
 
@@ -162,8 +163,9 @@ class QualityDetector(Detector):
     **What is exact.** Centerness and a fixed assignment are known before the network runs, so
     micro-batches give the gradients of the whole batch. IoU targets and PAA's positives depend on
     predictions: in one piece they are summed over the processes in the forward pass; for
-    micro-batches `normalizer` runs the network once more without gradients. That is exact with
-    frozen batch norms or none, and close otherwise, as it sees their running statistics.
+    micro-batches `normalizer` runs the network once more on the same parts without gradients. That
+    is exact with frozen batch norms or none, and close otherwise, as it sees their running
+    statistics.
     """
 
     def __init__(self, parts: Parts) -> None:
@@ -218,7 +220,7 @@ class QualityDetector(Detector):
             positives=torch.tensor(len(matched.image), device=rows.target.device),
         )
 
-    def normalizer(self, batch: Batch) -> Tensor:
+    def normalizer(self, batch: Batch, parts: Sequence[slice] = WHOLE) -> Tensor:
         """``(B, 2)``; see `Detector.normalizer` and the class."""
         if self.known_beforehand:
             priors, assignment = self.priors(batch), self.assign(batch)
@@ -226,14 +228,15 @@ class QualityDetector(Detector):
             nothing = priors.boxes.new_zeros(int(positive.sum()), 4)
             matched = match(priors, assignment, batch.targets, positive, nothing)
             return self._divisors(_centerness(matched), len(batch))
-        was_training = self.training
+        was_training, targets = self.training, []
         self.eval()
         with torch.no_grad():
-            levels = self.features(batch)
-            cls_maps = [self.head.cls_tower(level) for level in levels]
-            rows = self.positives(batch, levels, cls_maps)
+            for part in parts:
+                levels = self.features(batch[part])
+                cls_maps = [self.head.cls_tower(level) for level in levels]
+                targets.append(self.positives(batch[part], levels, cls_maps).target)
         self.train(was_training)
-        return self._divisors(rows.target, len(batch))
+        return self._divisors(torch.cat(targets), len(batch))
 
     @torch.no_grad()
     def detect(self, batch: Batch) -> list[Detections]:
@@ -258,6 +261,15 @@ class QualityDetector(Detector):
             self.quality,
             self.voting,
         )
+
+    @torch.no_grad()
+    def samples(self, batch: Batch) -> Samples:
+        """See `Detector.samples`."""
+        levels = self.features(batch)
+        cls_maps = [self.head.cls_tower(level) for level in levels]
+        rows = self.positives(batch, levels, cls_maps)
+        logits = self.head.classify(cls_maps)
+        return Samples.of(logits, rows.assignment.labels, rows.matched, rows.iou)
 
     @property
     def voting(self) -> float | None:

@@ -22,7 +22,7 @@ from hyperfocal.losses import (
 from hyperfocal.losses.streamed_topk import streamed_topk
 from hyperfocal.models.backbone import Backbone
 from hyperfocal.models.classification import classification_loss
-from hyperfocal.models.detector import SHARED_FIELDS, Detector
+from hyperfocal.models.detector import SHARED_FIELDS, WHOLE, Detector
 from hyperfocal.models.fpn import FPN
 from hyperfocal.models.head import DenseHead, join_levels
 from hyperfocal.models.inference import Inference
@@ -30,6 +30,7 @@ from hyperfocal.models.matched import Matched, match
 from hyperfocal.models.normalizer import LossNormalizer, NormalizerKind
 from hyperfocal.models.pixels import PixelNorm, padded_hw
 from hyperfocal.models.priors import AnchorGenerator
+from hyperfocal.models.samples import Samples
 from hyperfocal.ops import DeltaWeights, decode_deltas, encode_deltas, paired_iou
 from hyperfocal.types import (
     Assignment,
@@ -182,7 +183,7 @@ class RetinaNet(Detector):
             positives=positive.sum(),
         )
 
-    def normalizer(self, batch: Batch) -> Tensor:
+    def normalizer(self, batch: Batch, parts: Sequence[slice] = WHOLE) -> Tensor:
         """See `Detector.normalizer`."""
         positives = self.assign(batch).positives(self.num_classes).sum(dim=1)
         z: Tensor = self.loss_normalizer(positives)
@@ -202,6 +203,17 @@ class RetinaNet(Detector):
             levels = [inference.select(join_levels([last(level)], k)) for level in towers.cls]
         deltas = self.head.regress(towers.box)
         return inference(levels, k, deltas, priors, batch, self.decode)
+
+    @torch.no_grad()
+    def samples(self, batch: Batch) -> Samples:
+        """See `Detector.samples`."""
+        levels, assignment = self.features(batch), self.assign(batch)
+        positive = assignment.positives(self.num_classes)
+        deltas = self.head.regress_at(levels, positive)
+        matched = match(self.priors(batch), assignment, batch.targets, positive, deltas)
+        iou = paired_iou(self.decode(matched.deltas, matched.anchors), matched.boxes)
+        logits = self.head.classify([self.head.cls_tower(level) for level in levels])
+        return Samples.of(logits, assignment.labels, matched, iou)
 
     def features(self, batch: Batch) -> tuple[Tensor, ...]:
         """The pyramid's maps ``(B, C, H, W)``."""

@@ -1,0 +1,151 @@
+"""Gradient ratios of the categories over the course of a training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hyperfocal.figures import style
+from hyperfocal.figures.ratio_files import (
+    RatioHistory,
+    TrainedCategory,
+    read_categories,
+    read_ratios,
+)
+from hyperfocal.figures.run_files import Series
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MOST_NAMES = 16
+"""With more categories each group gets a median and a band in place of names."""
+
+BANDS = ((0, 100), (10, 90))
+"""Percentiles between which a group's bands lie."""
+
+
+def ratio_figure(run: Path, out: Path) -> Path:
+    """Draw the gradient ratio of every category against the step, coloured by frequency group.
+
+    The ratio is the one that the loss uses: 1 (or more, with EQLv2) means that a category is
+    treated as balanced. With few categories each line has its name at the end; with many there are
+    each group's median, the band of all of it and a darker one of the middle four fifths. The
+    legend counts the categories that stand at 1 in the end.
+
+    Args:
+        run: run folder with a ``ratios.jsonl``.
+        out: picture to write; its ending chooses the format.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        DataError: the run has no ratios, or something else in their place.
+    """
+    history = read_ratios(run)
+    categories, groups = read_categories(run)
+    figure = style.new_figure(7.6, 4.2)
+    axes = figure.subplots()
+    bounded = history.ratio.max() <= 1
+    if bounded:
+        axes.set_ylim(-0.02, 1.02)
+    else:
+        axes.set_yscale("log")
+        axes.axhline(1, color=style.BLACK, linewidth=0.8, linestyle=":")
+    if len(history.steps) > 1:
+        axes.set_xscale("log")
+        axes.set_xlim(history.steps[0], history.steps[-1])
+    _draw(axes, history, categories, groups)
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set(xlabel="step", ylabel="gradient ratio (positive / negative)")
+    style.tidy(axes)
+    return style.save(figure, out)
+
+
+def group_members(
+    categories: Sequence[TrainedCategory], groups: Sequence[str]
+) -> dict[str | None, list[int]]:
+    """Labels of each group that has any, rarest first; None: frequency unknown, or 0."""
+    known = {g: [k for k, c in enumerate(categories) if c.group == g] for g in (*groups, None)}
+    return {group: members for group, members in known.items() if members}
+
+
+def _draw(
+    axes: Axes,
+    history: RatioHistory,
+    categories: Sequence[TrainedCategory],
+    groups: Sequence[str],
+) -> None:
+    colours = style.group_colours(groups)
+    few = len(categories) <= MOST_NAMES
+    for group, members in group_members(categories, groups).items():
+        colour = colours.get(group or "", style.GREY)
+        values = history.ratio[:, members]
+        if few:
+            axes.plot(history.steps, values, color=colour, linewidth=1.6)
+        else:
+            for band in BANDS:
+                low, high = np.percentile(values, band, axis=1)
+                axes.fill_between(history.steps, low, high, color=colour, alpha=0.13, linewidth=0)
+            axes.plot(history.steps, np.median(values, axis=1), color=colour, linewidth=2.2)
+        name = "not in training" if group is None else style.GROUP_NAMES.get(group, group)
+        at_one = int((values[-1] >= 0.99).sum())
+        axes.plot([], [], color=colour, label=f"{name}: {at_one} of {len(members)} at 1")
+    axes.legend(
+        frameon=False, fontsize=9, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=len(groups) + 1
+    )
+    if few:
+        _name(axes, history.ratio[-1], categories, colours)
+
+
+def _name(
+    axes: Axes,
+    last: Series,
+    categories: Sequence[TrainedCategory],
+    colours: dict[str, str],
+) -> None:
+    """Write each category's name beside the end of its line, as near as there is room."""
+    low, high = axes.get_ylim()
+    if axes.get_yscale() == "log":
+        place = np.log(np.maximum(last, low) / low) / np.log(high / low)
+    else:
+        place = (last - low) / (high - low)
+    order = np.argsort(place, kind="stable")
+    for label, y in zip(order, spread(place[order], 0.055), strict=True):
+        axes.annotate(
+            categories[label].name,
+            (1, y),
+            xycoords="axes fraction",
+            xytext=(5, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+            color=colours.get(categories[label].group or "", style.GREY),
+            parse_math=False,
+            annotation_clip=False,
+        )
+
+
+def spread(places: Series, gap: float) -> Series:
+    """Rising places moved apart to at least ``gap``, each as little as can be (least squares).
+
+    Those that would leave [0, 1] are moved back, all together, where there is room.
+    """
+    steps = gap * np.arange(len(places))
+    blocks: list[tuple[float, int]] = []  # mean and size; means rise
+    for value in places - steps:
+        mean, size = float(value), 1
+        while blocks and blocks[-1][0] >= mean:
+            before, count = blocks.pop()
+            mean, size = (mean * size + before * count) / (size + count), size + count
+        blocks.append((mean, size))
+    moved: Series = (
+        np.concatenate([*(np.full(size, mean) for mean, size in blocks), steps[:0]]) + steps
+    )
+    if len(moved):
+        moved -= max(moved[-1] - 1, 0)
+        moved += max(-moved[0], 0)
+    return moved

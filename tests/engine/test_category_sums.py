@@ -1,0 +1,107 @@
+"""Sums by category, against one prior after the other."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from hyperfocal.engine.category_sums import CategorySums, sum_by_category
+from hyperfocal.losses import EqualizedFocalLoss, QualityFocalLoss, SigmoidFocalLoss
+from hyperfocal.models import ATSS, FPN, Backbone, DenseHead, RetinaNet
+from hyperfocal.models.samples import Samples
+from hyperfocal.types import Batch, Target
+
+K = 4
+
+
+def batch(seed: int) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8, generator=generator)
+    first = Target(torch.tensor([[8.0, 8, 40, 40], [40, 20, 90, 60]]), torch.tensor([0, 2]))
+    second = Target(torch.tensor([[4.0, 10, 60, 62]]), torch.tensor([2 - seed]))
+    hw = torch.tensor([[64, 96]] * 2)
+    return Batch(images, hw, hw, (first, second), (0, 1))
+
+
+def detector(kind: type, loss: object) -> nn.Module:
+    torch.manual_seed(0)
+    return kind(
+        backbone=Backbone.Config("resnet10t", pretrained=False),
+        neck=FPN.Config(channels=64),
+        head=DenseHead.Config(depth=1, norm="gn", prior=0.1),
+        loss=loss,
+    ).build(K)
+
+
+@pytest.mark.parametrize("kind", [RetinaNet.Config, ATSS.Config])
+@pytest.mark.parametrize("loss", [SigmoidFocalLoss.Config(), QualityFocalLoss.Config()])
+def test_sums_equal_a_loop_over_the_training_loss(kind, loss) -> None:
+    model = detector(kind, loss)
+    batches = [batch(0), batch(1)]
+    found = sum_by_category(model, batches, torch.device("cpu"))
+    expected = CategorySums.zeros(K)
+    for one in batches:
+        samples = model.samples(one)
+        gradient = samples.gradient(model.loss)
+        for b in range(2):
+            for label, scores, slopes in zip(
+                samples.labels[b].tolist(), samples.logits[b].sigmoid(), gradient[b], strict=True
+            ):
+                if label < 0:
+                    continue
+                for j in range(K):
+                    side = 0 if j == label else 1
+                    expected.count[j, side] += 1
+                    expected.score[j, side] += scores[j]
+                    expected.gradient[j, side] += slopes[j].abs()
+    assert found.count[:, 0].tolist()[3] == 0
+    for name in ("count", "score", "gradient"):
+        torch.testing.assert_close(getattr(found, name), getattr(expected, name))
+
+
+@pytest.mark.parametrize("kind", [RetinaNet.Config, ATSS.Config])
+def test_samples_are_what_the_loss_is_trained_on(kind) -> None:
+    """The classification term of the training loss, from the samples."""
+    for loss in (SigmoidFocalLoss.Config(), QualityFocalLoss.Config()):
+        model = detector(kind, loss).eval()
+        one = batch(0)
+        with torch.no_grad():
+            term = model(one).classification
+        samples = model.samples(one)
+        rows = samples.logits.flatten(0, 1)
+        extra = (
+            {"quality": samples.iou.flatten()} if isinstance(loss, QualityFocalLoss.Config) else {}
+        )
+        positives = (samples.labels >= 0) & (samples.labels < K)
+        total = model.loss(rows, samples.labels.flatten(), float(positives.sum()), **extra)
+        torch.testing.assert_close(total, term)
+
+
+def test_a_pass_teaches_the_model_nothing() -> None:
+    model = detector(RetinaNet.Config, EqualizedFocalLoss.Config())
+    before = copy.deepcopy(model.state_dict())
+    sum_by_category(model.train(), [batch(0)], torch.device("cpu"))
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_ratios_and_margins_by_hand() -> None:
+    two = torch.tensor([[2.0, 8.0], [0.0, 5.0]], dtype=torch.float64)
+    sums = CategorySums(count=two, score=two / 4, gradient=torch.stack((two[0], two[0].flip(0))))
+    assert sums.count_ratio()[0] == 0.25
+    assert sums.count_ratio().isnan().tolist() == [False, True]
+    assert sums.gradient_ratio().tolist() == [0.25, 4]
+    sums.score[0] = torch.tensor([1.0, 0.8])
+    assert sums.margin()[0] == pytest.approx(0.5 - 0.1)
+    assert sums.margin().isnan().tolist() == [False, True]
+
+
+def test_gradient_of_one_sample_by_hand() -> None:
+    """At p = 1/2, with alpha 1/4 and gamma 2: 0.298287 a quarter, or three."""
+    samples = Samples(torch.zeros(1, 2, 2), torch.tensor([[0, 2]]), torch.zeros(1, 2))
+    slope = samples.gradient(SigmoidFocalLoss(0.25, 2.0))
+    expected = 0.298287 * torch.tensor([[[-0.25, 0.75], [0.75, 0.75]]])
+    torch.testing.assert_close(slope, expected, rtol=1e-5, atol=0)

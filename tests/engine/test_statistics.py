@@ -1,0 +1,273 @@
+"""A loss's statistics are those of the data, however a training is cut into pieces.
+
+The same images in one process or two, in one batch or four micro-batches, interrupted and resumed
+or not, with all logits at once or a few categories at a time, give the same state of the loss.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import socket
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from rich.console import Console
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from hyperfocal import losses
+from hyperfocal.config import override
+from hyperfocal.data import Split, TransformConfig
+from hyperfocal.engine.checkpoint import load_checkpoint
+from hyperfocal.engine.devices import Sealed, TrainingForward
+from hyperfocal.engine.experiment import Experiment
+from hyperfocal.engine.run_folder import RunFolder
+from hyperfocal.engine.train import train
+from hyperfocal.recipes import load_recipe
+from hyperfocal.types import LossTerms
+
+# Detectors whose normaliser depends on the forward pass: improved_baseline and paa.
+CASES = [
+    ("retinanet", "efl"),
+    ("retinanet", "eqlv2_focal"),
+    ("retinanet", "eqlv2"),
+    ("atss", "efl"),
+    ("improved_baseline", "efl"),
+    ("improved_baseline", "eqfl"),
+    ("paa", "efl"),
+]
+each_case = pytest.mark.parametrize("case", CASES, ids="-".join)
+STEPS = 4
+
+
+def experiment(drawn: Path, case: tuple[str, str], *flags: str) -> Experiment:
+    """A few steps of four images each; nothing in it depends on how the batch is cut."""
+    size = TransformConfig(short=96, long=96)
+    base = load_recipe("demo")
+    data = dataclasses.replace(
+        base.data,
+        train=Split(drawn / "train.json", drawn / "train"),
+        train_transform=dataclasses.replace(size, flip=0.5),
+        val_transform=size,
+        workers=0,
+    )
+    model, loss = case
+    words = (
+        f"--model {model} --loss {loss} --model.head.depth 1 --model.backbone.norm frozen "
+        f"--train.epochs None --train.iterations {STEPS} --train.batch-size 4 "
+        "--train.optimizer sgd --train.lr 0.002 --train.ema-decay None --train.precision fp32 "
+        "--train.evaluations 0 --accelerator cpu"
+    )
+    return override(dataclasses.replace(base, data=data), [*words.split(), *flags], "test")
+
+
+def statistics(out: Path) -> dict[str, Tensor]:
+    """The state of the loss in a run's checkpoint."""
+    model = load_checkpoint(RunFolder(out).checkpoint)["model"]
+    return {
+        name.removeprefix("loss."): value
+        for name, value in model.items()
+        if name.startswith("loss.")
+    }
+
+
+def run(settings: Experiment, out: Path) -> dict[str, Tensor]:
+    train(settings, RunFolder(out), Console(quiet=True))
+    return statistics(out)
+
+
+def assert_same(got: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert (expected["pos_grad"] > 0).any()
+    assert (expected["neg_grad"] > 0).all()
+    assert got["pending_calls"] == 0
+    for name in ("ratio", "pos_grad", "neg_grad"):
+        torch.testing.assert_close(got[name], expected[name], rtol=1e-5, atol=0)
+
+
+@pytest.fixture(scope="module")
+def whole(drawn: Path, tmp_path_factory: pytest.TempPathFactory):
+    """The statistics of a case in one process, one piece and one go; each trained once."""
+    known: dict[tuple[str, str], dict[str, Tensor]] = {}
+
+    def of(case: tuple[str, str]) -> dict[str, Tensor]:
+        if case not in known:
+            known[case] = run(experiment(drawn, case), tmp_path_factory.mktemp("whole"))
+        return known[case]
+
+    return of
+
+
+@each_case
+def test_four_micro_batches_equal_one(case, drawn, whole, tmp_path) -> None:
+    assert_same(run(experiment(drawn, case, "--train.micro-batches", "4"), tmp_path), whole(case))
+
+
+def test_a_few_categories_at_a_time_equal_all(drawn, whole, tmp_path) -> None:
+    for case in (CASES[0], CASES[1]):
+        streamed = experiment(drawn, case, "--model.stream-from", "1")
+        assert_same(run(streamed, tmp_path / case[1]), whole(case))
+
+
+@pytest.mark.parametrize("case", CASES[1:6:2], ids="-".join)
+def test_resumed_equals_uninterrupted(case, drawn, whole, tmp_path, monkeypatch) -> None:
+    settings = experiment(drawn, case)
+    with monkeypatch.context() as patch:  # as if asked to stop after the second step
+        patch.setattr("hyperfocal.engine.train._Loop.agreed", lambda self, _: self.state.step == 2)
+        half = run(settings, tmp_path)
+    assert (half["neg_grad"] < whole(case)["neg_grad"]).any()
+    assert_same(run(dataclasses.replace(settings, resume=True), tmp_path), whole(case))
+
+
+def join(rank: int, port: int) -> None:
+    """Make this process one of two, as torchrun would."""
+    os.environ |= {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0", "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+    }  # fmt: skip
+    torch.set_num_threads(1)
+
+
+def train_share(rank: int, port: int, runs: list[tuple[Experiment, Path]]) -> None:
+    join(rank, port)
+    for settings, out in runs:
+        train(settings, RunFolder(out), Console(quiet=True))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Toy(nn.Module):
+    """A detector for `TrainingForward`: rows (N, 5) in place of images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(5, 3)
+        self.loss = losses.EqualizedFocalLoss(3)
+
+    def forward(self, rows: Tensor, normalizer: Tensor) -> LossTerms:
+        labels = torch.arange(len(rows)) % 4
+        value = self.loss(self.last(rows), labels, normalizer)
+        return LossTerms(classification=value, box=0 * value, positives=normalizer)
+
+
+def pass_twice(rank: int, port: int, out: Path) -> None:
+    """Two synchronised forward passes before the one step, as no micro-batch makes them."""
+    join(rank, port)
+    dist.init_process_group("gloo")
+    torch.manual_seed(0)
+    toy = Toy()
+    forward = DistributedDataParallel(TrainingForward(toy))
+    for rows in torch.randn(2, 2, 12, 5, generator=torch.Generator().manual_seed(1))[rank]:
+        forward(Sealed(rows, torch.tensor(0.5)))["classification"].backward()
+    toy.loss.step()
+    torch.save(toy.loss.state_dict(), out / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+def in_two_processes(rank: int, ports: tuple[int, int], runs, out: Path) -> None:
+    pass_twice(rank, ports[0], out)
+    train_share(rank, ports[1], runs)
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(drawn, whole, tmp_path) -> None:
+    cut = [(case, "2") for case in CASES] + [(case, "1") for case in CASES[::4]]
+    runs = [
+        (
+            experiment(drawn, case, "--devices", "2", "--train.micro-batches", parts),
+            tmp_path / "-".join((*case, parts)),
+        )
+        for case, parts in cut
+    ]
+    mp.spawn(in_two_processes, args=((free_port(), free_port()), runs, tmp_path), nprocs=2)
+    for (case, _), (_, out) in zip(cut, runs, strict=True):
+        assert_same(statistics(out), whole(case))
+
+    # No process's pending statistics were replaced by process 0's.
+    torch.manual_seed(0)
+    toy = Toy()
+    for rows in torch.randn(2, 2, 12, 5, generator=torch.Generator().manual_seed(1)).flatten(0, 1):
+        toy(rows, torch.tensor(1.0))
+    toy.loss.step()
+    for rank in range(2):
+        shared = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert_same(shared, toy.loss.state_dict())
+
+
+class Recorded(NamedTuple):
+    """What one call of the loss saw."""
+
+    logits: Tensor
+    labels: Tensor
+    divisor: Tensor
+
+
+@pytest.mark.parametrize(
+    ("model", "precision", "parts"),
+    [
+        ("retinanet", "fp32", "1"),
+        ("retinanet", "bf16", "4"),
+        ("paa", "bf16", "1"),
+        ("paa", "bf16", "4"),
+    ],
+)
+def test_statistics_are_the_gradient_in_full_precision(
+    model: str, precision: str, parts: str, drawn: Path, tmp_path: Path, monkeypatch
+) -> None:
+    """Against autograd in float64 on EFL as the paper writes it, on the logits of every step."""
+    calls: list[Recorded] = []
+    forward = losses.EqualizedFocalLoss.forward
+
+    def recording(self, logits, labels, normalizer):
+        calls.append(Recorded(logits.detach().clone(), labels, normalizer))
+        return forward(self, logits, labels, normalizer)
+
+    monkeypatch.setattr(losses.EqualizedFocalLoss, "forward", recording)
+    flags = ("--train.precision", precision, "--train.micro-batches", parts)
+    found = run(experiment(drawn, (model, "efl"), *flags), tmp_path)
+    assert {call.logits.dtype for call in calls} == {
+        torch.bfloat16 if precision == "bf16" else torch.float32
+    }
+    assert all(value.dtype == torch.float32 for name, value in found.items() if "grad" in name)
+    pieces = int(parts)
+    assert len(calls) == STEPS * pieces
+    k = calls[0].logits.shape[-1]
+    ratio, positive, negative = torch.ones(k), torch.zeros(k).double(), torch.zeros(k).double()
+    for step in range(STEPS):
+        for call in calls[step * pieces : (step + 1) * pieces]:
+            own, rest = absolute_gradients(call, ratio.double())
+            positive, negative = positive + own, negative + rest
+        ratio = (positive / (negative + 1e-10)).clamp(max=1)
+    for name, value in (("ratio", ratio), ("pos_grad", positive), ("neg_grad", negative)):
+        torch.testing.assert_close(found[name].double(), value, rtol=1e-5, atol=0)
+    # The divisor of the parts is that of the whole step, found in the same precision.
+    for step in range(STEPS):
+        z = {float(call.divisor) for call in calls[step * pieces : (step + 1) * pieces]}
+        assert len(z) == 1
+        positives = sum(
+            int((call.labels >= 0).logical_and(call.labels < k).sum())
+            for call in calls[step * pieces : (step + 1) * pieces]
+        )
+        assert z == {max(positives, 1)}
+
+
+def absolute_gradients(call: Recorded, ratio: Tensor) -> tuple[Tensor, Tensor]:
+    """Per category, over its positives and over all else; float64, from probabilities."""
+    kept = call.labels >= 0
+    x = call.logits[kept].double().requires_grad_()
+    y = nn.functional.one_hot(call.labels[kept], x.shape[-1] + 1)[:, :-1].double()
+    p = x.sigmoid()
+    p_t = y * p + (1 - y) * (1 - p)
+    alpha = y * 0.25 + (1 - y) * 0.75
+    gamma = 2 + 8 * (1 - ratio)
+    loss = -alpha * gamma / 2 * (1 - p_t) ** gamma * p_t.log()
+    (grad,) = torch.autograd.grad(loss.sum() / call.divisor.double(), x)
+    return (grad.abs() * y).sum(0), (grad.abs() * (1 - y)).sum(0)
