@@ -19,7 +19,7 @@ class FCOS(QualityDetector):
     with a star: centre sampling, distances in strides behind a ReLU, GIoU, centerness on the box
     tower, suppression at IoU 0.6. A location is a square of one stride around its point.
 
-    The first version: ``--model.assigner.radius none --model.no-norm-on-bbox
+    The first version: ``--model.assigner.radius None --model.no-norm-on-bbox
     --model.quality.tower class --model.quality.score product --model.box-loss iou
     --model.inference.nms-iou 0.5``.
     """
