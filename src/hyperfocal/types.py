@@ -144,13 +144,15 @@ class OpenImagesBoxes:
     """Boxes as Open Images' files write them, one row a box.
 
     Attributes:
-        images: image id of each box.
+        names: image ids, each once.
+        image: ``(N,)`` int64, index in ``names``.
         labels: ``(N,)`` int64 in ``0..K-1``.
         xyxy: ``(N, 4)`` float64, fractions of the image's width and height.
         value: ``(N,)`` float64; of ground truth 1 for a group-of box, of detections the score.
     """
 
-    images: tuple[str, ...]
+    names: tuple[str, ...]
+    image: NDArray[np.int64]
     labels: NDArray[np.int64]
     xyxy: NDArray[np.float64]
     value: NDArray[np.float64]

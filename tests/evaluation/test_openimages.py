@@ -20,8 +20,10 @@ WIDE = [0.0, 0.0, 1.0, 1.0]
 
 
 def table(rows: list[Row]) -> OpenImagesBoxes:
+    names = list(dict.fromkeys(r[0] for r in rows))
     return OpenImagesBoxes(
-        tuple(r[0] for r in rows),
+        tuple(names),
+        np.array([names.index(r[0]) for r in rows], np.int64),
         np.array([r[1] for r in rows], np.int64),
         np.array([r[2] for r in rows], np.float64).reshape(-1, 4),
         np.array([r[3] for r in rows], np.float64),
@@ -105,9 +107,9 @@ def slow(t: OpenImagesTruth, rows: list[Row], label: int) -> float:
     """The rules one by one, for one category."""
     up = [{c, *t.ancestors[c]} for c in range(len(t.categories))]
     gt = [
-        (i, box, g)
+        (t.boxes.names[i], box, g)
         for i, c, box, g in zip(
-            t.boxes.images, t.boxes.labels, t.boxes.xyxy.tolist(), t.boxes.value, strict=True
+            t.boxes.image, t.boxes.labels, t.boxes.xyxy.tolist(), t.boxes.value, strict=True
         )
         if label in up[c]
     ]
@@ -192,7 +194,8 @@ def files(folder: Path) -> list[str]:
 def test_the_official_files_are_read(tmp_path):
     t = read_openimages(*map(Path, files(tmp_path)))
     assert [c.name for c in t.categories] == ["Pet", "Cat, tame"]
-    assert t.boxes.images == ("a", "b")
+    assert t.boxes.names == ("a", "b")
+    assert t.boxes.image.tolist() == [0, 1]
     assert t.boxes.xyxy.tolist() == [BOX, WIDE]
     assert t.boxes.value.tolist() == [0, 1]
     assert (t.positive, t.negative) == ({("a", 1)}, {("c", 0)})
