@@ -90,6 +90,21 @@ class Federated:
 
 
 @dataclass(frozen=True)
+class OpenImagesLists:
+    """What Open Images tells beyond boxes, as written: nothing is expanded by the hierarchy.
+
+    Attributes:
+        positive: image id -> labels verified to be present.
+        negative: image id -> labels verified to be absent.
+        ancestors: by label, the labels of all categories above it.
+    """
+
+    positive: dict[int, frozenset[int]]
+    negative: dict[int, frozenset[int]]
+    ancestors: tuple[frozenset[int], ...]
+
+
+@dataclass(frozen=True)
 class AnnotationSet:
     """A whole annotated split, whatever format it was read from.
 
@@ -98,12 +113,14 @@ class AnnotationSet:
         categories: in label order.
         images: with their boxes.
         federated: None unless the file has LVIS's lists of verified categories.
+        openimages: None unless read from Open Images' files with labels and hierarchy.
     """
 
     source: Path
     categories: tuple[Category, ...]
     images: tuple[ImageRecord, ...]
     federated: Federated | None = None
+    openimages: OpenImagesLists | None = None
 
     def counts(self) -> CategoryCounts:
         """Images and (non-crowd) boxes per category."""
@@ -144,13 +161,15 @@ class OpenImagesBoxes:
     """Boxes as Open Images' files write them, one row a box.
 
     Attributes:
-        images: image id of each box.
+        names: image ids, each once.
+        image: ``(N,)`` int64, index in ``names``.
         labels: ``(N,)`` int64 in ``0..K-1``.
         xyxy: ``(N, 4)`` float64, fractions of the image's width and height.
         value: ``(N,)`` float64; of ground truth 1 for a group-of box, of detections the score.
     """
 
-    images: tuple[str, ...]
+    names: tuple[str, ...]
+    image: NDArray[np.int64]
     labels: NDArray[np.int64]
     xyxy: NDArray[np.float64]
     value: NDArray[np.float64]

@@ -161,6 +161,14 @@ def test_boxes_without_area_are_dropped():
     assert after.target.labels.tolist() == [1]
 
 
+def test_small_boxes_are_dropped_by_their_size_before_the_resize():
+    picture = torch.zeros(3, 16, 16, dtype=torch.uint8)
+    before = sample(picture, [[0.0, 0, 0.9, 9], [0, 0, 1, 9], [0, 0, 9, 0.5]])
+    for short in (8, 64):
+        after = transform(before, TransformConfig(short=short, min_box=1.0), RNG(0))
+        assert after.target.labels.tolist() == [1]
+
+
 def test_images_without_boxes():
     everything = TransformConfig(short=(20, 30), flip=0.5, zoom=(0.5, 2.0), hue=0.1)
     after = transform(sample(torch.zeros(3, 16, 16, dtype=torch.uint8), []), everything, RNG(0))

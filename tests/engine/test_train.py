@@ -89,9 +89,12 @@ def test_a_run_leaves_everything_and_reloads(drawn: Path, tmp_path: Path) -> Non
 def test_every_detector_trains_resumes_and_predicts(
     drawn: Path, tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    flags = ("--model", model, "--model.head.depth", "1")
+    flags = ("--model", model, "--model.head.depth", "1", "--loss", "efl", "--sampler", "rfs")
     whole = small(drawn, *flags, iterations=4, micro_batches=2)
     run(whole, tmp_path / "whole")
+    saved = json.loads(RunFolder(tmp_path / "whole").config.read_text())
+    assert (saved["model"]["kind"], saved["model"]["loss"]["kind"]) == (model, "efl")
+    assert saved["data"]["sampler"]["kind"] == "rfs"
     with monkeypatch.context() as patch:  # as if asked to stop after the second step
         patch.setattr("hyperfocal.engine.train._Loop.agreed", lambda self, _: self.state.step == 2)
         run(whole, tmp_path / "parts")
@@ -116,7 +119,20 @@ def test_val_metrics_of_the_run_equal_the_evaluate_command(drawn: Path, tmp_path
 
 
 @pytest.mark.slow
-def test_overfits_four_images(drawn: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("model", "scales"),
+    [
+        ("retinanet", ["3"]),
+        ("fcos", ["1"]),
+        ("atss", ["3"]),
+        ("paa", ["3"]),
+        ("improved_baseline", ["2", "3"]),
+    ],
+)
+def test_every_detector_overfits_four_images(
+    drawn: Path, tmp_path: Path, model: str, scales: list[str]
+) -> None:
+    """With anchors of 24 pixels and more, as the drawn objects are; FCOS has no anchors."""
     four = json.loads((drawn / "train.json").read_text())
     with_boxes = {a["image_id"] for a in four["annotations"]}
     four["images"] = [i for i in four["images"] if i["id"] in with_boxes][:4]
@@ -124,7 +140,9 @@ def test_overfits_four_images(drawn: Path, tmp_path: Path) -> None:
     four["annotations"] = [a for a in four["annotations"] if a["image_id"] in kept]
     file = tmp_path / "four.json"
     file.write_text(json.dumps(four))
-    experiment = small(drawn, iterations=150, lr=2e-3, ema_decay=0.9)
+    flags = ("--model", model, "--model.head.depth", "1", "--model.anchors.base-scales", *scales)
+    network = ("--model.backbone.name", "lcnet_050")
+    experiment = small(drawn, *flags, *network, iterations=160, lr=2e-3, ema_decay=0.9)
     split = Split(file, drawn / "train")
     still = TransformConfig(short=96, long=96)
     data = dataclasses.replace(experiment.data, train=split, val=split, train_transform=still)

@@ -8,11 +8,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from hyperfocal import cli
 from hyperfocal.data.openimages import read_boxes, read_openimages
-from hyperfocal.evaluation import evaluate_openimages
-from hyperfocal.types import Category, DataError, OpenImagesBoxes, OpenImagesTruth
+from hyperfocal.evaluation import OpenImagesEvaluator, evaluate_openimages
+from hyperfocal.types import (
+    AnnotationSet,
+    Category,
+    CategoryCounts,
+    DataError,
+    Detections,
+    ImageRecord,
+    OpenImagesBoxes,
+    OpenImagesLists,
+    OpenImagesTruth,
+)
 
 Row = tuple[str, int, list[float], float]
 BOX, FAR = [0.1, 0.1, 0.3, 0.3], [0.6, 0.6, 0.8, 0.8]
@@ -20,8 +31,10 @@ WIDE = [0.0, 0.0, 1.0, 1.0]
 
 
 def table(rows: list[Row]) -> OpenImagesBoxes:
+    names = list(dict.fromkeys(r[0] for r in rows))
     return OpenImagesBoxes(
-        tuple(r[0] for r in rows),
+        tuple(names),
+        np.array([names.index(r[0]) for r in rows], np.int64),
         np.array([r[1] for r in rows], np.int64),
         np.array([r[2] for r in rows], np.float64).reshape(-1, 4),
         np.array([r[3] for r in rows], np.float64),
@@ -105,9 +118,9 @@ def slow(t: OpenImagesTruth, rows: list[Row], label: int) -> float:
     """The rules one by one, for one category."""
     up = [{c, *t.ancestors[c]} for c in range(len(t.categories))]
     gt = [
-        (i, box, g)
+        (t.boxes.names[i], box, g)
         for i, c, box, g in zip(
-            t.boxes.images, t.boxes.labels, t.boxes.xyxy.tolist(), t.boxes.value, strict=True
+            t.boxes.image, t.boxes.labels, t.boxes.xyxy.tolist(), t.boxes.value, strict=True
         )
         if label in up[c]
     ]
@@ -154,7 +167,8 @@ def slow(t: OpenImagesTruth, rows: list[Row], label: int) -> float:
     return sum(max(p for _, p, _ in points[n:]) for n, e in enumerate(points) if e[2]) / len(gt)
 
 
-def test_random_cases_equal_the_slow_version():
+def test_random_cases_equal_the_slow_version(monkeypatch):
+    monkeypatch.setattr("hyperfocal.evaluation.openimages.IMAGES_AT_ONCE", 2)
     for seed in range(150):
         rng = np.random.default_rng(seed)
 
@@ -192,7 +206,8 @@ def files(folder: Path) -> list[str]:
 def test_the_official_files_are_read(tmp_path):
     t = read_openimages(*map(Path, files(tmp_path)))
     assert [c.name for c in t.categories] == ["Pet", "Cat, tame"]
-    assert t.boxes.images == ("a", "b")
+    assert t.boxes.names == ("a", "b")
+    assert t.boxes.image.tolist() == [0, 1]
     assert t.boxes.xyxy.tolist() == [BOX, WIDE]
     assert t.boxes.value.tolist() == [0, 1]
     assert (t.positive, t.negative) == ({("a", 1)}, {("c", 0)})
@@ -228,3 +243,43 @@ def test_broken_files_name_the_line(tmp_path):
     path.write_text("ImageID,LabelName\n")
     with pytest.raises(DataError, match="no column XMin"):
         read_boxes(path, {"x": 0}, "Score")
+
+
+def test_a_split_with_pixels_in_two_processes_gives_the_same_numbers():
+    sizes = {"0": (64, 128), "1": (96, 96), "2": (200, 40)}
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        low = rng.integers(0, 4, (40, 2)) / 8
+        boxes = np.concatenate([low, low + rng.integers(1, 5, (40, 2)) / 8], axis=1).tolist()
+        rows = [(str(rng.integers(3)), int(rng.integers(3)), box, 0.0) for box in boxes]
+        gt = [(i, c, box, float(rng.random() < 0.2)) for i, c, box, _ in rows[:10]]
+        dt = [(i, c, box, float(n) / 40) for n, (i, c, box, _) in enumerate(rows[10:])]
+        positive, negative = {("2", 2)}, {("1", 0)}
+        t = truth(gt, positive, negative)
+        expected = evaluate_openimages(t, table(dt), train_boxes=[5, 1, 9])
+
+        def pixels(some: list[Row], image: str) -> tuple[np.ndarray, ...]:
+            own = [r for r in some if r[0] == image]
+            wh = np.array(sizes[image] * 2, np.float64)
+            box = np.array([r[2] for r in own]).reshape(-1, 4) * wh
+            return box, np.array([r[1] for r in own], np.int64), np.array([r[3] for r in own])
+
+        records = []
+        for image, (width, height) in sizes.items():
+            box, label, group = pixels(gt, image)
+            area = np.ones(len(label))
+            records.append(
+                ImageRecord(int(image), Path(image), height, width, box, label, group > 0, area)
+            )
+        lists = OpenImagesLists({2: frozenset({2})}, {1: frozenset({0})}, t.ancestors)
+        split = AnnotationSet(Path("x.csv"), t.categories, tuple(records), None, lists)
+        counts = CategoryCounts((5, 1, 9), (5, 1, 9), 20)
+        parts = [OpenImagesEvaluator(split, counts=counts) for _ in range(2)]
+        for image in sizes:
+            box, label, score = map(torch.from_numpy, pixels(dt, image))
+            parts[int(image) % 2].update([Detections(box, score, label)], [int(image)])
+        parts[0].merge(parts[1].state())
+        assert parts[0].compute() == pytest.approx(expected.metrics, nan_ok=True), seed
+        assert [c.AP50 for c in parts[0].per_category()] == pytest.approx(
+            [c.AP50 for c in expected.categories], nan_ok=True
+        )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-from collections.abc import Callable
 from typing import get_args
 
 import pytest
@@ -15,7 +14,8 @@ from torch import Tensor
 
 from hyperfocal import config as configs
 from hyperfocal.losses import ClassificationLossConfig, EqualizedFocalLoss, giou_loss
-from hyperfocal.models import ATSS, FCOS, FPN, PAA, Backbone, DenseHead, ImprovedBaseline
+from hyperfocal.models import ATSS, FCOS, PAA, Backbone, ImprovedBaseline
+from hyperfocal.models.head import QualityTower
 from hyperfocal.models.quality import QualityBranch, centerness
 from hyperfocal.models.quality_detector import QualityDetector, QualityDetectorConfig
 from hyperfocal.models.voting import score_voting
@@ -52,9 +52,17 @@ def gradients(model: QualityDetector) -> dict[str, Tensor]:
     return {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
 
 
-@KINDS
-def test_loss_is_the_formula(kind: type[QualityDetectorConfig], batch: Batch) -> None:
-    model = small(kind).eval()
+ON_CLASSES = QualityBranch(tower="class")
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [*((kind, {}) for kind in DETECTORS), (FCOS.Config, {"quality": ON_CLASSES})],
+)
+def test_loss_is_the_formula(
+    kind: type[QualityDetectorConfig], changes: dict[str, QualityBranch], batch: Batch
+) -> None:
+    model = small(kind, **changes).eval()
     terms = model(batch)
     levels = model.features(batch)
     cls_maps = [model.head.cls_tower(level) for level in levels]
@@ -100,6 +108,18 @@ def test_micro_batches_give_the_gradients_of_the_whole(
         torch.testing.assert_close(gradients(parts)[name], grad, rtol=1e-4, atol=1e-6, msg=name)
 
 
+def test_a_quality_branch_learns_from_the_tower_that_it_stands_on(batch: Batch) -> None:
+    for tower, other in (("box", "cls_tower"), ("class", "box_tower")):
+        model = small(FCOS.Config, quality=QualityBranch(tower=tower))
+        quality = model(batch).quality
+        assert quality is not None
+        quality.backward()
+        moved = {name for name, g in gradients(model).items() if g is not None and g.any()}
+        assert "head.quality_logits.weight" in moved
+        assert not any(name.startswith(f"head.{other}") for name in moved)
+        assert len(model.eval().detect(batch)) == 3
+
+
 @pytest.mark.parametrize("kind", [FCOS.Config, ATSS.Config])
 def test_centerness_needs_no_network_for_the_normaliser(
     kind: type[QualityDetectorConfig], batch: Batch
@@ -109,11 +129,15 @@ def test_centerness_needs_no_network_for_the_normaliser(
     assert (model.normalizer(batch) > 0).all()
 
 
+@pytest.mark.parametrize("tower", ["box", "class"])
 @KINDS
-def test_images_without_boxes_train(kind: type[QualityDetectorConfig], batch: Batch) -> None:
+def test_images_without_boxes_train(
+    kind: type[QualityDetectorConfig], tower: QualityTower, batch: Batch
+) -> None:
     """Finite loss, and a gradient for everything that DDP waits for."""
     empty = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long))
-    model = small(kind, norm="train")
+    quality = dataclasses.replace(kind().quality, tower=tower)
+    model = small(kind, norm="train", quality=quality)
     nothing = dataclasses.replace(batch, targets=(empty,) * 3)
     assert model.normalizer(nothing)[:, 0].tolist() == [1.0] * 3
     terms = model(nothing)
@@ -215,32 +239,3 @@ def test_config_survives_json(kind: type[QualityDetectorConfig]) -> None:
 def test_locations_are_squares_of_one_stride() -> None:
     with pytest.raises(ConfigError, match="one square of one stride"):
         FCOS.Config(anchors=ATSS.Config().anchors)
-
-
-@pytest.mark.slow
-@KINDS
-def test_overfits_four_drawn_images(
-    kind: type[QualityDetectorConfig], four_drawings: Callable[[], Batch]
-) -> None:
-    """The best detections of each image are its objects, closely."""
-    batch, steps = four_drawings(), 80
-    torch.manual_seed(0)
-    model = kind(
-        backbone=Backbone.Config("resnet18", pretrained=False, norm="train"),
-        neck=FPN.Config(channels=64),
-        head=DenseHead.Config(depth=1, norm="gn", level_scale=True),
-    ).build(3)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    for step in range(steps):
-        optimizer.param_groups[0]["lr"] = 3e-3 * (1 - step / steps)
-        optimizer.zero_grad()
-        model(batch).total.backward()
-        optimizer.step()
-    with torch.no_grad():  # bring the running statistics to the weights as they are now
-        for _ in range(20):
-            model(batch)
-    for found, target in zip(model.eval().detect(batch), batch.targets, strict=True):
-        count = len(target.labels)
-        iou = box_iou(target.boxes * 2, found.boxes[:count])  # the original is twice the size
-        right = (iou > 0.8) & (found.labels[:count] == target.labels[:, None])
-        assert right.any(dim=1).all()

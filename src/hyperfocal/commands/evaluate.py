@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 DESCRIPTION = """\
 Measure detections against ground truth: COCO's 12 numbers, AP by frequency, and per category.
 
-  hyperfocal evaluate RUN --data.annotations F --data.images D [--json OUT]
+  hyperfocal evaluate RUN --data.annotations F --data.images D [--protocol P] [--json OUT]
   hyperfocal evaluate --detections RESULTS.json --data.annotations F [--protocol lvis] [--json OUT]
   hyperfocal evaluate --detections RESULTS.csv --data.annotations BOXES.csv --protocol openimages
       --data.image-labels F --data.classes F --data.hierarchy F [--train.annotations BOXES.csv]
@@ -27,18 +27,20 @@ Measure detections against ground truth: COCO's 12 numbers, AP by frequency, and
 RESULTS.json has COCO's results format. APr/APc/APf need training frequencies: a run knows its own,
 LVIS's file states them; else give the training annotations with --train.annotations.
 RESULTS.csv has the columns ImageID, LabelName, Score, XMin, XMax, YMin, YMax, or is a submission to
-the Open Images Challenge (ImageID, PredictionString); AP1 to AP5 need --train.annotations."""
+the Open Images Challenge (ImageID, PredictionString); AP1 to AP5 need --train.annotations. A RUN is
+measured on Open Images with the same four files and --data.images."""
 
 
 def run(words: list[str]) -> int:
     """Parse the words, measure, print the tables."""
     args = _parse(words)
-    if args.protocol == "openimages":
+    if args.protocol == "openimages" and args.detections is not None:
         return _openimages(args)
     from rich.console import Console
 
     from hyperfocal.data import read_annotations
-    from hyperfocal.engine.evaluate import measure
+    from hyperfocal.data.openimages_split import OpenImagesFiles
+    from hyperfocal.engine.evaluate import check_protocol, measure
     from hyperfocal.engine.experiment import EvaluationConfig
     from hyperfocal.engine.progress import ProgressBar
     from hyperfocal.engine.run_folder import RunFolder, write_json
@@ -52,20 +54,29 @@ def run(words: list[str]) -> int:
             counts = read_annotations(
                 args.train_annotations, None, check="none", categories=annotations.categories
             ).counts()
-        _check_protocol(annotations, EvaluationConfig(protocol=args.protocol or "coco"))
-        found = read_results(args.detections, annotations)
         config = EvaluationConfig(protocol=args.protocol or "coco")
+        check_protocol(annotations, config)
+        _warn_of_coco(annotations, config)
+        found = read_results(args.detections, annotations)
     else:
         folder = RunFolder(args.run)
         experiment = folder.read_experiment()
         trained = folder.read_categories()
         annotations = read_annotations(
-            args.annotations, args.images, split="val", categories=trained.categories
+            args.annotations,
+            args.images,
+            split="val",
+            categories=trained.categories,
+            openimages=OpenImagesFiles(args.classes, args.image_labels, args.hierarchy),
         )
         counts, config = trained.counts, experiment.evaluation
-        if args.protocol is not None:
-            config = replace(config, protocol=args.protocol)
-        _check_protocol(annotations, config)
+        protocol = args.protocol or config.protocol
+        expand = config.expand_detections and protocol == "openimages"
+        config = replace(
+            config, protocol=protocol, expand_detections=expand or args.expand_detections
+        )
+        check_protocol(annotations, config)
+        _warn_of_coco(annotations, config)
         found = _detect(args, experiment, annotations, console)
     total = len(annotations.images)
     with ProgressBar(console, "match", total, "images", transient=True) as bar:
@@ -79,10 +90,12 @@ def run(words: list[str]) -> int:
 
 
 def _openimages(args: argparse.Namespace) -> int:
+    import numpy as np
     from rich.console import Console
 
     from hyperfocal.data.openimages import read_boxes, read_classes, read_openimages
     from hyperfocal.engine.evaluate import Evaluation
+    from hyperfocal.engine.progress import ProgressBar
     from hyperfocal.engine.run_folder import write_json
     from hyperfocal.evaluation import category_table, evaluate_openimages, metrics_table
 
@@ -91,13 +104,20 @@ def _openimages(args: argparse.Namespace) -> int:
     train_boxes = None
     if args.train_annotations is not None:
         train_boxes = [0] * len(label_of)
-        for label in read_boxes(args.train_annotations, label_of, "IsGroupOf").labels.tolist():
-            train_boxes[label] += 1
+        boxes = read_boxes(args.train_annotations, label_of, "IsGroupOf")
+        single = boxes.labels[boxes.value == 0]
+        train_boxes = np.bincount(single, minlength=len(label_of)).tolist()
     found = read_boxes(args.detections, label_of, "Score")
-    result = evaluate_openimages(
-        truth, found, expand_detections=args.expand_detections, train_boxes=train_boxes
-    )
     console = Console()
+    listed = {*truth.boxes.names, *(image for image, _ in truth.positive | truth.negative)}
+    with ProgressBar(console, "match", len(listed), "images", transient=True) as bar:
+        result = evaluate_openimages(
+            truth,
+            found,
+            expand_detections=args.expand_detections,
+            train_boxes=train_boxes,
+            advance=bar.advance,
+        )
     console.print(category_table(result.categories))
     console.print(metrics_table(result.metrics))
     if args.json is not None:
@@ -106,19 +126,14 @@ def _openimages(args: argparse.Namespace) -> int:
     return 0
 
 
-def _check_protocol(annotations: AnnotationSet, config: EvaluationConfig) -> None:
-    """Tell before any work is done when protocol and annotations don't go together."""
-    federated = annotations.federated is not None
-    if config.protocol == "lvis" and not federated:
-        raise ConfigError(
-            f"{annotations.source}: --protocol lvis needs neg_category_ids and "
-            "not_exhaustive_category_ids of every image; use --protocol coco, or LVIS's own file"
-        )
-    if config.protocol == "coco" and federated:
+def _warn_of_coco(annotations: AnnotationSet, config: EvaluationConfig) -> None:
+    """The COCO protocol counts what was never looked for."""
+    owner = "lvis" if annotations.federated else "openimages" if annotations.openimages else None
+    if config.protocol == "coco" and owner is not None:
         warnings.warn(
-            f"{annotations.source} lists the categories verified in each image, as LVIS does, but "
-            "the COCO protocol counts every detection of the others as a miss; --protocol lvis "
-            "gives LVIS's numbers",
+            f"{annotations.source} lists the categories verified in each image, but the COCO "
+            f"protocol counts every detection of the others as a miss; --protocol {owner} gives "
+            "the benchmark's own numbers",
             HyperfocalWarning,
             stacklevel=2,
         )
@@ -156,7 +171,7 @@ def _parse(words: list[str]) -> argparse.Namespace:
         type=Path,
         metavar="F",
         required=True,
-        help="COCO JSON, YOLO data.yaml or folder of VOC XML",
+        help="COCO JSON, YOLO data.yaml, folder of VOC XML, or CSV of Open Images' boxes",
     )
     parser.add_argument("--data.images", dest="images", type=Path, metavar="D", help="image folder")
     parser.add_argument(
@@ -191,13 +206,13 @@ def _parse(words: list[str]) -> argparse.Namespace:
     given = [option for dest, (option, _) in files.items() if getattr(args, dest) is not None]
     if args.protocol == "openimages":
         missing = [f"{o} ({w})" for o, w in files.values() if o not in given]
-        if args.detections is None:
-            missing.insert(0, "--detections (CSV)")
         if missing:
             raise ConfigError(f"--protocol openimages also needs {', '.join(missing)}")
-        if args.images is not None:
-            raise ConfigError("--protocol openimages reads no images; leave out --data.images")
-    elif given or args.expand_detections:
+        if args.images is not None and args.detections is not None:
+            raise ConfigError(
+                "--protocol openimages reads no images for --detections; leave out --data.images"
+            )
+    elif (given or args.expand_detections) and args.run is None:
         option = (given or ["--expand-detections"])[0]
         raise ConfigError(f"{option} is for --protocol openimages only")
     if (args.run is None) == (args.detections is None):

@@ -8,6 +8,7 @@ from typing import Literal
 
 from hyperfocal.data.checks import BadImages, Check, check_annotations
 from hyperfocal.data.coco import read_coco
+from hyperfocal.data.openimages_split import OpenImagesFiles, read_openimages_split
 from hyperfocal.data.raw import RawAnnotations
 from hyperfocal.data.voc import find_voc, read_voc
 from hyperfocal.data.yolo import YAML_SUFFIXES, find_yaml, has_labels, read_yolo
@@ -22,12 +23,14 @@ def read_annotations(
     categories: Sequence[Category] | None = None,
     check: Check = "headers",
     bad_images: BadImages = "error",
+    openimages: OpenImagesFiles = OpenImagesFiles(),  # noqa: B008, frozen
 ) -> AnnotationSet:
     """Read and check annotations; the format is found by looking.
 
     A ``.json`` file is COCO; a ``.yaml`` file, a folder with one or a folder of ``.txt`` labels is
     YOLO; a folder of ``.xml`` files, or a VOC tree, is Pascal VOC; a folder with a single ``.json``
-    file is COCO. See `read_coco`, `read_yolo` and `read_voc` for each.
+    file is COCO; a ``.csv`` file is the boxes of Open Images. See `read_coco`, `read_yolo`,
+    `read_voc` and `read_openimages_split` for each.
 
     Boxes lie in the image as displayed, after EXIF rotation. With one counted `HyperfocalWarning`
     a kind: boxes that are not finite, have no area or lie outside the image are left out; boxes
@@ -47,6 +50,7 @@ def read_annotations(
             annotated and takes boxes as written, apart from those that are not finite.
         bad_images: missing, damaged or unreadable images are an ``"error"``, or ``"skip"`` leaves
             them out with a counted warning.
+        openimages: the files that go with Open Images' boxes.
 
     Raises:
         DataError: an unknown or unreadable format; image files that can't be used (all are
@@ -64,7 +68,12 @@ def read_annotations(
     if images is not None and not images.is_dir():
         what = "is not a folder" if images.exists() else "does not exist"
         raise DataError(f"{images}: the image folder {what}; check --data.{split}.images")
-    raw = _read(annotations, images, split, categories)
+    if annotations.suffix.lower() == ".csv":
+        raw = read_openimages_split(annotations, images, openimages, split)
+    elif given := openimages.options(split):
+        raise DataError(f"{given[0]} goes with Open Images' boxes (.csv), not with {annotations}")
+    else:
+        raw = _read(annotations, images, split, categories)
     return check_annotations(raw, categories, check, bad_images)
 
 

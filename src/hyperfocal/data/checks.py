@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from hyperfocal.data.images import Header, read_header, read_image
 from hyperfocal.data.lvis import with_labels
+from hyperfocal.data.openimages_split import relabelled
 from hyperfocal.data.raw import Problems, RawAnnotations, RawImage, counted
 from hyperfocal.types import AnnotationSet, Category, DataError, ImageRecord, category_index
 
@@ -95,7 +96,11 @@ def check_annotations(
         row_of = {label_of.get(c.id): row for row, c in enumerate(raw.categories)}
         own_rows = [row_of.get(label, -1) for label in range(len(known))]
         federated = with_labels(raw.federated, label_of, own_rows)
-    return AnnotationSet(raw.source, known, tuple(records), federated)
+    lists = None
+    if raw.openimages is not None:
+        new = [label_of.get(category.id) for category in raw.categories]
+        lists = relabelled(raw.openimages, new, len(known))
+    return AnnotationSet(raw.source, known, tuple(records), federated, lists)
 
 
 # --------------------------------------------------------------------------- ids and categories

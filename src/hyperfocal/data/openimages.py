@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import math
+import operator
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,32 +35,51 @@ def read_openimages(boxes: Path, labels: Path, classes: Path, hierarchy: Path) -
     """
     names = read_classes(classes)
     label_of = {name: n for n, (name, _) in enumerate(names)}
-    parents: dict[str, set[str]] = {}
-    _walk(_json(hierarchy), parents, hierarchy)
-    verified: dict[bool, set[tuple[str, int]]] = {True: set(), False: set()}
-    for where, row in _rows(labels, ("ImageID", "LabelName", "Confidence")):
-        label = label_of.get(row["LabelName"])
-        if label is not None:
-            verified[_number(row, "Confidence", where) > 0].add((row["ImageID"], label))
+    positive, negative = read_labels(labels, label_of)
     return OpenImagesTruth(
         source=boxes,
         categories=tuple(Category(n + 1, name) for n, (_, name) in enumerate(names)),
         boxes=read_boxes(boxes, label_of, "IsGroupOf"),
-        positive=frozenset(verified[True]),
-        negative=frozenset(verified[False]),
-        ancestors=tuple(_above(name, parents, label_of, hierarchy) for name, _ in names),
+        positive=positive,
+        negative=negative,
+        ancestors=read_hierarchy(hierarchy, label_of),
     )
 
 
 def read_classes(path: Path) -> list[tuple[str, str]]:
     """LabelName and name of each class, in the order of the file."""
-    rows = [row for row in csv.reader(_lines(path)) if row]
+    rows = [row for row in csv.reader(_text(path).splitlines()) if row]
     for n, row in enumerate(rows):
         if len(row) != 2:
             raise DataError(f"{path}: line {n + 1} has {len(row)} columns, not LabelName and name")
     if not rows or len({row[0] for row in rows}) != len(rows):
         raise DataError(f"{path}: class descriptions must be there and differ in LabelName")
     return [(row[0], row[1]) for row in rows]
+
+
+def read_labels(
+    path: Path, label_of: Mapping[str, int]
+) -> tuple[frozenset[tuple[str, int]], frozenset[tuple[str, int]]]:
+    """Image id and label of what is verified present, and of what is verified absent."""
+    verified: tuple[set[tuple[str, int]], set[tuple[str, int]]] = (set(), set())
+    columns = ("ImageID", "LabelName", "Confidence")
+    for line, (image, name, confidence) in _rows(path, columns):
+        label = label_of.get(name)
+        if label is not None:
+            absent = _number(confidence, "Confidence", path, line) <= 0
+            verified[absent].add((image, label))
+    return frozenset(verified[0]), frozenset(verified[1])
+
+
+def read_hierarchy(path: Path, label_of: Mapping[str, int]) -> tuple[frozenset[int], ...]:
+    """By label, the labels of all categories above it."""
+    parents: dict[str, set[str]] = {}
+    try:
+        tree = json.loads(_text(path))
+    except ValueError as error:
+        raise DataError(f"{path}: not readable as JSON ({error})") from None
+    _walk(tree, parents, path)
+    return tuple(_above(name, parents, label_of, path) for name in label_of)
 
 
 def read_boxes(path: Path, label_of: Mapping[str, int], value: str) -> OpenImagesBoxes:
@@ -70,30 +91,54 @@ def read_boxes(path: Path, label_of: Mapping[str, int], value: str) -> OpenImage
     Raises:
         DataError: a column is missing or a value isn't a finite number.
     """
-    images: list[str] = []
-    table: list[tuple[float, ...]] = []
-    columns: tuple[str, ...] = ("LabelName", *CORNERS, value)
-    header = next(iter(csv.reader(_lines(path)[:1])), [])
-    is_submission = value == "Score" and "PredictionString" in header
-    for where, row in _rows(path, ("PredictionString",) if is_submission else columns):
-        image = row.get("ImageID") or row.get("ImageId")
-        if not image:
-            raise DataError(f"{where}: no ImageID")
-        for entry in _predictions(row["PredictionString"], where) if is_submission else [row]:
-            if entry["LabelName"] in label_of:
-                images.append(image)
-                numbers = [_number(entry, key, where) for key in columns[1:]]
-                table.append((*numbers, label_of[entry["LabelName"]]))
-    rows = np.array(table, np.float64).reshape(-1, 6)
-    return OpenImagesBoxes(tuple(images), rows[:, 5].astype(np.int64), rows[:, :4], rows[:, 4])
+    names: dict[str, int] = {}
+    image, labels, lines, numbers = array("q"), array("q"), array("q"), array("d")
+    columns = (*CORNERS, value)
+    is_submission = value == "Score" and "PredictionString" in _header(path)
+    for line, name, label, values in _submission(path) if is_submission else _boxes(path, columns):
+        known = label_of.get(label)
+        if known is None:
+            continue
+        if not name:
+            raise DataError(f"{path}: line {line}: no ImageID")
+        image.append(names.setdefault(name, len(names)))
+        labels.append(known)
+        lines.append(line)
+        try:
+            numbers.extend(map(float, values))
+        except ValueError:
+            for key, text in zip(columns, values, strict=True):
+                _number(text, key, path, line)
+    rows = np.array(numbers, np.float64).reshape(-1, 5)
+    wrong = np.argwhere(~np.isfinite(rows))
+    if len(wrong):
+        row, column = wrong[0].tolist()
+        _number(str(rows[row, column]), columns[column], path, lines[row])
+    return OpenImagesBoxes(
+        tuple(names), np.array(image, np.int64), np.array(labels, np.int64), rows[:, :4], rows[:, 4]
+    )
 
 
-def _predictions(text: str, where: str) -> Iterator[dict[str, str]]:
-    words = text.split()
-    if len(words) % 6:
-        raise DataError(f"{where}: PredictionString has {len(words)} words, not six a detection")
-    for n in range(0, len(words), 6):
-        yield dict(zip(("LabelName", "Score", *CORNERS), words[n : n + 6], strict=True))
+Box = tuple[int, str, str, Sequence[str]]
+"""Line, image, class, and the texts of `CORNERS` and one more."""
+
+
+def _boxes(path: Path, columns: Sequence[str]) -> Iterator[Box]:
+    for line, (image, label, *values) in _rows(path, ("ImageID", "LabelName", *columns)):
+        yield line, image, label, values
+
+
+def _submission(path: Path) -> Iterator[Box]:
+    image_id = "ImageID" if "ImageID" in _header(path) else "ImageId"
+    for line, (image, text) in _rows(path, (image_id, "PredictionString")):
+        words = text.split()
+        if len(words) % 6:
+            raise DataError(
+                f"{path}: line {line}: PredictionString has {len(words)} words, not six a detection"
+            )
+        for n in range(0, len(words), 6):
+            label, score, *corners = words[n : n + 6]
+            yield line, image, label, (*corners, score)
 
 
 def _above(
@@ -119,38 +164,52 @@ def _walk(node: Any, parents: dict[str, set[str]], path: Path) -> None:
         parents.setdefault(child["LabelName"], set()).add(node["LabelName"])
 
 
-def _json(path: Path) -> Any:
+def _text(path: Path) -> str:
     try:
-        return json.loads("\n".join(_lines(path)))
-    except ValueError as error:
-        raise DataError(f"{path}: not readable as JSON ({error})") from None
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
+        return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: not readable ({error})") from None
 
 
-def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    reader = csv.DictReader(_lines(path))
-    missing = [name for name in columns if name not in (reader.fieldnames or ())]
+def _header(path: Path) -> list[str]:
+    return next((header for _, header in _lines(path)), [])
+
+
+def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, tuple[str, ...]]]:
+    """Number and wanted columns of each line; the file is never in memory as a whole."""
+    lines = _lines(path)
+    _, header = next(lines, (1, []))
+    missing = [name for name in columns if name not in header]
     if missing:
         raise DataError(f"{path}: no column {', '.join(missing)}")
-    for n, row in enumerate(reader):
-        if any(row[name] is None for name in columns):
-            raise DataError(f"{path}: line {n + 2} is too short")
-        yield f"{path}: line {n + 2}", row
+    pick = operator.itemgetter(*map(header.index, columns))
+    for line, row in lines:
+        try:
+            yield line, pick(row)
+        except IndexError:
+            raise DataError(f"{path}: line {line} is too short") from None
 
 
-def _number(row: Mapping[str, str], key: str, where: str) -> float:
+def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     try:
-        value = float(row[key])
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file)
+            for row in reader:
+                if row:
+                    yield reader.line_num, row
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except (OSError, UnicodeError, csv.Error) as error:
+        raise DataError(f"{path}: not readable ({error})") from None
+
+
+def _number(text: str, key: str, path: Path, line: int) -> float:
+    try:
+        value = float(text)
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise DataError(f"{where}: {key} must be a finite number, found {row[key]!r}")
+        raise DataError(f"{path}: line {line}: {key} must be a finite number, found {text!r}")
     return value

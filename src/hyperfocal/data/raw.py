@@ -10,7 +10,13 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperfocal.types import Category, DataError, Federated, HyperfocalWarning
+from hyperfocal.types import (
+    Category,
+    DataError,
+    Federated,
+    HyperfocalWarning,
+    OpenImagesLists,
+)
 
 MAX_SHOWN = 10
 """Errors written out in one message; the rest are counted."""
@@ -52,6 +58,7 @@ class RawAnnotations:
         made_up_ids: the format has no category ids, so that only names tell categories.
         federated: LVIS's lists, with category ids in place of labels and ``frequency`` in the
             order of ``categories``; None for other formats.
+        openimages: Open Images' lists, with labels of ``categories``; None for other formats.
     """
 
     source: Path
@@ -66,6 +73,7 @@ class RawAnnotations:
     normalized: bool = False
     made_up_ids: bool = False
     federated: Federated | None = None
+    openimages: OpenImagesLists | None = None
 
 
 @dataclass

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from hyperfocal import config
+from hyperfocal.data.openimages_split import OpenImagesFiles
 from hyperfocal.data.samplers import PlainSampler, SamplerConfig
 from hyperfocal.data.transforms import TransformConfig
 
@@ -16,9 +17,21 @@ class Split(config.Config):
     """Where a split lies."""
 
     annotations: Path | None = None
-    """COCO .json file, YOLO data.yaml or folder, or folder of Pascal VOC .xml files."""
+    """COCO .json file, YOLO data.yaml or folder, folder of Pascal VOC .xml files, or CSV of Open
+    Images' boxes."""
     images: Path | None = None
     """Image folder; by default where the format keeps it."""
+    classes: Path | None = None
+    """Open Images: class descriptions CSV; for val by default those of train."""
+    image_labels: Path | None = None
+    """Open Images: CSV of verified image labels, for its protocol."""
+    hierarchy: Path | None = None
+    """Open Images: hierarchy JSON, for its protocol."""
+
+    @property
+    def openimages(self) -> OpenImagesFiles:
+        """The files of Open Images."""
+        return OpenImagesFiles(self.classes, self.image_labels, self.hierarchy)
 
 
 @dataclass(frozen=True)

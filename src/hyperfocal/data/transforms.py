@@ -39,6 +39,9 @@ class TransformConfig(config.Config):
     """Longest that the longer side may get, in pixels."""
     resize: Literal["antialias", "bilinear_float"] = "antialias"
     """uint8 with antialiasing, or float without, as torchvision's detection models resize."""
+    min_box: float = 0.0
+    """Boxes with a side of fewer pixels than this, in the image as it is read, are left out of
+    what is trained on."""
     flip: float = 0.0
     """Probability of a horizontal flip."""
     zoom: tuple[float, float] = (1.0, 1.0)
@@ -55,6 +58,7 @@ class TransformConfig(config.Config):
     def __post_init__(self) -> None:
         self._require(len(self.shorts) > 0 and min(self.shorts) >= 1, "short", "at least 1")
         self._require(self.long >= 1, "long", "at least 1")
+        self._require(self.min_box >= 0, "min_box", "at least 0")
         self._require(0 <= self.flip <= 1, "flip", "a probability in [0, 1]")
         low, high = self.zoom
         self._require(0 < low <= high < math.inf, "zoom", "a range (low, high) above 0")
@@ -98,7 +102,8 @@ def transform(sample: Sample, settings: TransformConfig, rng: np.random.Generato
     """Resize and vary one sample.
 
     Boxes follow the image exactly (as real numbers, not rounded to its pixels). Those that a zoom
-    cuts to less than a quarter of their area, and those without area, are dropped.
+    cuts to less than a quarter of their area, those without area, and those below ``min_box`` are
+    dropped.
 
     Args:
         sample: image ``(3, H, W)`` uint8 with boxes in its frame.
@@ -165,7 +170,7 @@ def apply(sample: Sample, plan: Plan, settings: TransformConfig) -> Sample:
         )
     for name, amount in plan.colors:
         image = _COLORS[name](image, amount)
-    keep = ((boxes[:, 2:] - boxes[:, :2]) >= MIN_SIDE).all(dim=1)
+    keep = _at_least(boxes, MIN_SIDE) & _at_least(sample.target.boxes, settings.min_box)
     target = Target(boxes[keep], sample.target.labels[keep])
     if plan.zoom != 1.0:
         target = _crop_boxes(target, plan.hw)
@@ -219,6 +224,10 @@ def _crop_boxes(target: Target, hw: tuple[int, int]) -> Target:
     whole, left = (
         (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(dim=1) for boxes in (target.boxes, clipped)
     )
-    sides = (clipped[:, 2:] - clipped[:, :2]).amin(dim=1)
-    keep = (left >= MIN_VISIBLE * whole) & (sides >= MIN_SIDE)
+    keep = (left >= MIN_VISIBLE * whole) & _at_least(clipped, MIN_SIDE)
     return Target(clipped[keep], target.labels[keep])
+
+
+def _at_least(boxes: Tensor, side: float) -> Tensor:
+    """Mask ``(N,)`` of boxes both of whose sides are at least ``side`` long."""
+    return (boxes[:, 2:] - boxes[:, :2]).amin(dim=1) >= side

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from hyperfocal.engine.experiment import EvaluationConfig
 from hyperfocal.engine.run_folder import RunFolder, finite, write_json
-from hyperfocal.evaluation import CategoryMetrics, CocoEvaluator, LvisEvaluator
+from hyperfocal.evaluation import CategoryMetrics, CocoEvaluator, LvisEvaluator, OpenImagesEvaluator
 from hyperfocal.models import Detector
-from hyperfocal.types import AnnotationSet, Batch, CategoryCounts, Detections
+from hyperfocal.types import AnnotationSet, Batch, CategoryCounts, ConfigError, Detections
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,11 @@ class Evaluation:
         ]
         metrics = {name: finite(value) for name, value in self.metrics.items()}
         return {"step": step, "metrics": metrics, "categories": rows}
+
+    @property
+    def ap(self) -> float:
+        """The number that weights are chosen by: AP, of Open Images' protocol AP50."""
+        return self.metrics.get("AP", self.metrics.get("AP50", float("nan")))
 
     def write(self, run: RunFolder, step: int) -> None:
         """Write metrics.json of the run."""
@@ -70,6 +75,25 @@ def detect_all(
     return {i: Detections(*parts) for share in shares for i, parts in (share or {}).items()}
 
 
+def check_protocol(annotations: AnnotationSet, config: EvaluationConfig) -> None:
+    """Tell before any work is done when protocol and annotations don't go together.
+
+    Raises:
+        ConfigError: the LVIS protocol without LVIS's lists, or that of Open Images without its
+            image labels and hierarchy.
+    """
+    if config.protocol == "lvis" and annotations.federated is None:
+        raise ConfigError(
+            f"{annotations.source}: the protocol lvis needs neg_category_ids and "
+            "not_exhaustive_category_ids of every image; use coco, or LVIS's own file"
+        )
+    if config.protocol == "openimages" and annotations.openimages is None:
+        raise ConfigError(
+            f"{annotations.source}: the protocol openimages needs Open Images' boxes (.csv) with "
+            "image labels (--data.val.image-labels) and hierarchy (--data.val.hierarchy); use coco"
+        )
+
+
 def measure(
     found: dict[int, Detections],
     annotations: AnnotationSet,
@@ -88,8 +112,15 @@ def measure(
             matches all at once and calls it at the end.
 
     Raises:
-        ConfigError: annotations without LVIS's lists for the LVIS protocol.
+        ConfigError: annotations that lack what the protocol needs, see `check_protocol`.
     """
+    check_protocol(annotations, config)
+    if config.protocol == "openimages":
+        openimages = OpenImagesEvaluator(
+            annotations, counts=counts, expand_detections=config.expand_detections
+        )
+        openimages.update(list(found.values()), list(found))
+        return Evaluation(openimages.compute(advance), openimages.per_category())
     if config.protocol == "lvis":
         lvis = LvisEvaluator(annotations, counts=counts, groups=config.groups)
         lvis.update(list(found.values()), list(found))

@@ -98,15 +98,19 @@ class EvaluationConfig(Config):
 
     groups: FrequencyGroups = field(default_factory=FrequencyGroups)
     """How categories are grouped by their training images, for APr, APc and APf."""
-    protocol: Literal["coco", "lvis"] = "coco"
-    """Whose rules: COCO's, or LVIS's federated ones, for annotations in LVIS's format. Its AP also
-    chooses the best weights."""
+    protocol: Literal["coco", "lvis", "openimages"] = "coco"
+    """Whose rules: COCO's; LVIS's federated ones, for annotations in LVIS's format; or those of the
+    Open Images Challenge, for its CSV files. Its AP also chooses the best weights."""
+    expand_detections: bool = False
+    """Protocol openimages: give each detection to all ancestors of its category too."""
     batch_size: int = 8
     """Images per forward pass."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
         self._require(self.batch_size >= 1, "batch_size", ">= 1")
+        fits = self.protocol == "openimages" or not self.expand_detections
+        self._require(fits, "expand_detections", "False unless protocol is openimages")
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hyperfocal.data import DataConfig, read_annotations
 from hyperfocal.types import AnnotationSet, ConfigError
@@ -33,15 +33,20 @@ def read_splits(config: DataConfig) -> Splits:
         check=config.check,
         bad_images=config.bad_images,
         split="train",
+        openimages=config.train.openimages,
     )
     if config.val.annotations is None:
         return Splits(train, None)
-    val = read_annotations(
+    val = config.val
+    if config.val.classes is None and config.val.annotations.suffix.lower() == ".csv":
+        val = replace(config.val, classes=config.train.classes)
+    measured = read_annotations(
         config.val.annotations,
         config.val.images,
         check=config.check,
         bad_images=config.bad_images,
         split="val",
         categories=train.categories,
+        openimages=val.openimages,
     )
-    return Splits(train, val)
+    return Splits(train, measured)

@@ -19,7 +19,7 @@ from hyperfocal.data import epoch_length, eval_batches, train_batches
 from hyperfocal.engine.checkpoint import load_checkpoint, save_checkpoint, save_weights
 from hyperfocal.engine.devices import Sealed, TrainingForward, launch
 from hyperfocal.engine.ema import WeightAverage
-from hyperfocal.engine.evaluate import Evaluation, detect_all, measure
+from hyperfocal.engine.evaluate import Evaluation, check_protocol, detect_all, measure
 from hyperfocal.engine.experiment import Experiment, TrainConfig
 from hyperfocal.engine.interrupt import StopRequest
 from hyperfocal.engine.optim import build_optimizer, lr_factor, set_lr
@@ -77,11 +77,8 @@ def train(experiment: Experiment, run: RunFolder, console: Console) -> TrainResu
     if not fabric.is_global_zero:  # one process says what is to be said
         warnings.simplefilter("ignore", HyperfocalWarning)
     splits = read_splits(experiment.data)
-    if experiment.evaluation.protocol == "lvis" and splits.val and not splits.val.federated:
-        raise ConfigError(
-            f"{splits.val.source}: evaluation.protocol lvis needs neg_category_ids and "
-            "not_exhaustive_category_ids of every image; use coco, or LVIS's own file"
-        )
+    if splits.val is not None:
+        check_protocol(splits.val, experiment.evaluation)
     counts = splits.train.counts()
     config = experiment.train
     epoch = epoch_length(experiment.data, splits.train)
@@ -262,7 +259,7 @@ class _Loop:
             result.write(self.run, state.step)
             assert self.log is not None
             self.log.write("evaluation", state.step, {"epoch": self.epoch} | result.metrics)
-            ap = result.metrics["AP"]
+            ap = result.ap
             if ap >= state.best or not self.run.weights.exists():
                 state.best = max(ap, state.best)
                 save_weights(self.run.weights, self.best_model)

@@ -4,6 +4,7 @@ from hyperfocal.evaluation.coco import CategoryMetrics, CocoEvaluator
 from hyperfocal.evaluation.frequency import FrequencyGroups
 from hyperfocal.evaluation.lvis import LvisEvaluator
 from hyperfocal.evaluation.openimages import OpenImagesMetrics, evaluate_openimages
+from hyperfocal.evaluation.openimages_split import OpenImagesEvaluator
 from hyperfocal.evaluation.results import read_results, write_results
 from hyperfocal.evaluation.table import category_table, metrics_table
 
@@ -12,6 +13,7 @@ __all__ = [
     "CocoEvaluator",
     "FrequencyGroups",
     "LvisEvaluator",
+    "OpenImagesEvaluator",
     "OpenImagesMetrics",
     "category_table",
     "evaluate_openimages",

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hyperfocal.evaluation.coco import CategoryMetrics
 from hyperfocal.evaluation.store import Floats, nan_mean
-from hyperfocal.types import ConfigError, OpenImagesBoxes, OpenImagesTruth
+from hyperfocal.types import (
+    ConfigError,
+    OpenImagesBoxes,
+    OpenImagesTruth,
+)
 
 IOU = 0.5
+IMAGES_AT_ONCE = 1000
+
+Ints = NDArray[np.int64]
 
 
 class OpenImagesMetrics(NamedTuple):
@@ -35,6 +42,7 @@ def evaluate_openimages(
     *,
     expand_detections: bool = False,
     train_boxes: Sequence[int] | None = None,
+    advance: Callable[[int], None] = lambda images: None,
 ) -> OpenImagesMetrics:
     """The challenge's metric, with group-of weight 1.
 
@@ -45,14 +53,13 @@ def evaluate_openimages(
     box are not misses; the best of each group-of box is a hit, the rest are ignored. A group-of box
     counts as one box. AP is the area under the precision envelope over all recalls.
 
-    Detections of several processes are evaluated together by putting their rows one after another.
-
     Args:
         truth: as `hyperfocal.data.openimages.read_openimages` gives it.
         detections: ``value`` is the score; of equal scores the earlier row comes first.
         expand_detections: give each detection to all ancestors too. The official tool doesn't.
         train_boxes: training boxes by label; categories are then grouped in five blocks of equal
             size by it, ascending (equal counts in the order of the labels).
+        advance: called with the number of images matched, for a progress bar.
 
     Raises:
         ConfigError: ``train_boxes`` of other categories.
@@ -60,34 +67,39 @@ def evaluate_openimages(
     k = len(truth.categories)
     if train_boxes is not None and len(train_boxes) != k:
         raise ConfigError(f"training boxes of {len(train_boxes)} categories, but there are {k}")
-    gt = _expanded(truth.boxes, truth.ancestors)
-    dt = _expanded(detections, truth.ancestors) if expand_detections else detections
-    verified = {(i, up) for i, c in truth.positive for up in (c, *truth.ancestors[c])}
-    below: dict[int, list[int]] = defaultdict(list)
-    for label, above in enumerate(truth.ancestors):
-        for up in above:
-            below[up].append(label)
-    verified |= {(i, down) for i, c in truth.negative for down in (c, *below[c])}
-    gt_rows, dt_rows = _by_image(gt), _by_image(dt)
-
-    num_gt = np.bincount(gt.labels, minlength=k)
-    kept: list[list[NDArray[np.int64]]] = [[] for _ in range(k)]
-    hits: list[list[NDArray[np.bool_]]] = [[] for _ in range(k)]
-    for place, rows in dt_rows.items():
-        if place not in gt_rows and place not in verified:
-            continue
-        own = np.array(gt_rows.get(place, []), np.int64)
-        group = gt.value[own] > 0
-        found = _match(dt.xyxy[rows], dt.value[rows], gt.xyxy[own[~group]], gt.xyxy[own[group]])
-        kept[place[1]].append(np.array(rows, np.int64)[found[0]])
-        hits[place[1]].append(found[1])
+    boxes, verified = truth.boxes, _verified(truth)
+    names = dict.fromkeys((*boxes.names, *(name for name, _ in verified)))
+    code = {name: n for n, name in enumerate(names)}
+    gt = _rows(boxes, code, k).expanded(truth.ancestors, k).sorted()
+    listed = np.array([code[name] * k + label for name, label in verified], np.int64)
+    looked_for = np.union1d(gt.key, listed)
+    dt = _rows(detections, code, k).sorted()
+    steps = np.arange(0, len(code) + IMAGES_AT_ONCE, IMAGES_AT_ONCE)
+    ends = np.searchsorted(dt.key, steps * k)
+    parts = []
+    for first, low, high in zip(steps, ends, ends[1:], strict=False):
+        some = dt.take(np.arange(low, high))
+        if expand_detections:
+            some = some.expanded(truth.ancestors, k).sorted()
+        some = some.take(np.isin(some.key, looked_for))
+        kept, hit = _match(some, gt)
+        parts.append((some.key[kept] % k, some.value[kept], some.row[kept], hit[kept]))
+        advance(min(IMAGES_AT_ONCE, len(code) - int(first)))
+    label, score, row, hit = (np.concatenate(column) for column in zip(*parts, strict=True))
+    order = np.lexsort((row, -score, label))
+    starts = np.searchsorted(label[order], np.arange(k + 1))
+    num_gt = np.bincount(gt.key % k, minlength=k)
     ap = np.full(k, np.nan)
     for c in np.flatnonzero(num_gt).tolist():
-        row = np.concatenate([np.zeros(0, np.int64), *kept[c]])
-        hit = np.concatenate([np.zeros(0, np.bool_), *hits[c]])
-        ap[c] = _average(hit[np.lexsort((row, -dt.value[row]))], int(num_gt[c]))
+        ap[c] = _average(hit[order[starts[c] : starts[c + 1]]], int(num_gt[c]))
+    return _summary(truth, ap, num_gt, train_boxes)
+
+
+def _summary(
+    truth: OpenImagesTruth, ap: Floats, num_gt: Ints, train_boxes: Sequence[int] | None
+) -> OpenImagesMetrics:
     metrics = {"AP50": nan_mean(ap)}
-    group_of: list[str | None] = [None] * k
+    group_of: list[str | None] = [None] * len(ap)
     if train_boxes is not None:
         order = np.argsort(np.array(train_boxes), kind="stable")
         for n, block in enumerate(np.array_split(order, 5), start=1):
@@ -103,58 +115,100 @@ def evaluate_openimages(
     return OpenImagesMetrics(metrics, categories)
 
 
-def _expanded(boxes: OpenImagesBoxes, ancestors: Sequence[frozenset[int]]) -> OpenImagesBoxes:
-    """Every box for its own label and all ancestors."""
-    labels = [(label, *sorted(ancestors[label])) for label in boxes.labels.tolist()]
-    row = np.repeat(np.arange(len(labels)), [len(some) for some in labels])
-    return OpenImagesBoxes(
-        tuple(boxes.images[n] for n in row.tolist()),
-        np.array([label for some in labels for label in some], np.int64),
-        boxes.xyxy[row],
-        boxes.value[row],
-    )
+def _verified(truth: OpenImagesTruth) -> set[tuple[str, int]]:
+    """Image and label of every verified label, present or absent, after expansion."""
+    below: dict[int, list[int]] = defaultdict(list)
+    for label, above in enumerate(truth.ancestors):
+        for up in above:
+            below[up].append(label)
+    verified = {(i, up) for i, c in truth.positive for up in (c, *truth.ancestors[c])}
+    return verified | {(i, down) for i, c in truth.negative for down in (c, *below[c])}
 
 
-def _by_image(boxes: OpenImagesBoxes) -> dict[tuple[str, int], list[int]]:
-    rows: dict[tuple[str, int], list[int]] = {}
-    for n, place in enumerate(zip(boxes.images, boxes.labels.tolist(), strict=True)):
-        rows.setdefault(place, []).append(n)
-    return rows
+class _Rows(NamedTuple):
+    """Boxes with one number for image and category: image · K + label.
+
+    Attributes:
+        key: ``(N,)``.
+        xyxy: ``(N, 4)``.
+        value: ``(N,)`` group-of or score.
+        row: ``(N,)`` place in the file, which decides between equal scores.
+    """
+
+    key: Ints
+    xyxy: Floats
+    value: Floats
+    row: Ints
+
+    def take(self, which: NDArray[Any]) -> _Rows:
+        """Some rows, by index or mask."""
+        return _Rows(*(column[which] for column in self))
+
+    def sorted(self) -> _Rows:
+        """By key; within one, the best score first."""
+        return self.take(np.lexsort((self.row, -self.value, self.key)))
+
+    def expanded(self, ancestors: Sequence[frozenset[int]], k: int) -> _Rows:
+        """Every box for its own label and all ancestors."""
+        wide = [(label, *sorted(above)) for label, above in enumerate(ancestors)]
+        size = np.array([len(labels) for labels in wide])
+        flat, first = np.concatenate(wide), np.cumsum(size) - size
+        image, label = np.divmod(self.key, k)
+        count = size[label]
+        which = np.repeat(np.arange(len(label)), count)
+        within = np.arange(len(which)) - np.repeat(np.cumsum(count) - count, count)
+        return self.take(which)._replace(key=image[which] * k + flat[first[label[which]] + within])
 
 
-def _match(
-    boxes: Floats, scores: Floats, single: Floats, group: Floats
-) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Index and hit of each detection of one image and category that is not ignored."""
-    order = np.argsort(-scores, kind="stable")
-    boxes = boxes[order]
-    hit = np.zeros(len(boxes), np.bool_)
-    if len(single):
-        cut, area, other = _overlap(boxes, single)
-        union = area[:, None] + other - cut
-        iou = np.divide(cut, union, out=np.zeros_like(cut), where=union > 0)
-        nearest, near = iou.argmax(axis=1), iou.max(axis=1) >= IOU
-        _, first = np.unique(np.where(near, nearest, -1), return_index=True)
-        hit[first] = near[first]
-    if not len(group):
-        return order, hit
-    cut, area, _ = _overlap(boxes, group)
-    part = np.divide(cut, area[:, None], out=np.zeros_like(cut), where=area[:, None] > 0)
-    inside = ~hit & (part.max(axis=1) >= IOU)
-    # Best score first: the first detection of each group-of box is its best.
-    _, first = np.unique(np.where(inside, part.argmax(axis=1), -1), return_index=True)
-    best = np.zeros_like(hit)
-    best[first] = inside[first]
-    kept = ~inside | best
-    return order[kept], (hit | best)[kept]
+def _rows(boxes: OpenImagesBoxes, code: Mapping[str, int], k: int) -> _Rows:
+    """Boxes of the images in ``code``."""
+    image = np.array([code.get(name, -1) for name in boxes.names], np.int64)[boxes.image]
+    rows = _Rows(image * k + boxes.labels, boxes.xyxy, boxes.value, np.arange(len(image)))
+    return rows if (image >= 0).all() else rows.take(image >= 0)
 
 
-def _overlap(a: Floats, b: Floats) -> tuple[Floats, Floats, Floats]:
-    """Intersections ``(N, M)`` and both areas."""
-    low = np.maximum(a[:, None, :2], b[None, :, :2])
-    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
-    area_a, area_b = ((box[:, 2:] - box[:, :2]).prod(axis=1) for box in (a, b))
-    return (high - low).clip(min=0).prod(axis=2), area_a, area_b
+def _match(dt: _Rows, gt: _Rows) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Whether each detection is not ignored, and whether it is a hit; both sides sorted."""
+    low = np.searchsorted(gt.key, dt.key, side="left")
+    count = np.searchsorted(gt.key, dt.key, side="right") - low
+    a = np.repeat(np.arange(len(count)), count)
+    b = np.repeat(low - (np.cumsum(count) - count), count) + np.arange(len(a))
+    near, far = dt.xyxy[a], gt.xyxy[b]
+    side = np.minimum(near[:, 2:], far[:, 2:]) - np.maximum(near[:, :2], far[:, :2])
+    cut = side.clip(min=0).prod(axis=1)
+    own, other = ((box[:, 2:] - box[:, :2]).prod(axis=1) for box in (near, far))
+    group = gt.value[b] > 0
+    overlap = _ratio(cut, np.where(group, own, own + other - cut))
+    hit = np.zeros(len(dt.key), np.bool_)
+    hit[_first_of_each(a, b, overlap, (overlap >= IOU) & ~group)[0]] = True
+    best, inside = _first_of_each(a, b, overlap, (overlap >= IOU) & group & ~hit[a])
+    kept = np.ones(len(dt.key), np.bool_)
+    kept[inside] = False
+    kept[best] = hit[best] = True
+    return kept, hit
+
+
+def _first_of_each(a: Ints, b: Ints, overlap: Floats, fits: NDArray[np.bool_]) -> tuple[Ints, Ints]:
+    """Detections that are the best of a box, and all that have one.
+
+    Each detection stands for the box that it overlaps most, of equals the first; of the detections
+    of a box the best is the first.
+
+    Args:
+        a: ``(P,)`` detection of each pair.
+        b: ``(P,)`` its box.
+        overlap: ``(P,)``.
+        fits: ``(P,)`` pairs that count.
+    """
+    a, b, overlap = a[fits], b[fits], overlap[fits]
+    order = np.lexsort((b, -overlap, a))
+    detection, first = np.unique(a[order], return_index=True)
+    _, best = np.unique(b[order][first], return_index=True)
+    return detection[best], detection
+
+
+def _ratio(part: Floats, whole: Floats) -> Floats:
+    return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
 
 
 def _average(hits: NDArray[np.bool_], num_gt: int) -> float:

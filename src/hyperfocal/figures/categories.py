@@ -64,7 +64,9 @@ def _frequency(row: CategoryRow) -> int:
 def _draw_ap(axes: Axes, measured: Measured, rows: list[CategoryRow]) -> None:
     groups = ap_groups(measured.metrics)
     colours = style.group_colours(groups)
-    ap = [math.nan if row.AP is None else row.AP for row in rows]
+    # Open Images' protocol has AP50 alone.
+    main = [row.AP50 if row.AP is None else row.AP for row in rows]
+    ap = [math.nan if value is None else value for value in main]
     ap50 = [math.nan if row.AP50 is None else row.AP50 for row in rows]
     bar_colours = [colours.get(row.group or "", style.GREY) for row in rows]
     axes.bar(range(len(rows)), ap, color=bar_colours, width=0.75)
@@ -88,7 +90,7 @@ def _draw_ap(axes: Axes, measured: Measured, rows: list[CategoryRow]) -> None:
         if mean is not None:
             span = (members[0] - 0.45, members[-1] + 0.45)
             axes.plot(span, (mean, mean), color=style.BLACK, linewidth=1, linestyle=":")
-    absent = [i for i, row in enumerate(rows) if row.AP is None]
+    absent = [i for i, value in enumerate(main) if value is None]
     if absent:
         axes.plot(
             absent,

@@ -18,6 +18,10 @@ class FCOS(QualityDetector):
     The defaults are the authors' later settings, all of them on, which the long-tail papers mark
     with a star: centre sampling, distances in strides behind a ReLU, GIoU, centerness on the box
     tower, suppression at IoU 0.6. A location is a square of one stride around its point.
+
+    The first version: ``--model.assigner.radius None --model.no-norm-on-bbox
+    --model.quality.tower class --model.quality.score product --model.box-loss iou
+    --model.inference.nms-iou 0.5``.
     """
 
     @dataclass(frozen=True)

@@ -24,12 +24,16 @@ class TowerFeatures(NamedTuple):
     box: tuple[Tensor, ...]
 
 
+QualityTower = Literal["box", "class"]
+"""The tower that a quality branch stands on."""
+
+
 class BoxOutputs(NamedTuple):
     """What a head says of P chosen priors.
 
     Attributes:
         box: ``(P, 4)`` float32 box values.
-        quality: ``(P,)`` float32 quality logits, or None.
+        quality: ``(P,)`` float32 quality logits; None without a branch on the box tower.
     """
 
     box: Tensor
@@ -46,7 +50,7 @@ class DenseHead(nn.Module):
     The towers and the predictions are apart, because with many categories the last convolution
     and its loss are better computed together, without ever holding all logits.
 
-    A head with a quality branch also gives one logit a prior, from the box tower.
+    A head with a quality branch also gives one logit a prior, from either tower.
 
     Args:
         in_channels: channels of the pyramid.
@@ -58,7 +62,7 @@ class DenseHead(nn.Module):
         prior: π.
         tower_bias: give convolutions before a norm a bias (the others always have one).
         level_scales: number of levels whose box values get a learned factor each; 0: none do.
-        quality: add the quality branch.
+        quality: the tower of the quality branch, or None for no branch.
     """
 
     @dataclass(frozen=True)
@@ -92,7 +96,7 @@ class DenseHead(nn.Module):
             num_anchors: int,
             num_classes: int,
             num_levels: int = 5,
-            quality: bool = False,
+            quality: QualityTower | None = None,
         ) -> DenseHead:
             """The head over a pyramid of ``in_channels`` and ``num_levels``."""
             channels = self.channels or in_channels
@@ -128,10 +132,11 @@ class DenseHead(nn.Module):
         prior: float = 0.01,
         tower_bias: bool = False,
         level_scales: int = 0,
-        quality: bool = False,
+        quality: QualityTower | None = None,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
+        self.quality_tower = quality
         bias = tower_bias or norm == "none"
         self.cls_tower = _tower(in_channels, channels, depth, norm, bias)
         self.box_tower = _tower(in_channels, channels, depth, norm, bias)
@@ -163,11 +168,12 @@ class DenseHead(nn.Module):
         """Box values ``(B, A, 4)`` from the box tower's maps, in the order of `Priors`."""
         return join_levels([self._boxes(level, n) for n, level in enumerate(features)], 4)
 
-    def assess(self, features: Sequence[Tensor]) -> Tensor | None:
-        """Quality logits ``(B, A)`` from the box tower's maps; None without the branch."""
+    def assess(self, towers: TowerFeatures) -> Tensor | None:
+        """Quality logits ``(B, A)`` from the branch's tower; None without the branch."""
         if self.quality_logits is None:
             return None
-        return join_levels([self.quality_logits(level) for level in features], 1).squeeze(2)
+        maps = towers.box if self.quality_tower == "box" else towers.cls
+        return join_levels([self.quality_logits(level) for level in maps], 1).squeeze(2)
 
     def _boxes(self, level: Tensor, n: int) -> Tensor:
         values: Tensor = self.box_deltas(level)
@@ -178,7 +184,7 @@ class DenseHead(nn.Module):
         return self.box_outputs_at(features, wanted).box
 
     def box_outputs_at(self, features: Sequence[Tensor], wanted: Tensor) -> BoxOutputs:
-        """Box values and quality of a few priors, from the pyramid's maps.
+        """Box values, and quality from the box tower, of a few priors, from the pyramid's maps.
 
         A box loss needs the positive priors alone, and most levels of most images have none: their
         part of the box tower is neither run nor differentiated. Group norm doesn't mind, as it
@@ -206,7 +212,7 @@ class DenseHead(nn.Module):
                 chosen = _take(level, images)
                 tower = self.box_tower(chosen)
                 maps = [join_levels([self._boxes(tower, n)], 4)]
-                if self.quality_logits is not None:
+                if self.quality_logits is not None and self.quality_tower == "box":
                     maps.append(join_levels([self.quality_logits(tower)], 1))
                 rows.append(torch.cat([m[mask[images]].float() for m in maps], dim=1))
                 first = torch.tensor(images, device=mask.device) * wanted.shape[1] + sum(sizes[:n])
@@ -215,14 +221,12 @@ class DenseHead(nn.Module):
         values = torch.cat(rows)[torch.cat(order).argsort()]
         if self.level_scales is not None:  # levels that weren't run get a gradient of zero
             values = values + 0 * self.level_scales.sum()
-        return BoxOutputs(values[:, :4], None if self.quality_logits is None else values[:, 4])
+        return BoxOutputs(values[:, :4], values[:, 4] if values.shape[1] == 5 else None)
 
     def forward(self, features: Sequence[Tensor]) -> HeadOutput:
         """Everything, for pyramid maps ``(B, C, H, W)``."""
         towers = self.towers(features)
-        return HeadOutput(
-            self.classify(towers.cls), self.regress(towers.box), self.assess(towers.box)
-        )
+        return HeadOutput(self.classify(towers.cls), self.regress(towers.box), self.assess(towers))
 
 
 def join_levels(maps: Sequence[Tensor], width: int) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hyperfocal import config
+from hyperfocal.models.head import QualityTower
 
 QualityTarget = Literal["centerness", "iou"]
 """What the branch learns: how central a location is in its object (FCOS), or the IoU of the
@@ -36,6 +37,9 @@ class QualityBranch(config.Config):
 
     target: QualityTarget = "centerness"
     """What it learns: centerness, or the IoU of the predicted box (iou)."""
+    tower: QualityTower = "box"
+    """The tower that it stands on: that of the boxes, or that of the classes (class), as in FCOS's
+    first version."""
     weight: float = 1.0
     """Factor on its loss, cross-entropy over the positives."""
     weigh_boxes: bool = True

@@ -24,7 +24,7 @@ from hyperfocal.models.backbone import Backbone
 from hyperfocal.models.classification import classification_loss
 from hyperfocal.models.detector import SHARED_FIELDS, WHOLE, Detector
 from hyperfocal.models.fpn import FPN
-from hyperfocal.models.head import DenseHead, join_levels
+from hyperfocal.models.head import DenseHead, TowerFeatures, join_levels
 from hyperfocal.models.inference import Inference
 from hyperfocal.models.matched import Matched, match
 from hyperfocal.models.normalizer import step_divisors
@@ -119,7 +119,7 @@ class QualityDetectorConfig(config.Config):
                 self.anchors.per_location,
                 num_classes,
                 num_levels=len(neck.strides),
-                quality=True,
+                quality=self.quality.tower,
             ),
             assigner=assigner,
             coder=coder,
@@ -242,7 +242,7 @@ class QualityDetector(Detector):
     def detect(self, batch: Batch) -> list[Detections]:
         """See `Detector.detect`."""
         towers, priors = self.head.towers(self.features(batch)), self.priors(batch)
-        quality = self.head.assess(towers.box)
+        quality = self.head.assess(towers)
         assert quality is not None
         levels = [
             self._select(level, part)
@@ -303,9 +303,12 @@ class QualityDetector(Detector):
         priors, candidates = self.priors(batch), self.assign(batch)
         may = candidates.positives(self.num_classes)
         outputs = self.head.box_outputs_at(levels, may)
-        assert outputs.quality is not None
         matched = match(priors, candidates, batch.targets, may, outputs.box)
         quality = outputs.quality
+        if quality is None:  # the branch stands on the classification tower
+            assessed = self.head.assess(TowerFeatures(tuple(cls_maps), ()))
+            assert assessed is not None
+            quality = assessed[may].float()
         assignment = self.choose(candidates, matched, priors, cls_maps)
         if assignment is not candidates:
             kept = assignment.positives(self.num_classes)[may]
