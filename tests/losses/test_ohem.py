@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hyperfocal.losses import online_hard_examples
+from hyperfocal.losses import hard_negatives, online_hard_examples
 from hyperfocal.types import ConfigError, DataError
 
 
@@ -52,6 +52,20 @@ def test_candidates_always_hold_the_positives():
         losses, labels, separate(n), 1, keep=8, one_to_three=True, nms_candidates=5
     )
     assert kept.nonzero().flatten().tolist() == [0, 47, 48, 49]
+
+
+def test_hard_negatives_are_three_for_each_positive():
+    losses = torch.tensor([0.1, 5, 4, 3, 2, 9, 1, 7])
+    labels = torch.tensor([0, 2, 2, 2, 2, -1, 2, 1])  # two positives, five negatives, one ignored
+    kept = hard_negatives(losses, labels, 2, ratio=1)
+    assert kept.nonzero().flatten().tolist() == [0, 1, 2, 7]
+    assert hard_negatives(losses, labels, 2).tolist() == (labels >= 0).tolist()  # there are but 5
+    assert not hard_negatives(losses, torch.full((8,), 2), 2).any()
+    assert hard_negatives(torch.zeros(0), torch.zeros(0).long(), 2).shape == (0,)
+    with pytest.raises(ConfigError, match="ratio"):
+        hard_negatives(losses, labels, 2, ratio=0)
+    with pytest.raises(DataError, match=r"\(8,\)"):
+        hard_negatives(losses, labels[:3], 2)
 
 
 def test_empty_and_bad_input():

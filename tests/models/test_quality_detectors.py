@@ -17,7 +17,8 @@ from hyperfocal.losses import ClassificationLossConfig, EqualizedFocalLoss, giou
 from hyperfocal.models import ATSS, FCOS, PAA, Backbone, ImprovedBaseline
 from hyperfocal.models.head import QualityTower
 from hyperfocal.models.quality import QualityBranch, centerness
-from hyperfocal.models.quality_detector import QualityDetector, QualityDetectorConfig
+from hyperfocal.models.quality_config import QualityDetectorConfig
+from hyperfocal.models.quality_detector import QualityDetector
 from hyperfocal.models.voting import score_voting
 from hyperfocal.ops import box_iou
 from hyperfocal.types import Batch, CategoryCounts, ConfigError, Target

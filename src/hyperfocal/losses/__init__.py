@@ -42,7 +42,7 @@ from hyperfocal.losses.ghm_regression import GHMRegressionLoss, ghm_regression_l
 from hyperfocal.losses.hinge import HingeLoss, hinge_loss
 from hyperfocal.losses.iou import GIoULoss, IoULoss, giou_loss, iou_loss
 from hyperfocal.losses.memory import LossWithMemory, step_losses
-from hyperfocal.losses.ohem import online_hard_examples
+from hyperfocal.losses.ohem import hard_negatives, online_hard_examples
 from hyperfocal.losses.quality_focal import QualityFocalLoss, quality_focal_loss
 from hyperfocal.losses.seesaw import SeesawLoss, seesaw_loss, seesaw_scores
 from hyperfocal.losses.smooth_l1 import SmoothL1Loss, smooth_l1_loss
@@ -122,6 +122,7 @@ __all__ = [
     "ghm_classification_loss",
     "ghm_regression_loss",
     "giou_loss",
+    "hard_negatives",
     "hinge_loss",
     "inverse_frequency_weights",
     "iou_loss",

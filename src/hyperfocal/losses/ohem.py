@@ -1,16 +1,19 @@
-"""Online hard example mining (OHEM): train on the anchors with the greatest loss, drop the rest.
+"""Hard example mining: train on the anchors with the greatest loss, drop the rest.
 
-Each anchor of an image is scored by its loss; non-maximum suppression over the anchor boxes,
-ordered by loss, thins out near duplicates; the B hardest survivors are kept. In the 1:3 form all
-surviving positives are kept (at most B/4), and then the hardest negatives, three for each positive.
-Whatever isn't kept adds no gradient at all.
+**Online hard example mining (OHEM).** Each anchor of an image is scored by its loss;
+non-maximum suppression over the anchor boxes, ordered by loss, thins out near duplicates; the B
+hardest survivors are kept. In the 1:3 form all surviving positives are kept (at most B/4), and then
+the hardest negatives, three for each positive. Whatever isn't kept adds no gradient at all.
 
 Source: focal-loss paper, section 5.1 and Table 1d (B of 128, 256, 512; NMS at 0.5 or 0.7), where
 the best setting is 3.2 AP behind focal loss. The paper leaves open what the score is and whether B
 is per image; here it is whatever loss is given (summed cross entropy of an anchor is the usual
 one), image by image, with ignored anchors left out.
 
-Use it as the control for focal loss. Easy examples get no gradient, so that the selection has to
+**Hard negatives (SSD).** All positives, and the negatives with the greatest loss, three for each
+positive of the image; no suppression (Liu et al. 2016, section 2.2).
+
+Use them as the control for focal loss. Easy examples get no gradient, so that the selection has to
 find the confusing background anew at every step.
 """
 
@@ -81,6 +84,39 @@ def online_hard_examples(
     else:
         chosen = survivors[:keep]
     return torch.zeros_like(positive).index_fill(0, chosen, True)
+
+
+@torch.no_grad()
+def hard_negatives(
+    losses: Tensor, labels: Tensor, num_classes: int, *, ratio: float = 3.0
+) -> Tensor:
+    """All positives of one image, and ``ratio`` times as many negatives, the hardest.
+
+    Args:
+        losses: ``(A,)`` the loss of every anchor, summed over categories.
+        labels: ``(A,)`` integer labels: ``0..K-1``, ``K`` background, ``-1`` ignored.
+        num_classes: K.
+        ratio: negatives for each positive. An image without positives keeps nothing.
+
+    Returns:
+        ``(A,)`` bool, True for the anchors kept.
+
+    Raises:
+        DataError: shapes that don't fit.
+        ConfigError: a ratio that isn't positive.
+    """
+    if losses.ndim != 1 or labels.shape != losses.shape:
+        raise DataError(
+            f"losses {tuple(losses.shape)} and labels {tuple(labels.shape)} must both be (A,)"
+        )
+    if not 0 < ratio < float("inf"):
+        raise ConfigError(f"ratio = {ratio}, but it must be above 0")
+    positive = (labels >= 0) & (labels < num_classes)
+    negative = labels == num_classes
+    order = losses.masked_fill(~negative, -1).argsort(descending=True, stable=True)
+    wanted = torch.minimum((positive.sum() * ratio).round().long(), negative.sum())
+    kept = torch.arange(len(order), device=order.device) < wanted
+    return positive.index_put((order,), kept | positive[order])
 
 
 def _nms(boxes: Tensor, threshold: float) -> Tensor:

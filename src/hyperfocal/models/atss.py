@@ -11,7 +11,8 @@ from hyperfocal.models.head import DenseHead
 from hyperfocal.models.inference import Inference
 from hyperfocal.models.priors import AnchorGenerator
 from hyperfocal.models.quality import QualityBranch
-from hyperfocal.models.quality_detector import QualityDetector, QualityDetectorConfig
+from hyperfocal.models.quality_config import QualityDetectorConfig
+from hyperfocal.models.quality_detector import QualityDetector
 from hyperfocal.ops import DeltaCoder, DeltaWeights
 from hyperfocal.types import CategoryCounts
 

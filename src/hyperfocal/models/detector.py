@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from hyperfocal.losses import step_losses
 from hyperfocal.models.samples import Samples
 from hyperfocal.types import Batch, Detections, LossTerms
 
-SHARED_FIELDS = ("backbone", "pixels", "neck", "loss")
+SHARED_FIELDS = ("backbone", "pixels", "neck", "loss", "mining")
 """Settings of every detector, which ``--model KIND`` keeps: they have nothing to do with how
 objects are assigned."""
 
@@ -75,3 +77,13 @@ class Detector(nn.Module, ABC):
         """Let losses with memory fold in the statistics of an optimizer step."""
         for module in self.children():
             step_losses(module)
+
+
+@contextlib.contextmanager
+def predicting(model: nn.Module) -> Iterator[None]:
+    """In eval mode and without gradients; afterwards in the mode that it was in."""
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        yield
+    model.train(was_training)

@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from hyperfocal.assign import FCOSAssigner
 from hyperfocal.models.priors import AnchorGenerator
-from hyperfocal.models.quality_detector import QualityDetector, QualityDetectorConfig
+from hyperfocal.models.quality_config import QualityDetectorConfig
+from hyperfocal.models.quality_detector import QualityDetector
 from hyperfocal.ops import DistanceCoder
 from hyperfocal.types import CategoryCounts
 

@@ -14,7 +14,8 @@ from hyperfocal.losses import giou_loss, sigmoid_focal_loss
 from hyperfocal.models.head import join_levels
 from hyperfocal.models.matched import Matched
 from hyperfocal.models.quality import QualityBranch
-from hyperfocal.models.quality_detector import Parts, QualityDetector, QualityDetectorConfig
+from hyperfocal.models.quality_config import Parts, QualityDetectorConfig
+from hyperfocal.models.quality_detector import QualityDetector
 from hyperfocal.ops import DeltaCoder, DeltaWeights
 from hyperfocal.types import Assignment, CategoryCounts, Priors
 

@@ -2,134 +2,27 @@
 
 from __future__ import annotations
 
-import dataclasses
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple, Self
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from hyperfocal import config
-from hyperfocal.losses import (
-    BoxLossConfig,
-    ClassificationLossConfig,
-    GIoULoss,
-    SigmoidFocalLoss,
-)
 from hyperfocal.losses.streamed_topk import TopPairs
-from hyperfocal.models.backbone import Backbone
 from hyperfocal.models.classification import classification_loss
-from hyperfocal.models.detector import SHARED_FIELDS, WHOLE, Detector
-from hyperfocal.models.fpn import FPN
-from hyperfocal.models.head import DenseHead, TowerFeatures, join_levels
-from hyperfocal.models.inference import Inference
+from hyperfocal.models.detector import WHOLE, Detector, predicting
+from hyperfocal.models.head import TowerFeatures, join_levels
 from hyperfocal.models.matched import Matched, match
+from hyperfocal.models.mining import NoMining, counted, mine
 from hyperfocal.models.normalizer import step_divisors
-from hyperfocal.models.pixels import PixelNorm, padded_hw
-from hyperfocal.models.priors import AnchorGenerator
-from hyperfocal.models.quality import QualityBranch, centerness
+from hyperfocal.models.pixels import padded_hw
+from hyperfocal.models.quality import centerness
+from hyperfocal.models.quality_config import Parts
 from hyperfocal.models.samples import Samples
-from hyperfocal.ops import BoxCoder, paired_iou
-from hyperfocal.types import Assignment, Batch, CategoryCounts, Detections, LossTerms, Priors
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What a `QualityDetector` is composed from."""
-
-    num_classes: int
-    pixels: PixelNorm
-    backbone: nn.Module
-    neck: FPN
-    anchors: AnchorGenerator
-    head: DenseHead
-    assigner: nn.Module
-    coder: BoxCoder
-    loss: nn.Module
-    box_loss: nn.Module
-    box_weight: float
-    quality: QualityBranch
-    inference: Inference
-    stream_from: int
-
-
-@dataclass(frozen=True)
-class QualityDetectorConfig(config.Config):
-    """Settings that FCOS, ATSS and PAA share."""
-
-    kept_when_swapped: ClassVar[tuple[str, ...]] = SHARED_FIELDS
-
-    backbone: Backbone.Config = field(default_factory=Backbone.Config)
-    """Network that makes the features."""
-    pixels: PixelNorm.Config = field(default_factory=PixelNorm.Config)
-    """How pixels are normalised."""
-    neck: FPN.Config = field(default_factory=lambda: FPN.Config(extra_source="p5"))
-    """Feature pyramid."""
-    anchors: AnchorGenerator.Config = field(
-        default_factory=lambda: AnchorGenerator.Config((8.0,), 1, (1.0,), center_offset=0.5)
-    )
-    """Boxes or locations that the head predicts from."""
-    head: DenseHead.Config = field(
-        default_factory=lambda: DenseHead.Config(norm="gn", tower_bias=True, level_scale=True)
-    )
-    """Towers and predictions."""
-    loss: ClassificationLossConfig = field(default_factory=SigmoidFocalLoss.Config)
-    """Classification loss."""
-    box_loss: BoxLossConfig = field(default_factory=GIoULoss.Config)
-    """Box loss."""
-    box_weight: float = 1.0
-    """Factor on the box loss."""
-    quality: QualityBranch = field(default_factory=QualityBranch)
-    """The quality branch, and the score that it makes."""
-    inference: Inference.Config = field(default_factory=lambda: Inference.Config(nms_iou=0.6))
-    """Selection and suppression of detections."""
-    stream_from: int = 2048
-    """Outputs of the last classification convolution (anchors x categories) from which the loss is
-    computed a few categories at a time, and detections are selected an image at a time."""
-
-    def __post_init__(self) -> None:
-        self._require(self.box_weight >= 0, "box_weight", "at least 0")
-        self._require(self.stream_from >= 0, "stream_from", "at least 0")
-
-    def offline(self) -> Self:
-        """The same detector without initial weights: to load trained ones into."""
-        return dataclasses.replace(self, backbone=self.backbone.offline())
-
-    def parts(
-        self,
-        num_classes: int,
-        counts: CategoryCounts | None,
-        assigner: nn.Module,
-        coder: BoxCoder,
-    ) -> Parts:
-        """The built parts, with the assigner and the box coding of a detector."""
-        backbone = self.backbone.build()
-        neck = self.neck.build(backbone.channels)
-        return Parts(
-            num_classes=num_classes,
-            pixels=self.pixels.build(backbone.mean, backbone.std),
-            backbone=backbone,
-            neck=neck,
-            anchors=self.anchors.build(neck.strides),
-            head=self.head.build(
-                neck.channels,
-                self.anchors.per_location,
-                num_classes,
-                num_levels=len(neck.strides),
-                quality=self.quality.tower,
-            ),
-            assigner=assigner,
-            coder=coder,
-            loss=self.loss.build(num_classes, counts),
-            box_loss=self.box_loss.build(),
-            box_weight=self.box_weight,
-            quality=self.quality,
-            inference=self.inference.build(),
-            stream_from=self.stream_from,
-        )
+from hyperfocal.ops import paired_iou
+from hyperfocal.types import Assignment, Batch, Detections, LossTerms, Priors
 
 
 class Positives(NamedTuple):
@@ -179,6 +72,7 @@ class QualityDetector(Detector):
         self.assigner = parts.assigner
         self.coder = parts.coder
         self.loss = parts.loss
+        self.mining = parts.mining
         self.box_loss = parts.box_loss
         self.box_weight = parts.box_weight
         self.quality = parts.quality
@@ -197,7 +91,7 @@ class QualityDetector(Detector):
         cls_maps = [self.head.cls_tower(level) for level in levels]
         rows = self.positives(batch, levels, cls_maps)
         if normalizer is None:
-            normalizer = self._divisors(rows.target, len(batch))
+            normalizer = self._divisors(self._counted(rows), rows.target, len(batch))
         number, weights = normalizer.unbind(dim=1)
         matched = rows.matched
         cross_entropy = F.binary_cross_entropy_with_logits(
@@ -222,21 +116,21 @@ class QualityDetector(Detector):
 
     def normalizer(self, batch: Batch, parts: Sequence[slice] = WHOLE) -> Tensor:
         """``(B, 2)``; see `Detector.normalizer` and the class."""
-        if self.known_beforehand:
+        if self.known_beforehand and isinstance(self.mining, NoMining):
             priors, assignment = self.priors(batch), self.assign(batch)
             positive = assignment.positives(self.num_classes)
             nothing = priors.boxes.new_zeros(int(positive.sum()), 4)
             matched = match(priors, assignment, batch.targets, positive, nothing)
-            return self._divisors(_centerness(matched), len(batch))
-        was_training, targets = self.training, []
-        self.eval()
-        with torch.no_grad():
+            return self._divisors(positive.sum(), _centerness(matched), len(batch))
+        numbers, targets = [], []
+        with predicting(self):
             for part in parts:
                 levels = self.features(batch[part])
                 cls_maps = [self.head.cls_tower(level) for level in levels]
-                targets.append(self.positives(batch[part], levels, cls_maps).target)
-        self.train(was_training)
-        return self._divisors(torch.cat(targets), len(batch))
+                rows = self.positives(batch[part], levels, cls_maps)
+                numbers.append(self._counted(rows))
+                targets.append(rows.target)
+        return self._divisors(torch.stack(numbers).sum(), torch.cat(targets), len(batch))
 
     @torch.no_grad()
     def detect(self, batch: Batch) -> list[Detections]:
@@ -310,6 +204,7 @@ class QualityDetector(Detector):
             assert assessed is not None
             quality = assessed[may].float()
         assignment = self.choose(candidates, matched, priors, cls_maps)
+        assignment = mine(self.mining, self.head, cls_maps, assignment, priors)
         if assignment is not candidates:
             kept = assignment.positives(self.num_classes)[may]
             matched = Matched(*(values[kept] for values in matched))
@@ -319,8 +214,10 @@ class QualityDetector(Detector):
         target = _centerness(matched) if self.quality.target == "centerness" else iou
         return Positives(assignment, matched, iou, target, quality)
 
-    def _divisors(self, target: Tensor, images: int) -> Tensor:
-        number = torch.tensor(len(target), device=target.device)
+    def _counted(self, rows: Positives) -> Tensor:
+        return counted(self.mining, rows.assignment, self.num_classes).sum()
+
+    def _divisors(self, number: Tensor, target: Tensor, images: int) -> Tensor:
         weights = target.sum() if self.quality.weigh_boxes else number.clamp(min=1)
         return step_divisors(number, weights, images)
 

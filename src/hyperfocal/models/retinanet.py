@@ -22,11 +22,12 @@ from hyperfocal.losses import (
 from hyperfocal.losses.streamed_topk import streamed_topk
 from hyperfocal.models.backbone import Backbone
 from hyperfocal.models.classification import classification_loss
-from hyperfocal.models.detector import SHARED_FIELDS, WHOLE, Detector
+from hyperfocal.models.detector import SHARED_FIELDS, WHOLE, Detector, predicting
 from hyperfocal.models.fpn import FPN
 from hyperfocal.models.head import DenseHead, join_levels
 from hyperfocal.models.inference import Inference
 from hyperfocal.models.matched import Matched, match
+from hyperfocal.models.mining import MiningConfig, NoMining, counted, mine
 from hyperfocal.models.normalizer import LossNormalizer, NormalizerKind
 from hyperfocal.models.pixels import PixelNorm, padded_hw
 from hyperfocal.models.priors import AnchorGenerator
@@ -74,6 +75,8 @@ class RetinaNet(Detector):
         """Which anchors answer for which object."""
         loss: ClassificationLossConfig = field(default_factory=SigmoidFocalLoss.Config)
         """Classification loss."""
+        mining: MiningConfig = field(default_factory=NoMining)
+        """Which anchors are trained on."""
         box_loss: BoxLossConfig = field(default_factory=SmoothL1Loss.Config)
         """Box loss."""
         box_weight: float = 1.0
@@ -120,6 +123,7 @@ class RetinaNet(Detector):
                 head=self.head.build(neck.channels, self.anchors.per_location, num_classes),
                 assigner=self.assigner.build(num_classes),
                 loss=self.loss.build(num_classes, counts),
+                mining=self.mining,
                 box_loss=self.box_loss.build(),
                 box_weight=self.box_weight,
                 normalizer=self.normalizer,
@@ -140,6 +144,7 @@ class RetinaNet(Detector):
         head: DenseHead,
         assigner: MaxIoUAssigner,
         loss: nn.Module,
+        mining: MiningConfig | None = None,
         box_loss: nn.Module,
         box_weight: float = 1.0,
         normalizer: NormalizerKind = "global",
@@ -156,6 +161,7 @@ class RetinaNet(Detector):
         self.head = head
         self.assigner = assigner
         self.loss = loss
+        self.mining = mining or NoMining()
         self.box_loss = box_loss
         self.box_weight = box_weight
         self.loss_normalizer = LossNormalizer(normalizer)
@@ -165,28 +171,35 @@ class RetinaNet(Detector):
 
     def forward(self, batch: Batch, normalizer: Tensor | None = None) -> LossTerms:
         """See `Detector.forward`."""
-        priors, assignment = self.priors(batch), self.assign(batch)
-        positive = assignment.positives(self.num_classes)
-        if normalizer is None:
-            normalizer = self.loss_normalizer(positive.sum(dim=1))
         levels = self.features(batch)
+        cls_maps = [self.head.cls_tower(level) for level in levels]
+        assignment = self.mined(batch, cls_maps)
+        if normalizer is None:
+            normalizer = self.loss_normalizer(counted(self.mining, assignment, self.num_classes))
+        positive = assignment.positives(self.num_classes)
         deltas = self.head.regress_at(levels, positive)
-        matched = match(priors, assignment, batch.targets, positive, deltas)
+        matched = match(self.priors(batch), assignment, batch.targets, positive, deltas)
         return LossTerms(
             classification=self.classification_loss(
-                [self.head.cls_tower(level) for level in levels],
-                assignment.labels,
-                matched,
-                normalizer,
+                cls_maps, assignment.labels, matched, normalizer
             ),
             box=self.regression_loss(matched, normalizer),
             positives=positive.sum(),
         )
 
     def normalizer(self, batch: Batch, parts: Sequence[slice] = WHOLE) -> Tensor:
-        """See `Detector.normalizer`."""
-        positives = self.assign(batch).positives(self.num_classes).sum(dim=1)
-        z: Tensor = self.loss_normalizer(positives)
+        """See `Detector.normalizer`; mining depends on predictions."""
+        z: Tensor
+        if isinstance(self.mining, NoMining):
+            z = self.loss_normalizer(self.assign(batch).positives(self.num_classes).sum(dim=1))
+            return z
+        numbers = []
+        with predicting(self):
+            for part in parts:
+                levels = self.features(batch[part])
+                assignment = self.mined(batch[part], [self.head.cls_tower(x) for x in levels])
+                numbers.append(counted(self.mining, assignment, self.num_classes))
+        z = self.loss_normalizer(torch.cat(numbers))
         return z
 
     @torch.no_grad()
@@ -232,6 +245,10 @@ class RetinaNet(Detector):
         """What every anchor of a batch answers for."""
         assignment: Assignment = self.assigner(self.priors(batch), batch.targets)
         return assignment
+
+    def mined(self, batch: Batch, cls_maps: Sequence[Tensor]) -> Assignment:
+        """What every anchor answers for, those ignored that mining leaves out."""
+        return mine(self.mining, self.head, cls_maps, self.assign(batch), self.priors(batch))
 
     def classification_loss(
         self, features: Sequence[Tensor], labels: Tensor, matched: Matched, normalizer: Tensor
