@@ -183,6 +183,7 @@ def _load_union(args: tuple[Any, ...], value: Any, where: str) -> Any:
 
 ALIASES = {
     "loss": "model.loss",
+    "mining": "model.mining",
     "sampler": "data.sampler",
     "lr": "train.lr",
     "epochs": "train.epochs",

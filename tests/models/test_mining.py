@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hyperfocal.losses import SigmoidCrossEntropyLoss, sigmoid_cross_entropy
 from hyperfocal.models import ATSS, FCOS, PAA, Detector, ImprovedBaseline, RetinaNet
-from hyperfocal.models.mining import HardNegativeMining, MiningConfig, NoMining, OnlineHardMining
+from hyperfocal.models.mining import HardNegativeMining, MiningConfig, OnlineHardMining
 from hyperfocal.types import Batch, ConfigError
 
 DETECTORS = pytest.mark.parametrize(
@@ -25,7 +25,7 @@ MININGS = [
 
 
 def detector(
-    kind: type, small: RetinaNet.Config, mining: MiningConfig, **changes: object
+    kind: type, small: RetinaNet.Config, mining: MiningConfig | None, **changes: object
 ) -> Detector:
     config = kind(
         backbone=small.backbone, neck=dataclasses.replace(kind().neck, channels=32), mining=mining
@@ -118,8 +118,8 @@ def test_the_loss_is_that_of_the_chosen_over_their_number(
 def test_no_mining_is_the_default_and_changes_nothing(
     small_config: RetinaNet.Config, batch: Batch
 ) -> None:
-    model = detector(RetinaNet.Config, small_config, NoMining())
-    assert small_config.mining == NoMining()
+    model = detector(RetinaNet.Config, small_config, None)
+    assert small_config.mining is None
     assert torch.equal(seen(model, batch), model.samples(batch).labels)
 
 

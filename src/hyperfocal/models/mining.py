@@ -24,14 +24,6 @@ DividedBy = Literal["selected", "positives"]
 
 
 @dataclass(frozen=True)
-class NoMining(config.Config):
-    """Every prior that isn't ignored is trained on."""
-
-    kind: ClassVar[str] = "none"
-    divide_by: ClassVar[DividedBy] = "positives"
-
-
-@dataclass(frozen=True)
 class OnlineHardMining(config.Config):
     """The priors with the greatest loss, thinned out by suppression (`online_hard_examples`)."""
 
@@ -82,13 +74,13 @@ class HardNegativeMining(config.Config):
         return hard_negatives(losses, labels, num_classes, ratio=self.negatives_per_positive)
 
 
-MiningConfig = NoMining | OnlineHardMining | HardNegativeMining
-"""What ``--mining KIND`` can name."""
+MiningConfig = OnlineHardMining | HardNegativeMining
+"""What ``--mining KIND`` can name, and ``none``."""
 
 
 @torch.no_grad()
 def mine(
-    mining: MiningConfig,
+    mining: MiningConfig | None,
     head: DenseHead,
     cls_maps: Sequence[Tensor],
     assignment: Assignment,
@@ -97,13 +89,13 @@ def mine(
     """The assignment with every prior ignored that isn't chosen; the logits of one image exist.
 
     Args:
-        mining: how to choose.
+        mining: how to choose; None: all.
         head: whose last convolution makes the logits.
         cls_maps: the classification tower's map of each level.
         assignment: of every image.
         priors: the A priors.
     """
-    if isinstance(mining, NoMining):
+    if mining is None:
         return assignment
     labels = []
     for image, own in enumerate(assignment.labels):
@@ -115,8 +107,8 @@ def mine(
     return dataclasses.replace(assignment, labels=torch.stack(labels))
 
 
-def counted(mining: MiningConfig, assignment: Assignment, num_classes: int) -> Tensor:
+def counted(mining: MiningConfig | None, assignment: Assignment, num_classes: int) -> Tensor:
     """``(B,)``: the priors of each image that its losses are divided by, see ``divide_by``."""
-    if mining.divide_by == "selected":
+    if mining is not None and mining.divide_by == "selected":
         return (assignment.labels >= 0).sum(dim=1)
     return assignment.positives(num_classes).sum(dim=1)

@@ -20,7 +20,7 @@ from hyperfocal.models.detector import SHARED_FIELDS
 from hyperfocal.models.fpn import FPN
 from hyperfocal.models.head import DenseHead
 from hyperfocal.models.inference import Inference
-from hyperfocal.models.mining import MiningConfig, NoMining
+from hyperfocal.models.mining import MiningConfig
 from hyperfocal.models.pixels import PixelNorm
 from hyperfocal.models.priors import AnchorGenerator
 from hyperfocal.models.quality import QualityBranch
@@ -41,7 +41,7 @@ class Parts:
     assigner: nn.Module
     coder: BoxCoder
     loss: nn.Module
-    mining: MiningConfig
+    mining: MiningConfig | None
     box_loss: nn.Module
     box_weight: float
     quality: QualityBranch
@@ -71,8 +71,8 @@ class QualityDetectorConfig(config.Config):
     """Towers and predictions."""
     loss: ClassificationLossConfig = field(default_factory=SigmoidFocalLoss.Config)
     """Classification loss."""
-    mining: MiningConfig = field(default_factory=NoMining)
-    """Which priors are trained on."""
+    mining: MiningConfig | None = None
+    """Train on hard priors only; none: on all."""
     box_loss: BoxLossConfig = field(default_factory=GIoULoss.Config)
     """Box loss."""
     box_weight: float = 1.0

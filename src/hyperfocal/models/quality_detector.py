@@ -15,7 +15,7 @@ from hyperfocal.models.classification import classification_loss
 from hyperfocal.models.detector import WHOLE, Detector, predicting
 from hyperfocal.models.head import TowerFeatures, join_levels
 from hyperfocal.models.matched import Matched, match
-from hyperfocal.models.mining import NoMining, counted, mine
+from hyperfocal.models.mining import counted, mine
 from hyperfocal.models.normalizer import step_divisors
 from hyperfocal.models.pixels import padded_hw
 from hyperfocal.models.quality import centerness
@@ -116,7 +116,7 @@ class QualityDetector(Detector):
 
     def normalizer(self, batch: Batch, parts: Sequence[slice] = WHOLE) -> Tensor:
         """``(B, 2)``; see `Detector.normalizer` and the class."""
-        if self.known_beforehand and isinstance(self.mining, NoMining):
+        if self.known_beforehand and self.mining is None:
             priors, assignment = self.priors(batch), self.assign(batch)
             positive = assignment.positives(self.num_classes)
             nothing = priors.boxes.new_zeros(int(positive.sum()), 4)

@@ -27,7 +27,7 @@ from hyperfocal.models.fpn import FPN
 from hyperfocal.models.head import DenseHead, join_levels
 from hyperfocal.models.inference import Inference
 from hyperfocal.models.matched import Matched, match
-from hyperfocal.models.mining import MiningConfig, NoMining, counted, mine
+from hyperfocal.models.mining import MiningConfig, counted, mine
 from hyperfocal.models.normalizer import LossNormalizer, NormalizerKind
 from hyperfocal.models.pixels import PixelNorm, padded_hw
 from hyperfocal.models.priors import AnchorGenerator
@@ -75,8 +75,8 @@ class RetinaNet(Detector):
         """Which anchors answer for which object."""
         loss: ClassificationLossConfig = field(default_factory=SigmoidFocalLoss.Config)
         """Classification loss."""
-        mining: MiningConfig = field(default_factory=NoMining)
-        """Which anchors are trained on."""
+        mining: MiningConfig | None = None
+        """Train on hard anchors only; none: on all."""
         box_loss: BoxLossConfig = field(default_factory=SmoothL1Loss.Config)
         """Box loss."""
         box_weight: float = 1.0
@@ -161,7 +161,7 @@ class RetinaNet(Detector):
         self.head = head
         self.assigner = assigner
         self.loss = loss
-        self.mining = mining or NoMining()
+        self.mining = mining
         self.box_loss = box_loss
         self.box_weight = box_weight
         self.loss_normalizer = LossNormalizer(normalizer)
@@ -190,7 +190,7 @@ class RetinaNet(Detector):
     def normalizer(self, batch: Batch, parts: Sequence[slice] = WHOLE) -> Tensor:
         """See `Detector.normalizer`; mining depends on predictions."""
         z: Tensor
-        if isinstance(self.mining, NoMining):
+        if self.mining is None:
             z = self.loss_normalizer(self.assign(batch).positives(self.num_classes).sum(dim=1))
             return z
         numbers = []
