@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,10 @@ from hyperfocal.types import ConfigError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from hyperfocal.data.loader import SizedBatches
     from hyperfocal.engine.category_sums import CategorySums
+    from hyperfocal.engine.predict import Predictor
+    from hyperfocal.engine.sample_logits import SampleLogits
     from hyperfocal.figures.export import Drawn
     from hyperfocal.types import AnnotationSet
 
@@ -26,11 +30,15 @@ FROM_FUNCTIONS = {
     "efl3": "EFL without and with its weighting factor (EFL paper, Fig. 3)",
 }
 FROM_RUNS = {
+    "fl4": "cumulative loss over positive and negative samples (focal-loss paper, Fig. 4)",
     "efl2": "positive over negative samples and gradients per category (EFL paper, Fig. 2)",
     "efl4": "mean score of positives less that of negatives per category (Fig. 4)",
 }
-SPLITS = {"efl2": "train", "efl4": "val"}
+SPLITS = {"fl4": "val", "efl2": "train", "efl4": "val"}
 """Which split of a run a figure looks at, as its paper does."""
+
+NEGATIVES = 10_000_000
+"""Logits of negatives that fl4 draws, as many as its paper did."""
 
 DESCRIPTION = (
     """\
@@ -46,10 +54,10 @@ Draw figures of the papers as PNG and SVG, with their data as CSV.
     + "\n".join(f"  {name:5} {what}" for name, what in FROM_RUNS.items())
     + """
 
-A figure of a run shows its best weights over images of its own data (efl2: training images, efl4:
-validation images), as they are evaluated, without augmentation. Gradients are those of the run's
-own classification loss with respect to the logits, so that runs of any loss can be compared; they
-are the trained detector's, not those summed up over its training (for which see ratios.png)."""
+A figure of a run shows its best weights over images of its own data (efl2: training images, the
+others: validation images), as they are evaluated, without augmentation. Gradients are those of the
+run's own classification loss with respect to the logits, so that runs of any loss can be compared;
+they are the trained detector's, not those added up over its training (ratios.png shows them)."""
 )
 
 
@@ -87,6 +95,7 @@ def _from_runs(
 ) -> dict[str, Drawn]:
     if not names:
         return {}
+    from hyperfocal.figures.cumulative import RunLogits, cumulative_figure
     from hyperfocal.figures.per_category import CategoryLine, imbalance_figure, margin_figure
     from hyperfocal.figures.ratio_files import read_categories
 
@@ -101,6 +110,10 @@ def _from_runs(
     sums: dict[str, dict[str, CategorySums]] = {}
     for name in names:
         split = "given" if args.annotations else SPLITS[name]
+        if name == "fl4":
+            logits = {run: _logits(path, split, args, console) for run, path in runs.items()}
+            drawn[name] = cumulative_figure([RunLogits(run, *x) for run, x in logits.items()])
+            continue
         if split not in sums:
             sums[split] = {run: _sums(path, split, args, console) for run, path in runs.items()}
         found = sums[split].items()
@@ -115,9 +128,28 @@ def _from_runs(
 
 
 def _sums(run: Path, split: str, args: argparse.Namespace, console: Console) -> CategorySums:
-    """One pass of a run's detector over some images of a split."""
-    from hyperfocal.data import Split, eval_batches, read_annotations
+    """Sums by category over one pass of a run's detector."""
     from hyperfocal.engine.category_sums import sum_by_category
+
+    with _pass(run, split, args, console) as (model, batches, advance):
+        return sum_by_category(model.detector, batches, model.device, advance)
+
+
+def _logits(run: Path, split: str, args: argparse.Namespace, console: Console) -> SampleLogits:
+    """Logits of positives and negatives over one pass of a run's detector."""
+    from hyperfocal.engine.sample_logits import collect_logits
+
+    with _pass(run, split, args, console) as (model, batches, advance):
+        per_batch = -(-NEGATIVES // len(batches))
+        return collect_logits(model.detector, batches, model.device, per_batch, advance=advance)
+
+
+@contextmanager
+def _pass(
+    run: Path, split: str, args: argparse.Namespace, console: Console
+) -> Iterator[tuple[Predictor, SizedBatches, Callable[[int], None]]]:
+    """A run's detector, some images of a split, and what to call as they are done."""
+    from hyperfocal.data import Split, eval_batches, read_annotations
     from hyperfocal.engine.predict import load
     from hyperfocal.engine.progress import ProgressBar
     from hyperfocal.engine.run_folder import RunFolder
@@ -136,11 +168,10 @@ def _sums(run: Path, split: str, args: argparse.Namespace, console: Console) -> 
         categories=model.categories,
         check="none",
     )
-    chosen = spread_out(annotations, args.most)
-    batches = eval_batches(data, chosen, batch_size=1)
+    batches = eval_batches(data, spread_out(annotations, args.most), batch_size=1)
     bar = ProgressBar(console, f"{run.name}, {split}", len(batches), "images", transient=True)
     with bar, model.autocast():
-        return sum_by_category(model.detector, batches, model.device, bar.advance)
+        yield model, batches, bar.advance
 
 
 def spread_out(annotations: AnnotationSet, most: int) -> AnnotationSet:
