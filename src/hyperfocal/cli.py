@@ -18,6 +18,7 @@ commands:
   evaluate RUN [flags]      measure a trained detector on annotated images
   evaluate --detections F   measure anyone's COCO-format results
   predict RUN PATH...       annotated pictures and predictions.json
+  figures NAME|RUN...       the papers' figures, redrawn from functions and runs
   recipes                   what there is to train, and what each is for
   import torchvision F      bring torchvision RetinaNet or FCOS weights over
 
@@ -29,6 +30,7 @@ COMMANDS = {
     "train": "train",
     "evaluate": "evaluate",
     "predict": "predict",
+    "figures": "figures",
     "recipes": "recipes",
     "import": "import_weights",
 }

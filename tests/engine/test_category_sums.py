@@ -1,14 +1,16 @@
-"""Sums by category, against one prior after the other."""
+"""What is gathered over the samples of a detector, against one prior after the other."""
 
 from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from hyperfocal.engine.category_sums import CategorySums, sum_by_category
+from hyperfocal.engine.sample_logits import collect_logits
 from hyperfocal.losses import EqualizedFocalLoss, QualityFocalLoss, SigmoidFocalLoss
 from hyperfocal.models import ATSS, FPN, Backbone, DenseHead, RetinaNet
 from hyperfocal.models.samples import Samples
@@ -86,6 +88,28 @@ def test_a_pass_teaches_the_model_nothing() -> None:
     sum_by_category(model.train(), [batch(0)], torch.device("cpu"))
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name]), name
+
+
+@pytest.mark.parametrize("per_batch", [0, 100, 5_000, 10**9])
+def test_collected_logits_are_the_samples_on_their_side(per_batch: int) -> None:
+    model, batches = detector(RetinaNet.Config, SigmoidFocalLoss.Config()), [batch(0), batch(1)]
+    found = collect_logits(model, batches, torch.device("cpu"), per_batch)
+    positive, negative = [], []
+    for one in batches:
+        samples = model.samples(one)
+        kept = samples.labels >= 0
+        y = nn.functional.one_hot(samples.labels[kept], K + 1)[:, :K].bool()
+        positive += samples.logits[kept][y].tolist()
+        negative += (-samples.logits[kept][~y]).tolist()
+    assert sorted(found.positive.tolist()) == sorted(positive)
+    if per_batch == 10**9:
+        assert sorted(found.negative.tolist()) == sorted(negative)
+    else:
+        assert 1.95 * per_batch <= len(found.negative) <= 2 * per_batch
+        assert set(found.negative.tolist()) <= set(negative)
+    if per_batch:  # drawn evenly: their mean is that of all, to five standard errors
+        error = 5 * np.std(negative) / np.sqrt(len(found.negative))
+        assert abs(found.negative.mean() - np.mean(negative)) < error + 1e-4
 
 
 def test_ratios_and_margins_by_hand() -> None:

@@ -54,7 +54,7 @@ def saturation(model: nn.Module, counts: CategoryCounts) -> Saturation | None:
         return None
     known = [b for b, n in zip(loss.balanced().tolist(), counts.images, strict=True) if n > 0]
     lower = [f"a lower model.loss.{name}" for name in ("alpha", "gamma") if hasattr(loss, name)]
-    remedies = (*lower, "a larger model.head.prior (0.01 in place of 0.001)")
+    remedies = (*lower, "a larger model.head.prior")
     return Saturation(type(loss).__name__, loss.plain, remedies, sum(known), len(known))
 
 

@@ -33,6 +33,15 @@ def group_colours(groups: Sequence[str]) -> dict[str, str]:
     return {group: order[i % len(order)] for i, group in enumerate(groups)}
 
 
+def ordered_colours(count: int) -> list[str]:
+    """Colours for values that have an order, dark to light; told apart in grey, too."""
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    shades = colormaps["viridis"]
+    return [to_hex(shades(0.9 * i / max(count - 1, 1))) for i in range(count)]
+
+
 def new_figure(width: float, height: float) -> Figure:
     """An empty figure, in inches, that no window and no global state knows of."""
     from matplotlib.figure import Figure
@@ -51,5 +60,6 @@ def tidy(axes: Axes, grid: bool = True) -> None:
 def save(figure: Figure, out: Path) -> Path:
     """Write the figure in the format of the file's ending and return the path."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out)
+    # A drawing says nothing of when it was made: the same data give the same file.
+    figure.savefig(out, metadata={"Date": None} if out.suffix == ".svg" else None)
     return out

@@ -1,0 +1,241 @@
+"""``hyperfocal figures NAME|RUN... --out D``: the papers' figures, from our functions and runs."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hyperfocal.types import ConfigError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from hyperfocal.data.loader import SizedBatches
+    from hyperfocal.engine.category_sums import CategorySums
+    from hyperfocal.engine.predict import Predictor
+    from hyperfocal.engine.sample_logits import SampleLogits
+    from hyperfocal.figures.export import Drawn
+    from hyperfocal.types import AnnotationSet
+
+FROM_FUNCTIONS = {
+    "fl1": "focal loss against p_t (focal-loss paper, Fig. 1)",
+    "fl5": "CE, FL and FL* against x_t (Fig. 5)",
+    "fl6": "their derivatives (Fig. 6)",
+    "fl7": "FL* for many settings (Fig. 7)",
+    "efl3": "EFL without and with its weighting factor (EFL paper, Fig. 3)",
+}
+FROM_RUNS = {
+    "fl4": "cumulative loss over positive and negative samples (focal-loss paper, Fig. 4)",
+    "efl2": "positive over negative samples and gradients per category (EFL paper, Fig. 2)",
+    "efl4": "mean score of positives less that of negatives per category (Fig. 4)",
+}
+SPLITS = {"fl4": "val", "efl2": "train", "efl4": "val"}
+"""Which split of a run a figure looks at, as its paper does."""
+
+NEGATIVES = 10_000_000
+"""Logits of negatives that fl4 draws, as many as its paper did."""
+
+DESCRIPTION = (
+    """\
+Draw figures of the papers as PNG and SVG, with their data as CSV.
+
+  hyperfocal figures fl1 efl3 --out D          figures that need no run
+  hyperfocal figures RUN RUN... --out D        all that can be drawn from runs, a line a run
+  hyperfocal figures efl4 RUN RUN... --out D   one of them
+
+"""
+    + "\n".join(f"  {name:5} {what}" for name, what in FROM_FUNCTIONS.items())
+    + "\nfrom runs and their data:\n"
+    + "\n".join(f"  {name:5} {what}" for name, what in FROM_RUNS.items())
+    + """
+
+A figure of a run shows its best weights over images of its own data (efl2: training images, the
+others: validation images), as they are evaluated, without augmentation. Gradients are those of the
+run's own classification loss with respect to the logits, so that runs of any loss can be compared;
+they are the trained detector's, not those added up over its training (ratios.png shows them)."""
+)
+
+
+def run(words: list[str]) -> int:
+    """Draw what the words name."""
+    args = _parse(words)
+    from rich.console import Console
+
+    from hyperfocal.figures.export import export
+
+    console = Console()
+    drawn = _from_functions([n for n in args.names if n in FROM_FUNCTIONS])
+    drawn |= _from_runs([n for n in args.names if n in FROM_RUNS], args, console)
+    for name, figure in drawn.items():
+        for path in export(figure, args.out, name):
+            console.print(f"  {path}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def _from_functions(names: Sequence[str]) -> dict[str, Drawn]:
+    from hyperfocal.figures import loss_shapes
+
+    draw = {
+        "fl1": loss_shapes.focal_gamma_figure,
+        "fl5": loss_shapes.focal_star_figure,
+        "fl6": loss_shapes.focal_star_slope_figure,
+        "fl7": loss_shapes.focal_star_sweep_figure,
+        "efl3": loss_shapes.weighting_factor_figure,
+    }
+    return {name: draw[name]() for name in names}
+
+
+def _from_runs(
+    names: Sequence[str], args: argparse.Namespace, console: Console
+) -> dict[str, Drawn]:
+    if not names:
+        return {}
+    from hyperfocal.figures.cumulative import RunLogits, cumulative_figure
+    from hyperfocal.figures.per_category import CategoryLine, imbalance_figure, margin_figure
+    from hyperfocal.figures.ratio_files import read_categories
+
+    runs = dict(zip(run_names(args.runs), args.runs, strict=True))
+    categories, _ = read_categories(args.runs[0])
+    for path in args.runs[1:]:
+        if [c.name for c in read_categories(path)[0]] != [c.name for c in categories]:
+            raise ConfigError(
+                f"{path} and {args.runs[0]} have different categories: draw them separately"
+            )
+    drawn: dict[str, Drawn] = {}
+    sums: dict[str, dict[str, CategorySums]] = {}
+    for name in names:
+        split = "given" if args.annotations else SPLITS[name]
+        if name == "fl4":
+            logits = {run: _logits(path, split, args, console) for run, path in runs.items()}
+            drawn[name] = cumulative_figure([RunLogits(run, *x) for run, x in logits.items()])
+            continue
+        if split not in sums:
+            sums[split] = {run: _sums(path, split, args, console) for run, path in runs.items()}
+        found = sums[split].items()
+        if name == "efl2":
+            samples = [CategoryLine(run, s.count_ratio().numpy()) for run, s in found]
+            gradients = [CategoryLine(run, s.gradient_ratio().numpy()) for run, s in found]
+            drawn[name] = imbalance_figure(samples, gradients, categories)
+        else:
+            margins = [CategoryLine(run, s.margin().numpy()) for run, s in found]
+            drawn[name] = margin_figure(margins, categories)
+    return drawn
+
+
+def _sums(run: Path, split: str, args: argparse.Namespace, console: Console) -> CategorySums:
+    """Sums by category over one pass of a run's detector."""
+    from hyperfocal.engine.category_sums import sum_by_category
+
+    with _pass(run, split, args, console) as (model, batches, advance):
+        return sum_by_category(model.detector, batches, model.device, advance)
+
+
+def _logits(run: Path, split: str, args: argparse.Namespace, console: Console) -> SampleLogits:
+    """Logits of positives and negatives over one pass of a run's detector."""
+    from hyperfocal.engine.sample_logits import collect_logits
+
+    with _pass(run, split, args, console) as (model, batches, advance):
+        per_batch = -(-NEGATIVES // len(batches))
+        return collect_logits(model.detector, batches, model.device, per_batch, advance=advance)
+
+
+@contextmanager
+def _pass(
+    run: Path, split: str, args: argparse.Namespace, console: Console
+) -> Iterator[tuple[Predictor, SizedBatches, Callable[[int], None]]]:
+    """A run's detector, some images of a split, and what to call as they are done."""
+    from hyperfocal.data import Split, eval_batches, read_annotations
+    from hyperfocal.engine.predict import load
+    from hyperfocal.engine.progress import ProgressBar
+    from hyperfocal.engine.run_folder import RunFolder
+
+    model, data = load(run, args.device), RunFolder(run).read_experiment().data
+    own = {"train": data.train, "val": data.val}
+    source = own.get(split) or Split(args.annotations, args.images)
+    if source.annotations is None:
+        raise ConfigError(
+            f"{run} has no {split} split: give --data.annotations F and --data.images D"
+        )
+    annotations = read_annotations(
+        source.annotations,
+        source.images,
+        split="train" if split == "train" else "val",
+        categories=model.categories,
+        check="none",
+    )
+    batches = eval_batches(data, spread_out(annotations, args.most), batch_size=1)
+    bar = ProgressBar(console, f"{run.name}, {split}", len(batches), "images", transient=True)
+    with bar, model.autocast():
+        yield model, batches, bar.advance
+
+
+def spread_out(annotations: AnnotationSet, most: int) -> AnnotationSet:
+    """At most ``most`` images (0: all), evenly spread over the split; without federated lists."""
+    count = len(annotations.images)
+    if not 0 < most < count:
+        most = count
+    images = tuple(annotations.images[i * count // most] for i in range(most))
+    return dataclasses.replace(annotations, images=images, federated=None)
+
+
+def run_names(runs: Sequence[Path]) -> list[str]:
+    """A name for each run: its folder's, with as many parents as it takes to tell them apart."""
+    parts = [path.resolve().parts for path in runs]
+    for length in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(own[-length:]) for own in parts]
+        if len(set(names)) == len(names):
+            return names
+    raise ConfigError(f"{runs[0]}: the same run is named twice")
+
+
+def _parse(words: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="hyperfocal figures",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("what", nargs="+", metavar="NAME|RUN", help="figures and run folders")
+    parser.add_argument("--out", type=Path, required=True, metavar="D", help="folder to write to")
+    parser.add_argument(
+        "--most",
+        type=int,
+        default=500,
+        metavar="N",
+        help="images looked at per run and split, evenly spread (0: all; default 500)",
+    )
+    parser.add_argument(
+        "--data.annotations",
+        dest="annotations",
+        type=Path,
+        metavar="F",
+        help="look at these images in place of the runs' own splits",
+    )
+    parser.add_argument("--data.images", dest="images", type=Path, metavar="D", help="image folder")
+    parser.add_argument("--device", default="auto", help="default: a GPU where there is one")
+    args = parser.parse_args(words)
+    known = FROM_FUNCTIONS | FROM_RUNS
+    args.names = list(dict.fromkeys(word for word in args.what if word in known))
+    args.runs = [Path(word) for word in args.what if word not in known]
+    for path in args.runs:
+        if not path.is_dir():
+            close = difflib.get_close_matches(str(path), known, n=1)
+            hint = f" Did you mean {close[0]}?" if close else ""
+            raise ConfigError(
+                f"{path} is neither a run folder nor a figure ({', '.join(known)}).{hint}"
+            )
+    wanted = [name for name in args.names if name in FROM_RUNS]
+    if wanted and not args.runs:
+        raise ConfigError(f"{wanted[0]} is drawn from runs: name their folders too")
+    if args.runs and not wanted:
+        args.names += FROM_RUNS
+    if args.most < 0:
+        raise ConfigError(f"--most {args.most}, but it must be at least 0")
+    if args.images is not None and args.annotations is None:
+        raise ConfigError("--data.images goes with --data.annotations")
+    return args

@@ -1,0 +1,67 @@
+"""A figure as PNG and SVG, with the numbers that it is drawn from as CSV."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hyperfocal.figures import style
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Column = Sequence[object] | NDArray[Any]
+
+Columns = Mapping[str, Column]
+"""A table by columns, all of one length."""
+
+
+class Drawn(NamedTuple):
+    """A figure and its data.
+
+    Attributes:
+        figure: what to look at.
+        columns: what it was drawn from; nan and None become empty cells.
+    """
+
+    figure: Figure
+    columns: Columns
+
+
+def export(drawn: Drawn, out: Path, name: str) -> list[Path]:
+    """Write ``name``.png, .svg and .csv into the folder ``out`` and return their paths.
+
+    Raises:
+        ValueError: columns of different lengths.
+    """
+    paths = [style.save(drawn.figure, out / f"{name}.{ending}") for ending in ("png", "svg")]
+    table = out / f"{name}.csv"
+    with table.open("w", encoding="utf-8", newline="") as file:
+        write = csv.writer(file, lineterminator="\n")
+        write.writerow(drawn.columns)
+        for row in zip(*drawn.columns.values(), strict=True):
+            write.writerow([_cell(value) for value in row])
+    return [*paths, table]
+
+
+def unique_names(names: Iterable[str]) -> list[str]:
+    """The names, numbered where one comes again, so that no column replaces another."""
+    given: list[str] = []
+    for name in names:
+        number, found = 1, name
+        while found in given:
+            number += 1
+            found = f"{name} ({number})"
+        given.append(found)
+    return given
+
+
+def _cell(value: object) -> object:
+    if isinstance(value, float | np.floating):
+        return "" if np.isnan(value) else f"{value:.6g}"
+    return "" if value is None else value

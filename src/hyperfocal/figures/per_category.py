@@ -1,0 +1,189 @@
+"""Figures of the papers with one value a category and run: Equalized Focal Loss Figs. 2 and 4.
+
+Categories stand from the most frequent in training to the rarest. With many of them each is a faint
+point and the line of a run is a running median, so that the trend along the tail is seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hyperfocal.figures import style
+from hyperfocal.figures.export import Column, Drawn, unique_names
+from hyperfocal.figures.ratio_files import TrainedCategory
+from hyperfocal.figures.run_files import Series
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MOST_NAMES = 20
+"""With more categories than this their names can't be read and are left out."""
+
+MOST_MARKED = 40
+"""With more categories than this lines are running medians."""
+
+LINES = ("-", "--", "-.", ":")
+
+
+@dataclass(frozen=True)
+class CategoryLine:
+    """One value a category, for one run.
+
+    Attributes:
+        run: what to call the run.
+        values: ``(K,)`` by label; nan where there is none.
+    """
+
+    run: str
+    values: Series
+
+
+def imbalance_figure(
+    samples: Sequence[CategoryLine],
+    gradients: Sequence[CategoryLine],
+    categories: Sequence[TrainedCategory],
+) -> Drawn:
+    """Equalized Focal Loss paper, Fig. 2, and what a loss makes of it.
+
+    Left, as in the paper: the logarithm (base 10) of each category's number of positive samples
+    over that of its negative ones, which is the assigner's doing. Runs that share an assigner share
+    a line. Right: the same of the absolute gradients of each run's own loss; 0 is balance.
+
+    Args:
+        samples: a line a run, positive over negative samples.
+        gradients: a line a run, positive over negative gradient.
+        categories: by label.
+    """
+    figure = style.new_figure(10.5, 4.0)
+    left, right = figure.subplots(1, 2)
+    columns = category_columns(categories)
+    order = by_frequency(categories)
+    for axes, lines, what in (
+        (left, _distinct(samples), "samples"),
+        (right, gradients, "gradient"),
+    ):
+        logs = [CategoryLine(line.run, log10(line.values)) for line in lines]
+        _draw(axes, logs, categories, order)
+        axes.set_ylabel(f"$\\log_{{10}}$(positive / negative {what})")
+        axes.set_title(f"{what} of each category")
+        for name, line in zip(unique_names(x.run for x in logs), logs, strict=True):
+            columns[f"log10 {what} ratio, {name}"] = line.values[order]
+    right.axhline(0, color=style.BLACK, linewidth=0.8, linestyle=":")
+    return Drawn(figure, columns)
+
+
+def margin_figure(margins: Sequence[CategoryLine], categories: Sequence[TrainedCategory]) -> Drawn:
+    """Equalized Focal Loss paper, Fig. 4: mean score of positives less mean score of negatives."""
+    figure = style.new_figure(6.6, 4.0)
+    axes = figure.subplots()
+    order = by_frequency(categories)
+    columns = category_columns(categories)
+    _draw(axes, margins, categories, order)
+    axes.set_ylabel("mean score of positives - of negatives")
+    for name, line in zip(unique_names(x.run for x in margins), margins, strict=True):
+        columns[f"score margin, {name}"] = line.values[order]
+    return Drawn(figure, columns)
+
+
+def by_frequency(categories: Sequence[TrainedCategory]) -> NDArray[np.int64]:
+    """Labels from the most frequent in training to the rarest; unknown frequencies as they come."""
+    return np.argsort([-(c.train_images or 0) for c in categories], kind="stable")
+
+
+def category_columns(categories: Sequence[TrainedCategory]) -> dict[str, Column]:
+    """Rank, name, training images and group, from frequent to rare."""
+    rows = [categories[label] for label in by_frequency(categories)]
+    return {
+        "rank": range(len(rows)),
+        "category": [row.name for row in rows],
+        "train_images": [row.train_images for row in rows],
+        "group": [row.group for row in rows],
+    }
+
+
+def log10(values: Series) -> Series:
+    """Logarithm, nan where there is none."""
+    return np.log10(np.where(values > 0, values, np.nan))
+
+
+def running_median(values: Series, width: int) -> Series:
+    """Median of the ``width`` values around each (fewer at the ends), without nan."""
+    half = width // 2
+    windows = [values[max(i - half, 0) : i + half + 1] for i in range(len(values))]
+    known = [window[~np.isnan(window)] for window in windows]
+    return np.array([np.median(window) if len(window) else np.nan for window in known])
+
+
+def _draw(
+    axes: Axes,
+    lines: Sequence[CategoryLine],
+    categories: Sequence[TrainedCategory],
+    order: NDArray[np.int64],
+) -> None:
+    many = len(order) > MOST_MARKED
+    for n, line in enumerate(lines):
+        values, colour = line.values[order], style.OKABE_ITO[n % len(style.OKABE_ITO)]
+        if many:
+            axes.plot(values, ".", color=colour, markersize=2.5, alpha=0.35)
+            values = running_median(values, max(len(order) // 20, 3))
+        axes.plot(
+            values,
+            color=colour,
+            linestyle=LINES[n % len(LINES)],
+            linewidth=2,
+            marker=None if many else "o",
+            markersize=4,
+            label=line.run,
+        )
+    _mark_groups(axes, categories, order)
+    axes.set_xlabel("categories, from frequent to rare in training")
+    if len(order) <= MOST_NAMES:
+        axes.set_xticks(range(len(order)), [categories[label].name for label in order], fontsize=7)
+        for text in axes.get_xticklabels():
+            text.set(rotation=50, ha="right", rotation_mode="anchor", parse_math=False)
+    if len(lines) > 1:
+        axes.legend(frameon=False)
+    style.tidy(axes)
+
+
+def _mark_groups(
+    axes: Axes, categories: Sequence[TrainedCategory], order: NDArray[np.int64]
+) -> None:
+    """A line where a frequency group ends, and the names of the groups below the top."""
+    groups = [categories[label].group for label in order]
+    starts = [i for i in range(len(groups)) if i == 0 or groups[i] != groups[i - 1]]
+    for start, end in zip(starts, [*starts[1:], len(groups)], strict=True):
+        group = groups[start]
+        if start:
+            axes.axvline(start - 0.5, color=style.GREY, linewidth=0.8)
+        if group is not None:
+            name = style.GROUP_NAMES.get(group, group)
+            middle = (start + end - 1) / 2
+            axes.annotate(
+                name,
+                (middle, 1),
+                xycoords=("data", "axes fraction"),
+                xytext=(0, -10),
+                textcoords="offset points",
+                ha="center",
+                fontsize=8,
+                color=style.GREY,
+            )
+
+
+def _distinct(lines: Sequence[CategoryLine]) -> list[CategoryLine]:
+    """Lines of the same values as one, under all their names."""
+    found: list[CategoryLine] = []
+    for line in lines:
+        same = [i for i, f in enumerate(found) if np.array_equal(f.values, line.values, True)]
+        if same:
+            first = found[same[0]]
+            found[same[0]] = CategoryLine(f"{first.run}, {line.run}", first.values)
+        else:
+            found.append(line)
+    return found
