@@ -37,7 +37,7 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
     ("words", "said"),
     [
         (["trian"], "no command 'trian'. Did you mean 'train'?"),
-        (["train", "retinanet_r50"], "did you mean 'retinanet_r50_coco'?"),
+        (["train", "retinanet_r50_coc"], "did you mean 'retinanet_r50_coco'?"),
         (["train", "absent.py"], "absent.py: no such recipe file"),
         (["train", "--out", "x", "demo"], "the recipe comes first"),
         (["train", "demo"], "no training data: give --data.train.annotations"),

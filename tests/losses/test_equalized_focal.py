@@ -92,6 +92,36 @@ def test_statistics_are_the_absolute_gradients(some_logits, some_labels, one_hot
     torch.testing.assert_close(got, want)
 
 
+def test_factors_apart(some_logits, some_labels):
+    """Paper, Table 3: the focusing parameter alone is focal loss with γ_j, the weight factor alone
+    focal loss times γ_j/γ_b; statistics are the gradients of what is used."""
+    for factors in ("focusing", "weighting"):
+        focus = 2 + 8 * (1 - RATIO)
+        whole = equalized_focal_loss(some_logits, some_labels, RATIO, factors=factors)
+        for k, gamma in enumerate(focus.tolist()):
+            if factors == "focusing":
+                focal = sigmoid_focal_loss(some_logits, some_labels, gamma=gamma)
+            else:
+                focal = sigmoid_focal_loss(some_logits, some_labels) * gamma / 2
+            torch.testing.assert_close(whole[:, k], focal[:, k])
+
+
+@pytest.mark.parametrize("factors", ["focusing", "weighting"])
+def test_factors_apart_keep_their_own_statistics(some_logits, some_labels, one_hot, factors):
+    want = summed_gradients(some_logits, some_labels, one_hot, factors=factors)
+    got = equalized_focal_gradients(some_logits, some_labels, RATIO, factors=factors)
+    torch.testing.assert_close(got, want)
+    loss = EqualizedFocalLoss.Config(factors=factors).build(5)
+    loss.ratio.copy_(RATIO)
+    x = some_logits.float()
+    total = loss(x, some_labels)  # the fused pass
+    plain = equalized_focal_loss(x, some_labels, RATIO.float(), factors=factors, reduction="sum")
+    torch.testing.assert_close(total, plain)
+    loss.step()
+    torch.testing.assert_close(loss.pos_grad.double(), want[0].double(), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(loss.neg_grad.double(), want[1].double(), rtol=1e-4, atol=1e-6)
+
+
 def test_tiny_negative_gradients_survive_large_positives():
     x = torch.tensor([[9.0], [-9.0], [-9.0]])
     labels = torch.tensor([0, 1, 1])

@@ -9,13 +9,22 @@ from rich.table import Table
 
 
 def run(words: list[str]) -> int:
-    """Print every recipe with its first line of documentation."""
+    """Print every recipe with its first line of documentation, or all of one's."""
     parser = argparse.ArgumentParser(
-        prog="hyperfocal recipes", description="List the recipes of `hyperfocal train`."
+        prog="hyperfocal recipes",
+        description="List the recipes of `hyperfocal train`, or tell all of one: its command, the "
+        "accuracy to expect, and the flags of the published tables' rows.",
     )
-    parser.parse_args(words)
-    from hyperfocal.recipes import describe
+    parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="tell all of this one")
+    name = parser.parse_args(words).recipe
+    from hyperfocal.recipes import describe, docstring, published_rows
 
+    if name is not None:
+        text = docstring(name)
+        print(text)
+        for row in published_rows(text):
+            print(f"\n{row.name}:\n    hyperfocal train {' '.join((name, *row.flags))} ...")
+        return 0
     table = Table(box=None, pad_edge=False)
     table.add_column("recipe", style="bold", no_wrap=True)
     table.add_column("what it is for")

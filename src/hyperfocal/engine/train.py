@@ -302,6 +302,6 @@ def evaluation_steps(evaluations: int, total: int) -> frozenset[int]:
 
 
 def _one_line(step: int, total: int, metrics: dict[str, float]) -> str:
-    shown = ("AP", "AP50", "APr", "APc", "APf")
+    shown = ("AP", "AP50", "APr", "APc", "APf", "AP1", "AP5")
     parts = [f"{n} {metrics[n]:.3f}" for n in shown if n in metrics and metrics[n] == metrics[n]]
     return f"step {step}/{total}  " + "  ".join(parts)

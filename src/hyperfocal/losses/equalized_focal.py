@@ -32,7 +32,7 @@ normalizer enters the statistics.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -55,6 +55,10 @@ from hyperfocal.losses.one_vs_all import balance, one_vs_all, one_vs_all_sums, t
 from hyperfocal.losses.terms import focal_slope, focal_term
 from hyperfocal.types import CategoryCounts
 
+Factors = Literal["both", "focusing", "weighting"]
+"""What the ratios move: γ_j and the weight factor γ_j/γ_b; γ_j alone (weight factor 1); or the
+weight factor alone (focusing parameter γ_b). The paper's Table 3."""
+
 
 def equalized_focal_loss(
     logits: Tensor,
@@ -64,6 +68,7 @@ def equalized_focal_loss(
     alpha: Number | None = 0.25,
     gamma: float = 2.0,
     scale: float = 8.0,
+    factors: Factors = "both",
     weight: Tensor | None = None,
     reduction: Reduction = "none",
     normalizer: Number | None = None,
@@ -80,6 +85,7 @@ def equalized_focal_loss(
         alpha: weight of positives; negatives get ``1 - alpha``. None: both weigh 1.
         gamma: γ_b, the focusing parameter at ratio 1; above 0.
         scale: s, what is added to gamma at ratio 0.
+        factors: what the ratios move, see `Factors`.
         weight: extra factor, one a row or one a logit.
         reduction: "none", "sum" or "mean" (over what isn't ignored).
         normalizer: divides the result of "none" or "sum".
@@ -117,10 +123,11 @@ def equalized_focal_loss(
         normalizer=normalizer,
         channel_dim=channel_dim,
     ):
-        settings = equalized_settings(ratio, alpha, gamma, scale, logits.shape[channel_dim])
+        categories = logits.shape[channel_dim]
+        settings = equalized_settings(ratio, alpha, gamma, scale, categories, factors)
         return fused_sum(logits, targets, settings, normalizer, channel_dim=channel_dim)[0]
     inputs = prepare(logits, targets, weight, channel_dim)
-    focus, own, rest = _per_category(inputs, ratio, alpha, gamma, scale)
+    focus, own, rest = _per_category(inputs, ratio, alpha, gamma, scale, factors)
     loss = one_vs_all(inputs, focal_term, focus, own=own, rest=rest)
     return reduce(loss, inputs, reduction, normalizer)
 
@@ -133,6 +140,7 @@ def equalized_focal_gradients(
     alpha: Number | None = 0.25,
     gamma: float = 2.0,
     scale: float = 8.0,
+    factors: Factors = "both",
     normalizer: Number = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """Absolute gradient of the summed loss, added up per category.
@@ -143,7 +151,7 @@ def equalized_focal_gradients(
         ``(K,)`` over the positives and ``(K,)`` over the negatives of each category.
     """
     inputs = prepare(logits.detach(), targets)
-    focus, own, rest = _per_category(inputs, ratio, alpha, gamma, scale)
+    focus, own, rest = _per_category(inputs, ratio, alpha, gamma, scale, factors)
     positive, negative = one_vs_all_sums(inputs, focal_slope, focus, own=own, rest=rest)
     normalizer = scalar_normalizer(normalizer)
     return positive / normalizer, negative / normalizer
@@ -154,32 +162,50 @@ MIN_GAMMA = 1e-6
 
 
 def focus_and_factor(
-    inputs: Inputs, ratio: Tensor, gamma: float, scale: float
+    inputs: Inputs, ratio: Tensor, gamma: float, scale: float, factors: Factors = "both"
 ) -> tuple[Tensor, Tensor]:
     """Per category, the focusing parameter γ_j and the weight factor γ_j/γ_b."""
     ratio = torch.as_tensor(per_category(ratio, "ratio", inputs.logits, 0, 1))
-    focus = gamma + scale * (1 - ratio)
-    return focus, focus / gamma
+    return _chosen(gamma + scale * (1 - ratio), gamma, factors)
+
+
+def _chosen(focus: Tensor, gamma: float, factors: Factors) -> tuple[Tensor, Tensor]:
+    """Focusing parameter and weight factor from γ_j."""
+    factor = focus / gamma
+    if factors == "focusing":
+        return focus, torch.ones_like(factor)
+    if factors == "weighting":
+        return torch.full_like(focus, gamma), factor
+    return focus, factor
 
 
 def equalized_settings(
-    ratio: Tensor, alpha: Number | None, gamma: float, scale: float, num_classes: int
+    ratio: Tensor,
+    alpha: Number | None,
+    gamma: float,
+    scale: float,
+    num_classes: int,
+    factors: Factors = "both",
 ) -> Settings:
     """What the fused pass computes with; with scale 0 what it computes focal loss with."""
     focal = focal_settings(alpha, gamma, num_classes)
     if scale == 0:
         return focal
     ratio = torch.as_tensor(per_category(ratio, "ratio", ratio.new_empty(num_classes), 0, 1))
-    focus = gamma + scale * (1 - ratio)
-    factor = focus / gamma
+    focus, factor = _chosen(gamma + scale * (1 - ratio), gamma, factors)
     return Settings(focus, factor * focal.own, factor * focal.rest)
 
 
 def _per_category(
-    inputs: Inputs, ratio: Tensor, alpha: Number | None, gamma: float, scale: float
+    inputs: Inputs,
+    ratio: Tensor,
+    alpha: Number | None,
+    gamma: float,
+    scale: float,
+    factors: Factors,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Focusing parameter, and factors of positives and negatives, each ``(K,)``."""
-    focus, factor = focus_and_factor(inputs, ratio, gamma, scale)
+    focus, factor = focus_and_factor(inputs, ratio, gamma, scale, factors)
     positive, negative = balance(alpha, inputs.logits)
     return focus, times(factor, positive), times(factor, negative)
 
@@ -195,6 +221,7 @@ class EqualizedFocalLoss(GradientRatioLoss):
         alpha: weight of positives (negatives get ``1 - alpha``); None: both weigh 1.
         gamma: γ_b, the focusing parameter of a category with balanced gradients.
         scale: s, what is added to gamma for a category without positive gradient; 0 is focal loss.
+        factors: what the ratios move, see `Factors`.
         backend: see `sigmoid_focal_loss`.
 
     Example:
@@ -222,6 +249,9 @@ class EqualizedFocalLoss(GradientRatioLoss):
         """Focusing parameter of a category with balanced gradients."""
         scale: float = 8.0
         """Added to gamma for a category without positive gradient; 0 is focal loss."""
+        factors: Factors = "both"
+        """What the ratios move: gamma and the weight factor (both), or one of the two alone, for
+        the ablation of the paper's Table 3."""
 
         def __post_init__(self) -> None:
             self._require(self.alpha is None or 0 <= self.alpha <= 1, "alpha", "in [0, 1] or none")
@@ -232,7 +262,7 @@ class EqualizedFocalLoss(GradientRatioLoss):
             self, num_classes: int, counts: CategoryCounts | None = None
         ) -> EqualizedFocalLoss:
             """The loss for ``num_classes`` categories; it counts for itself."""
-            return EqualizedFocalLoss(num_classes, self.alpha, self.gamma, self.scale)
+            return EqualizedFocalLoss(num_classes, self.alpha, self.gamma, self.scale, self.factors)
 
     def __init__(
         self,
@@ -240,17 +270,21 @@ class EqualizedFocalLoss(GradientRatioLoss):
         alpha: float | None = 0.25,
         gamma: float = 2.0,
         scale: float = 8.0,
+        factors: Factors = "both",
         backend: Backend = "auto",
     ) -> None:
         super().__init__(num_classes, start=1.0, most=1.0)
         self.alpha = alpha
         self.gamma = gamma
         self.scale = scale
+        self.factors = factors
         self.backend = backend
 
     def settings(self, num_classes: int) -> Settings:
         """What the fused pass, or a head that streams its categories, computes with."""
-        return equalized_settings(self.ratio, self.alpha, self.gamma, self.scale, num_classes)
+        return equalized_settings(
+            self.ratio, self.alpha, self.gamma, self.scale, num_classes, self.factors
+        )
 
     def forward(self, logits: Tensor, targets: Tensor, normalizer: Number = 1.0) -> Tensor:
         """Scalar: the sum over all logits ``(..., K)`` that aren't ignored, over ``normalizer``."""
@@ -267,6 +301,7 @@ class EqualizedFocalLoss(GradientRatioLoss):
             alpha=self.alpha,
             gamma=self.gamma,
             scale=self.scale,
+            factors=self.factors,
             reduction="sum",
             normalizer=normalizer,
             backend="plain",
@@ -280,6 +315,7 @@ class EqualizedFocalLoss(GradientRatioLoss):
                     alpha=self.alpha,
                     gamma=self.gamma,
                     scale=self.scale,
+                    factors=self.factors,
                     normalizer=normalizer,
                 )
             )

@@ -12,6 +12,9 @@ tells the accuracy and time to expect. A person's own recipe is a file of the sa
         return dataclasses.replace(base, seed=7)
 
 ``hyperfocal train my_recipe.py --data.train.annotations ...`` runs it.
+
+A docstring may have a table of published results, one ``row | flags | numbers`` a line: each row is
+the recipe's command with its flags. Words in capitals stand for flags named below the table.
 """
 
 from __future__ import annotations
@@ -19,9 +22,11 @@ from __future__ import annotations
 import ast
 import difflib
 import pkgutil
+import re
 import runpy
 from importlib import import_module
 from pathlib import Path
+from typing import NamedTuple
 
 from hyperfocal.engine.experiment import Experiment
 from hyperfocal.types import ConfigError
@@ -35,24 +40,72 @@ def load_recipe(name: str) -> Experiment:
     """
     if name.endswith(".py"):
         return _from_file(Path(name))
-    if name not in describe():
-        close = difflib.get_close_matches(name, describe(), n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(describe())}"
-        raise ConfigError(f"no recipe {name!r}; {hint} (your own recipe: a path ending in .py)")
+    _find(name)
     experiment: Experiment = import_module(f"hyperfocal.recipes.{name}").recipe()
     return experiment
+
+
+class PublishedRow(NamedTuple):
+    """One row of a published table.
+
+    Attributes:
+        name: which one.
+        flags: what the recipe's command needs for it.
+        columns: the header of the numbers.
+        numbers: as published.
+    """
+
+    name: str
+    flags: tuple[str, ...]
+    columns: tuple[str, ...]
+    numbers: tuple[float, ...]
+
+
+def docstring(name: str) -> str:
+    """The documentation of a recipe, without importing it.
+
+    Raises:
+        ConfigError: there is no such recipe.
+    """
+    _find(name)
+    return _docstring(Path(__file__).parent / f"{name}.py")
+
+
+def published_rows(text: str) -> list[PublishedRow]:
+    """The rows of the table in a recipe's docstring, with all flags written out."""
+    table = [line.split("|") for line in text.splitlines() if line.count("|") == 2]
+    joined = text.replace("\\\n", " ")
+    stands_for = {
+        word: tuple(flags.split())
+        for word, flags in re.findall(r"^    ([A-Z][A-Z0-9-]+) +(--.+)$", joined, re.MULTILINE)
+    }
+    return [
+        PublishedRow(
+            name.strip(),
+            tuple(flag for word in flags.split() for flag in stands_for.get(word, (word,))),
+            tuple(table[0][2].split()),
+            tuple(map(float, numbers.split())),
+        )
+        for name, flags, numbers in table[1:]
+    ]
 
 
 def describe() -> dict[str, str]:
     """Every recipe's name and the first line of its docstring, without importing any."""
     folder = Path(__file__).parent
     names = sorted(module.name for module in pkgutil.iter_modules([str(folder)]))
-    return {name: _first_line(folder / f"{name}.py") for name in names}
+    return {name: _docstring(folder / f"{name}.py").partition("\n")[0] for name in names}
 
 
-def _first_line(path: Path) -> str:
-    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-    return docstring.partition("\n")[0]
+def _find(name: str) -> None:
+    if name not in describe():
+        close = difflib.get_close_matches(name, describe(), n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(describe())}"
+        raise ConfigError(f"no recipe {name!r}; {hint} (your own recipe: a path ending in .py)")
+
+
+def _docstring(path: Path) -> str:
+    return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
 
 
 def _from_file(path: Path) -> Experiment:
