@@ -30,6 +30,7 @@ from pathlib import Path
 LOSSES = {
     "focal": "--loss efl --loss.scale 0",
     "efl": "--loss efl",
+    "efl_ce": "--loss efl --loss.ratio-of cross_entropy",
     "alpha_ce": "--loss ce --loss.alpha 0.75",
     "cb_focal": "--loss cb_focal",
     "eqlv2_focal": "--loss eqlv2_focal",

@@ -111,15 +111,39 @@ def test_factors_apart_keep_their_own_statistics(some_logits, some_labels, one_h
     want = summed_gradients(some_logits, some_labels, one_hot, factors=factors)
     got = equalized_focal_gradients(some_logits, some_labels, RATIO, factors=factors)
     torch.testing.assert_close(got, want)
-    loss = EqualizedFocalLoss.Config(factors=factors).build(5)
+    assert EqualizedFocalLoss.Config(factors=factors).build(5).factors == factors
+    loss = EqualizedFocalLoss(5, factors=factors, backend="fused")
     loss.ratio.copy_(RATIO)
     x = some_logits.float()
-    total = loss(x, some_labels)  # the fused pass
+    total = loss(x, some_labels)
     plain = equalized_focal_loss(x, some_labels, RATIO.float(), factors=factors, reduction="sum")
     torch.testing.assert_close(total, plain)
     loss.step()
     torch.testing.assert_close(loss.pos_grad.double(), want[0].double(), rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(loss.neg_grad.double(), want[1].double(), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("backend", ["plain", "fused"])
+def test_ratios_of_cross_entropys_gradients(some_logits, some_labels, one_hot, backend):
+    """|p - y| over the normalizer, whatever the loss; the loss itself doesn't change."""
+    assert EqualizedFocalLoss.Config(ratio_of="cross_entropy").build(5).ratio_of == "cross_entropy"
+    loss = EqualizedFocalLoss(5, ratio_of="cross_entropy", backend=backend)
+    loss.ratio.copy_(RATIO)
+    x = some_logits.float().requires_grad_()
+    total = loss(x, some_labels, 3.0)
+    total.backward()
+    own = EqualizedFocalLoss(5, backend=backend)
+    own.ratio.copy_(RATIO)
+    assert torch.equal(total, own(x, some_labels, 3.0))
+    loss.step()
+    positive = one_hot(some_labels, 5) > 0
+    distance = (x.detach().double().sigmoid() - positive.double()).abs() / 3
+    distance[some_labels < 0] = 0
+    for got, want in ((loss.pos_grad, positive), (loss.neg_grad, ~positive)):
+        torch.testing.assert_close(got.double(), (distance * want).sum(0), rtol=1e-5, atol=0)
+    loss.eval()
+    loss(x, some_labels)
+    assert not loss.pending_pos.any()
 
 
 def test_tiny_negative_gradients_survive_large_positives():

@@ -31,6 +31,7 @@ LOSSES = [
     lambda: SigmoidFocalLoss(alpha=None, gamma=0.5),
     lambda: SigmoidCrossEntropyLoss(0.75),
     lambda: with_ratio(EqualizedFocalLoss(K)),
+    lambda: with_ratio(EqualizedFocalLoss(K, ratio_of="cross_entropy")),
     lambda: with_ratio(EqualizationLossV2Focal(K)),
 ]
 

@@ -24,6 +24,11 @@ reads the gradients with a backward hook on the last convolution. Here they are 
 logits in the forward pass, so that gradient accumulation, shared heads and half precision can't
 scramble or scale them.
 
+The accumulated ratio tends to 1 where training settles: at a stationary point the gradient of a
+category's bias, positives minus negatives, is zero. It stays below 1 for a category whose bias has
+to fall from the prior all through the training, and above 1 (cut to 1: focal loss) for one whose
+bias has to rise. ``ratio_of="cross_entropy"`` compares |p - y| instead, which has no such end.
+
 Use it for long-tailed categories in a one-stage detector, with a small prior (0.001). On balanced
 data it is focal loss at a slightly higher price. Don't compare runs whose normalizers differ: the
 normalizer enters the statistics.
@@ -52,12 +57,17 @@ from hyperfocal.losses.inputs import (
 from hyperfocal.losses.kernels import Backend, Settings, focal_settings, fused_sum, serves
 from hyperfocal.losses.memory import GradientRatioLoss
 from hyperfocal.losses.one_vs_all import balance, one_vs_all, one_vs_all_sums, times
-from hyperfocal.losses.terms import focal_slope, focal_term
+from hyperfocal.losses.terms import cross_entropy_slope, focal_slope, focal_term
 from hyperfocal.types import CategoryCounts
 
 Factors = Literal["both", "focusing", "weighting"]
 """What the ratios move: γ_j and the weight factor γ_j/γ_b; γ_j alone (weight factor 1); or the
 weight factor alone (focusing parameter γ_b). The paper's Table 3."""
+
+
+RatioOf = Literal["own", "cross_entropy"]
+"""Whose absolute gradients the ratios compare: this loss's own, as in the released code, or those
+of cross entropy, |p - y|, as in EQLv2."""
 
 
 def equalized_focal_loss(
@@ -157,6 +167,20 @@ def equalized_focal_gradients(
     return positive / normalizer, negative / normalizer
 
 
+def cross_entropy_gradients(
+    logits: Tensor, targets: Tensor, normalizer: Number = 1.0, fused: bool = False
+) -> tuple[Tensor, Tensor]:
+    """|p - y| over the normalizer, added up per category: over positives and over negatives."""
+    if fused:
+        settings = focal_settings(None, 0.0, logits.shape[-1])
+        positive, negative = fused_sum(logits.detach(), targets, settings, normalizer, sums=True)[1]
+        return positive, negative
+    inputs = prepare(logits.detach(), targets)
+    positive, negative = one_vs_all_sums(inputs, cross_entropy_slope)
+    normalizer = scalar_normalizer(normalizer)
+    return positive / normalizer, negative / normalizer
+
+
 MIN_GAMMA = 1e-6
 """The weight factor divides by gamma."""
 
@@ -222,6 +246,7 @@ class EqualizedFocalLoss(GradientRatioLoss):
         gamma: γ_b, the focusing parameter of a category with balanced gradients.
         scale: s, what is added to gamma for a category without positive gradient; 0 is focal loss.
         factors: what the ratios move, see `Factors`.
+        ratio_of: whose gradients the ratios compare, see `RatioOf`.
         backend: see `sigmoid_focal_loss`.
 
     Example:
@@ -252,6 +277,9 @@ class EqualizedFocalLoss(GradientRatioLoss):
         factors: Factors = "both"
         """What the ratios move: gamma and the weight factor (both), or one of the two alone, for
         the ablation of the paper's Table 3."""
+        ratio_of: RatioOf = "own"
+        """Whose gradients the ratios compare: this loss's own (as released), or cross entropy's,
+        which don't fade with gamma: a way out where all ratios stand at 1."""
 
         def __post_init__(self) -> None:
             self._require(self.alpha is None or 0 <= self.alpha <= 1, "alpha", "in [0, 1] or none")
@@ -262,7 +290,9 @@ class EqualizedFocalLoss(GradientRatioLoss):
             self, num_classes: int, counts: CategoryCounts | None = None
         ) -> EqualizedFocalLoss:
             """The loss for ``num_classes`` categories; it counts for itself."""
-            return EqualizedFocalLoss(num_classes, self.alpha, self.gamma, self.scale, self.factors)
+            return EqualizedFocalLoss(
+                num_classes, self.alpha, self.gamma, self.scale, self.factors, self.ratio_of
+            )
 
     def __init__(
         self,
@@ -271,6 +301,7 @@ class EqualizedFocalLoss(GradientRatioLoss):
         gamma: float = 2.0,
         scale: float = 8.0,
         factors: Factors = "both",
+        ratio_of: RatioOf = "own",
         backend: Backend = "auto",
     ) -> None:
         super().__init__(num_classes, start=1.0, most=1.0)
@@ -278,6 +309,7 @@ class EqualizedFocalLoss(GradientRatioLoss):
         self.gamma = gamma
         self.scale = scale
         self.factors = factors
+        self.ratio_of = ratio_of
         self.backend = backend
 
     def settings(self, num_classes: int) -> Settings:
@@ -286,12 +318,21 @@ class EqualizedFocalLoss(GradientRatioLoss):
             self.ratio, self.alpha, self.gamma, self.scale, num_classes, self.factors
         )
 
+    def statistics(self, num_classes: int) -> Settings | None:
+        """Settings of the loss whose gradients are summed; None: this loss."""
+        return None if self.ratio_of == "own" else focal_settings(None, 0.0, num_classes)
+
     def forward(self, logits: Tensor, targets: Tensor, normalizer: Number = 1.0) -> Tensor:
         """Scalar: the sum over all logits ``(..., K)`` that aren't ignored, over ``normalizer``."""
-        if serves(self.backend, logits, targets, normalizer=normalizer):
+        fused = serves(self.backend, logits, targets, normalizer=normalizer)
+        other = self.statistics(logits.shape[-1]) if self.training else None
+        if other is not None:
+            self.remember(*cross_entropy_gradients(logits, targets, normalizer, fused))
+        own_sums = self.training and other is None
+        if fused:
             settings = self.settings(logits.shape[-1])
-            loss, sums = fused_sum(logits, targets, settings, normalizer, sums=self.training)
-            if self.training:
+            loss, sums = fused_sum(logits, targets, settings, normalizer, sums=own_sums)
+            if own_sums:
                 self.remember(*sums)
             return loss
         loss = equalized_focal_loss(
@@ -306,7 +347,7 @@ class EqualizedFocalLoss(GradientRatioLoss):
             normalizer=normalizer,
             backend="plain",
         )
-        if self.training:
+        if own_sums:
             self.remember(
                 *equalized_focal_gradients(
                     logits,

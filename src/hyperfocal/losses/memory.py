@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from hyperfocal.losses.kernels import Settings
 from hyperfocal.types import ConfigError
 
 
@@ -128,6 +129,10 @@ class GradientRatioLoss(nn.Module):
     def balanced(self) -> Tensor:
         """``(K,)`` bool: categories that it treats as balanced, to a hundredth of the ratio."""
         return self.ratio >= 0.99
+
+    def statistics(self, num_classes: int) -> Settings | None:
+        """Settings of the loss whose gradients are summed; None: of this loss."""
+        return None
 
     def remember(self, positive: Tensor, negative: Tensor) -> None:
         """Keep one forward pass's ``(K,)`` sums of absolute gradients until the next step."""

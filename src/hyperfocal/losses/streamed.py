@@ -11,7 +11,7 @@ the forward pass ends.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
@@ -47,6 +47,9 @@ class StreamableLossWithMemory(Protocol):
     training: bool
     normalized_memory: ClassVar[bool]
     """Whether the normalizer enters them."""
+
+    def statistics(self, num_classes: int) -> Settings | None:
+        """Settings of the loss whose gradients are summed; None: of this loss."""
 
     def remember(self, positive: Tensor, negative: Tensor) -> None:
         """Take the ``(K,)`` sums of one call."""
@@ -104,11 +107,16 @@ def streamed_loss(
     settings = loss.settings(num_classes)
     memory = loss if isinstance(loss, StreamableLossWithMemory) and loss.training else None
     device, dtype = weight.device, divisors.dtype
-    tables = torch.stack([settings.table(num_classes, device, z, dtype) for z in divisors])
+
+    def tables(settings: Settings) -> Tensor:
+        return torch.stack([settings.table(num_classes, device, z, dtype) for z in divisors])
+
+    other = None if memory is None else memory.statistics(num_classes)
     plan = _Plan(
         head=head,
         labels=tuple(level.contiguous() for level in torch.split(labels, sizes, dim=1)),
-        tables=tables,
+        tables=tables(settings),
+        other=None if other is None else tables(other),
         gamma=None if isinstance(settings.gamma, Tensor) else settings.gamma,
         sums=memory is not None,
         logits_at_once=logits_at_once,
@@ -147,6 +155,7 @@ class _Plan:
         tables: ``(1, 3, K)`` for all images, or ``(B, 3, K)``: γ and factors (see `Problem`).
         gamma: γ where all categories have one.
         sums: whether absolute gradients are summed.
+        other: tables of the loss whose gradients these are; None: of this loss.
         logits_at_once: as for `streamed_loss`.
     """
 
@@ -155,6 +164,7 @@ class _Plan:
     tables: Tensor
     gamma: float | None
     sums: bool
+    other: Tensor | None
     logits_at_once: int
 
 
@@ -201,6 +211,7 @@ def _stream(
     maps = [prepared(f, head) for f in features]
     for run in runs(maps, head, plan.logits_at_once):
         tables = plan.tables[:, :, run.categories].contiguous()
+        others = None if plan.other is None else plan.other[:, :, run.categories].contiguous()
         for level, feature in enumerate(maps):
             for block in blocks(feature, run, plan.logits_at_once):
                 logits = run.logits(feature[block])
@@ -209,14 +220,17 @@ def _stream(
                         labels=labels,
                         table=tables[table],
                         background=head.num_classes,
-                        sums=plan.sums,
+                        sums=plan.sums and others is None,
                         first=run.categories.start,
                         gamma=plan.gamma,
                     )
-                    # The gradient takes the place of the logits.
+                    if others is not None:  # before the gradient takes the place of the logits
+                        other = replace(problem, table=others[table], sums=True, gamma=0.0)
+                        sums[table, :, run.categories] += solve(rows, other, None).sums
                     solution = solve(rows, problem, rows if any(needed) else None)
                     loss += solution.loss
-                    sums[table, :, run.categories] += solution.sums
+                    if problem.sums:
+                        sums[table, :, run.categories] += solution.sums
                 if any(needed):
                     grads.add(run, logits, level, feature, block)
     return loss.to(plan.tables.dtype), sums, grads.all()
