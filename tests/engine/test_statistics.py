@@ -113,6 +113,15 @@ def test_a_few_categories_at_a_time_equal_all(drawn, whole, tmp_path) -> None:
         assert_same(run(streamed, tmp_path / case[1]), whole(case))
 
 
+def test_ghm_counts_a_step_as_a_whole(drawn, tmp_path) -> None:
+    """Its weights differ within a step, as documented; so the counts can be held to one step."""
+    settings = experiment(drawn, ("retinanet", "ghm"), "--train.iterations", "1")
+    parts = override(settings, ["--train.micro-batches", "4"], "test")
+    one, four = run(settings, tmp_path / "one"), run(parts, tmp_path / "four")
+    assert one["counts"].sum() > 1000
+    torch.testing.assert_close(four["counts"], one["counts"], rtol=1e-5, atol=0)
+
+
 @pytest.mark.parametrize("case", CASES[1:6:2], ids="-".join)
 def test_resumed_equals_uninterrupted(case, drawn, whole, tmp_path, monkeypatch) -> None:
     settings = experiment(drawn, case)

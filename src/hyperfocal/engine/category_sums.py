@@ -70,8 +70,8 @@ def sum_by_category(
         samples = detector.samples(batch.to(device))
         kept = samples.labels >= 0
         labels, logits = samples.labels[kept], samples.logits[kept].float()
-        sums.score += _by_side(logits.sigmoid(), labels).cpu()
-        sums.gradient += _by_side(samples.gradient(detector.loss)[kept].abs(), labels).cpu()
+        sums.score += _by_side(logits.sigmoid(), labels)
+        sums.gradient += _by_side(samples.gradient(detector.loss)[kept].abs(), labels)
         positives = torch.bincount(labels, minlength=detector.num_classes + 1)[:-1].cpu().double()
         sums.count += torch.stack((positives, len(labels) - positives), dim=1)
         advance(len(batch))
@@ -79,15 +79,14 @@ def sum_by_category(
 
 
 def _by_side(values: Tensor, labels: Tensor) -> Tensor:
-    """``(K, 2)`` float64: sums of ``values (N, K)`` at the labels, and everywhere else."""
-    k = values.shape[1]
-    rows = (labels < k).nonzero().squeeze(1)
-    own = values[rows, labels[rows]].double()
-    positive = own.new_zeros(k).index_add(0, labels[rows], own)
+    """``(K, 2)`` float64 on the CPU: sums of ``values (N, K)`` at the labels, and all else."""
+    rows = (labels < values.shape[1]).nonzero().squeeze(1)
+    own = values[rows, labels[rows]]
+    positive = values.new_zeros(values.shape[1]).index_add(0, labels[rows], own)
     # Not got by subtraction: the negatives are many and tiny.
     rest = values.clone()
     rest[rows, labels[rows]] = 0
-    return torch.stack((positive, rest.sum(0, dtype=torch.float64)), dim=1)
+    return torch.stack((positive, rest.sum(0)), dim=1).cpu().double()
 
 
 def _ratio(sides: Tensor) -> Tensor:

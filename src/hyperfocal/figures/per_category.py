@@ -129,7 +129,8 @@ def _draw(
     for n, line in enumerate(lines):
         values, colour = line.values[order], style.OKABE_ITO[n % len(style.OKABE_ITO)]
         if many:
-            axes.plot(values, ".", color=colour, markersize=2.5, alpha=0.35)
+            size = 2.5 if len(order) > 300 else 5
+            axes.plot(values, ".", color=colour, markersize=size, alpha=0.4, markeredgewidth=0)
             values = running_median(values, max(len(order) // 20, 3))
         axes.plot(
             values,
