@@ -22,6 +22,8 @@ MEANINGS = {
     "APr": "rare categories in training",
     "APc": "common categories in training",
     "APf": "frequent categories in training",
+    "AP1": "rarest fifth of the categories in training",
+    "AP5": "most frequent fifth of the categories in training",
 }
 
 

@@ -18,6 +18,10 @@ MOST_NAMES = 80
 """With more categories than this their names can't be read and are left out."""
 
 
+LEGEND_ENTRY = 1.6
+"""Width of a legend's entry, inches."""
+
+
 def category_figure(run: Path, out: Path) -> Path:
     """Draw AP and AP50 per category above its training images, most frequent first.
 
@@ -37,7 +41,7 @@ def category_figure(run: Path, out: Path) -> Path:
     measured = read_metrics(run)
     rows = by_frequency(measured)
     names_shown = len(rows) <= MOST_NAMES
-    figure = style.new_figure(min(13.0, max(6.0, 3.0 + 0.3 * len(rows))), 5.2)
+    figure = style.new_figure(_width(len(rows)), 5.2)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1.3))
     _draw_ap(top, measured, rows)
     _draw_frequency(bottom, rows)
@@ -103,11 +107,21 @@ def _draw_ap(axes: Axes, measured: Measured, rows: list[CategoryRow]) -> None:
             clip_on=False,
         )
     # Room above 1 for the legend: a category can be perfect.
-    axes.set(ylabel="AP", ylim=(0, 1.14), title="AP per category, most frequent in training first")
+    entries = axes.get_legend_handles_labels()[1]
+    columns = max(2, int((_width(len(rows)) - 1) / LEGEND_ENTRY))
+    lines = -(-len(entries) // columns)
+    axes.set(ylabel="AP", title="AP per category, most frequent in training first")
+    axes.set_ylim(0, 1.04 + 0.1 * lines)
     axes.set_yticks(np.linspace(0, 1, 6))
     axes.tick_params(axis="x", length=0)
-    axes.legend(frameon=False, fontsize=8, ncols=5, loc="upper center")
+    legend = axes.legend(frameon=False, fontsize=8, ncols=columns, loc="upper center")
+    legend.set_in_layout(False)  # it may not push the axes together
     style.tidy(axes)
+
+
+def _width(categories: int) -> float:
+    """Of the figure, inches."""
+    return min(13.0, max(6.0, 3.0 + 0.3 * categories))
 
 
 def _draw_frequency(axes: Axes, rows: list[CategoryRow]) -> None:
