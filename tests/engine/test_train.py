@@ -85,6 +85,7 @@ def test_a_run_leaves_everything_and_reloads(drawn: Path, tmp_path: Path) -> Non
         assert (found.scores.diff() <= 0).all()
 
 
+@pytest.mark.filterwarnings("ignore:.*is then plain focal loss")  # after four steps
 @pytest.mark.parametrize("model", ["fcos", "atss", "paa", "improved_baseline"])
 def test_every_detector_trains_resumes_and_predicts(
     drawn: Path, tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
