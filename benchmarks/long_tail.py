@@ -78,7 +78,8 @@ def main() -> int:
             start = time.time()
             if code := subprocess.run(command, env=environment(options.threads)).returncode:
                 return code
-            if not (run / "metrics.json").exists():
+            last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+            if last["kind"] != "evaluation":  # it was asked to stop
                 return 1
             (run / "finished").write_text(f"{time.time() - start:.0f}\n")
         (options.out / "table.md").write_text(table(options.out))
