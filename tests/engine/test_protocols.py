@@ -25,9 +25,9 @@ from hyperfocal.types import ConfigError, DataError
 
 SCRIPT = Path(__file__).with_name("evaluate_on_ranks.py")
 QUICK = (
-    "--train.epochs None --train.iterations 100 --train.batch-size 4 --train.evaluations 1 "
+    "--train.epochs None --train.iterations 70 --train.batch-size 4 --train.evaluations 1 "
     "--train.precision fp32 --train.lr 2e-3 --train.ema-decay 0.9 --data.workers 0 "
-    "--model.backbone.name lcnet_050 --data.train-transform.short 96 "
+    "--model.backbone.name lcnet_050 --model.head.depth 1 --data.train-transform.short 96 "
     "--data.train-transform.long 96 --data.train-transform.zoom 1 1 "
     "--data.val-transform.short 96 --data.val-transform.long 96"
 )

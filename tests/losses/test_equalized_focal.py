@@ -104,6 +104,8 @@ def test_factors_apart(some_logits, some_labels):
             else:
                 focal = sigmoid_focal_loss(some_logits, some_labels) * gamma / 2
             torch.testing.assert_close(whole[:, k], focal[:, k])
+    with pytest.raises(ConfigError, match="factors = 'none'"):
+        equalized_focal_loss(some_logits, some_labels, RATIO, factors="none")
 
 
 @pytest.mark.parametrize("factors", ["focusing", "weighting"])

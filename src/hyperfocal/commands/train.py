@@ -16,7 +16,7 @@ Train a detector and measure it.
 
 RECIPE is a name from `hyperfocal recipes` or a path to your own recipe file.
 `hyperfocal train RECIPE --help` lists every setting with its default.
-Annotations: COCO JSON, a YOLO data.yaml, or a folder of Pascal VOC XML."""
+Annotations: COCO JSON, a YOLO data.yaml, a folder of Pascal VOC XML, or the CSV of Open Images."""
 
 
 def run(words: list[str]) -> int:

@@ -39,17 +39,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
 from torch import Tensor
 
 from hyperfocal import config
+from hyperfocal.losses.equalized_focus import (
+    MIN_GAMMA,
+    Factors,
+    equalized_settings,
+    focus_and_factor,
+)
 from hyperfocal.losses.focal import sigmoid_focal_loss
 from hyperfocal.losses.inputs import (
     Inputs,
     Number,
     Reduction,
     check_scalar,
-    per_category,
     prepare,
     reduce,
     scalar_normalizer,
@@ -59,11 +63,6 @@ from hyperfocal.losses.memory import GradientRatioLoss
 from hyperfocal.losses.one_vs_all import balance, one_vs_all, one_vs_all_sums, times
 from hyperfocal.losses.terms import cross_entropy_slope, focal_slope, focal_term
 from hyperfocal.types import CategoryCounts
-
-Factors = Literal["both", "focusing", "weighting"]
-"""What the ratios move: γ_j and the weight factor γ_j/γ_b; γ_j alone (weight factor 1); or the
-weight factor alone (focusing parameter γ_b). The paper's Table 3."""
-
 
 RatioOf = Literal["own", "cross_entropy"]
 """Whose absolute gradients the ratios compare: this loss's own, as in the released code, or those
@@ -179,45 +178,6 @@ def cross_entropy_gradients(
     positive, negative = one_vs_all_sums(inputs, cross_entropy_slope)
     normalizer = scalar_normalizer(normalizer)
     return positive / normalizer, negative / normalizer
-
-
-MIN_GAMMA = 1e-6
-"""The weight factor divides by gamma."""
-
-
-def focus_and_factor(
-    inputs: Inputs, ratio: Tensor, gamma: float, scale: float, factors: Factors = "both"
-) -> tuple[Tensor, Tensor]:
-    """Per category, the focusing parameter γ_j and the weight factor γ_j/γ_b."""
-    ratio = torch.as_tensor(per_category(ratio, "ratio", inputs.logits, 0, 1))
-    return _chosen(gamma + scale * (1 - ratio), gamma, factors)
-
-
-def _chosen(focus: Tensor, gamma: float, factors: Factors) -> tuple[Tensor, Tensor]:
-    """Focusing parameter and weight factor from γ_j."""
-    factor = focus / gamma
-    if factors == "focusing":
-        return focus, torch.ones_like(factor)
-    if factors == "weighting":
-        return torch.full_like(focus, gamma), factor
-    return focus, factor
-
-
-def equalized_settings(
-    ratio: Tensor,
-    alpha: Number | None,
-    gamma: float,
-    scale: float,
-    num_classes: int,
-    factors: Factors = "both",
-) -> Settings:
-    """What the fused pass computes with; with scale 0 what it computes focal loss with."""
-    focal = focal_settings(alpha, gamma, num_classes)
-    if scale == 0:
-        return focal
-    ratio = torch.as_tensor(per_category(ratio, "ratio", ratio.new_empty(num_classes), 0, 1))
-    focus, factor = _chosen(gamma + scale * (1 - ratio), gamma, factors)
-    return Settings(focus, factor * focal.own, factor * focal.rest)
 
 
 def _per_category(

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from hyperfocal import config
-from hyperfocal.losses.equalized_focal import MIN_GAMMA, equalized_settings, focus_and_factor
+from hyperfocal.losses.equalized_focus import MIN_GAMMA, equalized_settings, focus_and_factor
 from hyperfocal.losses.inputs import (
     Number,
     Reduction,
