@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hyperfocal import config as configs
 from hyperfocal.losses import ClassificationLossConfig, EqualizedFocalLoss, giou_loss
+from hyperfocal.losses.streamed_topk import streamed_topk
 from hyperfocal.models import ATSS, FCOS, PAA, Backbone, ImprovedBaseline
 from hyperfocal.models.head import QualityTower
 from hyperfocal.models.quality import QualityBranch, centerness
@@ -201,13 +202,52 @@ def test_scores_are_class_and_quality(kind: type[QualityDetectorConfig], batch: 
         assert found.scores[0].item() == pytest.approx(scores.max().item(), rel=1e-5)
 
 
-def test_threshold_on_class_or_score(batch: Batch) -> None:
+def test_threshold_on_class_or_score() -> None:
     for on in ("class", "score"):
         branch = QualityBranch(threshold_on=on, score="product")
-        logits, quality = torch.zeros(1, 2, 1), torch.tensor([[0.0, 5.0]])
         inference = dataclasses.replace(FCOS.Config().inference, score_threshold=0.4).build()
-        chosen = inference.select(logits, quality, branch)[0].index.tolist()
-        assert chosen == {"class": [1, 0], "score": [1]}[on]
+        chosen = streamed_topk(
+            [torch.zeros(1, 1, 1, 2)],  # two locations, one category, p = 0.5
+            torch.zeros(1, 1, 1, 1),
+            None,
+            1,
+            10,
+            inference.least_class_logit(branch),
+            inference.rank([torch.tensor([[0.0, 5.0]])], branch),
+        )
+        assert chosen[0][0].index.tolist() == {"class": [1, 0], "score": [1]}[on]
+
+
+@KINDS
+def test_selection_is_the_best_of_all_joint_scores(
+    kind: type[QualityDetectorConfig], batch: Batch
+) -> None:
+    """Of each level's scores laid out whole, those above the threshold, best first."""
+    model = small(kind).eval()
+    inference = dataclasses.replace(kind().inference, pre_nms=40, score_threshold=0.005).build()
+    levels, priors = model.features(batch), model.priors(batch)
+    output, towers = model.head(levels), model.head.towers(levels)
+    assert output.quality is not None
+    sizes = list(priors.level_sizes)
+    quality = torch.split(output.quality, sizes, dim=1)
+    found = streamed_topk(
+        towers.cls,
+        model.head.cls_logits.weight,
+        model.head.cls_logits.bias,
+        model.num_classes,
+        40,
+        inference.least_class_logit(model.quality),
+        inference.rank(quality, model.quality),
+        logits_at_once=300,
+    )
+    for level, logits in enumerate(torch.split(output.cls, sizes, dim=1)):
+        scores = model.quality.scores(logits, quality[level][..., None])
+        compared = logits.sigmoid() if model.quality.threshold_on == "class" else scores
+        for image in range(len(batch)):
+            flat = scores[image].where(compared[image] > 0.005, -1).flatten()
+            want = flat.sort(descending=True).values[:40]
+            got = flat[found[level][image].index]
+            torch.testing.assert_close(got, want[want >= 0])
 
 
 def test_centerness_by_hand() -> None:

@@ -6,7 +6,7 @@ The inference side of `streamed_loss`: no tensor of all scores ever exists.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,10 @@ from torch import Tensor
 
 from hyperfocal.losses.streamed_parts import LOGITS_AT_ONCE, blocks, checked_head, prepared, runs
 from hyperfocal.ops import stable_topk
+
+Rank = Callable[[int, int, Tensor, Tensor], Tensor]
+"""What decides which pairs are best, where it isn't the logit alone: level, image, logits ``(n,)``
+and priors ``(n,)`` within the level to ranks ``(n,)``; -inf doesn't count."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ def streamed_topk(
     num_classes: int,
     k: int,
     least: float = -math.inf,
+    rank: Rank | None = None,
     logits_at_once: int = LOGITS_AT_ONCE,
 ) -> list[list[TopPairs]]:
     """The ``k`` best (prior, category) pairs of every level and image.
@@ -52,6 +57,7 @@ def streamed_topk(
         num_classes: K.
         k: pairs per level and image, at most.
         least: logits up to this don't count.
+        rank: what is best; None: the greatest logit.
         logits_at_once: about how many logits may exist at a time.
 
     Returns:
@@ -68,32 +74,50 @@ def streamed_topk(
     maps = [prepared(f, head) for f in features]
     levels = [[none] * len(f) for f in maps]
     for run in runs(maps, head, logits_at_once):
-        for feature, best in zip(maps, levels, strict=True):
+        for level, (feature, best) in enumerate(zip(maps, levels, strict=True)):
             for block in blocks(feature, run, logits_at_once):
                 logits = run.rows(run.logits(feature[block]))
                 images = range(block.start, block.stop)
                 for image, rows in zip(images, logits.chunk(len(images)), strict=True):
-                    new = _candidates(rows, best[image], k, least)
-                    prior = new.div(rows.shape[1], rounding_mode="floor")
-                    category = new % rows.shape[1] + run.categories.start
-                    pairs = TopPairs(prior * num_classes + category, rows.flatten()[new])
-                    best[image] = _best(best[image], pairs, k)
+                    ranked = _Ranked(rank, level, image, num_classes)
+                    pairs = _above(rows, run.categories.start, num_classes, least)
+                    best[image] = ranked.best(best[image], pairs, k)
     return levels
 
 
-def _candidates(logits: Tensor, best: TopPairs, k: int, least: float) -> Tensor:
-    """Flat positions of the part's logits that may be among the k best so far."""
+def _above(logits: Tensor, first: int, num_classes: int, least: float) -> TopPairs:
+    """All pairs above ``least`` among a run's logits ``(priors, categories from first on)``."""
     flat = logits.flatten()
-    wanted = flat > least
-    if len(best.logits) == k:
-        wanted &= flat >= best.logits[-1]
-    position = wanted.nonzero().squeeze(1)
-    return position[stable_topk(flat[position], k)]
+    position = (flat > least).nonzero().squeeze(1)
+    prior = position.div(logits.shape[1], rounding_mode="floor")
+    category = position % logits.shape[1] + first
+    return TopPairs(prior * num_classes + category, flat[position])
 
 
-def _best(old: TopPairs, new: TopPairs, k: int) -> TopPairs:
-    index, logits = torch.cat((old.index, new.index)), torch.cat((old.logits, new.logits))
-    by_index = index.argsort()
-    index, logits = index[by_index], logits[by_index]
-    chosen = stable_topk(logits, k)
-    return TopPairs(index[chosen], logits[chosen])
+@dataclass(frozen=True)
+class _Ranked:
+    """What is best on one level of one image."""
+
+    rank: Rank | None
+    level: int
+    image: int
+    num_classes: int
+
+    def of(self, pairs: TopPairs) -> Tensor:
+        if self.rank is None:
+            return pairs.logits
+        prior = pairs.index.div(self.num_classes, rounding_mode="floor")
+        return self.rank(self.level, self.image, pairs.logits, prior)
+
+    def best(self, old: TopPairs, new: TopPairs, k: int) -> TopPairs:
+        """The k best of both, best first."""
+        of_old, of_new = self.of(old), self.of(new)
+        wanted = of_new > -math.inf
+        if len(of_old) == k:
+            wanted &= of_new >= of_old[-1]
+        index = torch.cat((old.index, new.index[wanted]))
+        logits = torch.cat((old.logits, new.logits[wanted]))
+        ranks = torch.cat((of_old, of_new[wanted]))
+        by_index = index.argsort()  # among equals the lower index wins
+        chosen = by_index[stable_topk(ranks[by_index], k)]
+        return TopPairs(index[chosen], logits[chosen])

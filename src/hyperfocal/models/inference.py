@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hyperfocal import config
-from hyperfocal.losses.streamed_topk import TopPairs
+from hyperfocal.losses.streamed_topk import Rank, TopPairs
 from hyperfocal.models.quality import QualityBranch
 from hyperfocal.models.voting import score_voting
 from hyperfocal.ops import clip_boxes, nms, rescale_boxes, stable_topk
@@ -90,34 +90,31 @@ class Inference:
             return -math.inf
         return math.log(self.score_threshold / (1 - self.score_threshold))
 
-    def select(
-        self,
-        logits: Tensor,
-        quality: Tensor | None = None,
-        branch: QualityBranch | None = None,
-    ) -> list[TopPairs]:
-        """The best pairs of each image on one level.
+    def least_class_logit(self, branch: QualityBranch) -> float:
+        """As `least_logit`, where the threshold isn't held against the score."""
+        return self.least_logit if branch.threshold_on == "class" else -math.inf
+
+    def rank(self, quality: Sequence[Tensor], branch: QualityBranch) -> Rank:
+        """What is best by class and quality, -inf up to the score threshold.
 
         Args:
-            logits: ``(B, HWA, K)``.
-            quality: ``(B, HWA)`` logits of a quality branch, which then count in what is best.
+            quality: of each level, ``(B, HWA)`` logits of a quality branch.
             branch: the branch's settings.
         """
+        on_score = branch.threshold_on == "score" and self.score_threshold > 0
+
+        def ranks(level: int, image: int, logits: Tensor, prior: Tensor) -> Tensor:
+            scores = branch.scores(logits, quality[level][image][prior])
+            return scores.where(scores > self.score_threshold, -math.inf) if on_score else scores
+
+        return ranks
+
+    def select(self, logits: Tensor) -> list[TopPairs]:
+        """The best pairs of each image on one level, from logits ``(B, HWA, K)``."""
         chosen = []
-        for b, flat in enumerate(logits.flatten(1)):
-            if quality is None or branch is None:
-                candidates = (flat > self.least_logit).nonzero().squeeze(1)
-                rank = flat[candidates]
-            else:
-                by_class = branch.threshold_on == "class"
-                least = self.least_logit if by_class else -math.inf
-                candidates = (flat > least).nonzero().squeeze(1)
-                prior = candidates.div(logits.shape[2], rounding_mode="floor")
-                rank = branch.scores(flat[candidates], quality[b][prior])
-                if not by_class and self.score_threshold > 0:
-                    above = rank > self.score_threshold
-                    candidates, rank = candidates[above], rank[above]
-            best = candidates[stable_topk(rank, self.pre_nms)]
+        for flat in logits.flatten(1):
+            candidates = (flat > self.least_logit).nonzero().squeeze(1)
+            best = candidates[stable_topk(flat[candidates], self.pre_nms)]
             chosen.append(TopPairs(best, flat[best]))
         return chosen
 

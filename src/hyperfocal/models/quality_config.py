@@ -83,7 +83,8 @@ class QualityDetectorConfig(config.Config):
     """Selection and suppression of detections."""
     stream_from: int = 2048
     """Outputs of the last classification convolution (anchors x categories) from which the loss is
-    computed a few categories at a time, and detections are selected an image at a time."""
+    computed a few categories at a time, so that its logits never exist all at once. Detections are
+    always selected so."""
 
     def __post_init__(self) -> None:
         self._require(self.box_weight >= 0, "box_weight", "at least 0")

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hyperfocal.losses.streamed_topk import TopPairs
+from hyperfocal.losses.streamed_topk import streamed_topk
 from hyperfocal.models.classification import classification_loss
 from hyperfocal.models.detector import WHOLE, Detector, predicting
-from hyperfocal.models.head import TowerFeatures, join_levels
+from hyperfocal.models.head import TowerFeatures
 from hyperfocal.models.matched import Matched, match
 from hyperfocal.models.mining import counted, mine
 from hyperfocal.models.normalizer import step_divisors
@@ -138,12 +138,17 @@ class QualityDetector(Detector):
         towers, priors = self.head.towers(self.features(batch)), self.priors(batch)
         quality = self.head.assess(towers)
         assert quality is not None
-        levels = [
-            self._select(level, part)
-            for level, part in zip(
-                towers.cls, torch.split(quality, list(priors.level_sizes), dim=1), strict=True
-            )
-        ]
+        by_level = torch.split(quality, list(priors.level_sizes), dim=1)
+        last, k = self.head.cls_logits, self.num_classes
+        levels = streamed_topk(
+            towers.cls,
+            last.weight,
+            last.bias,
+            k,
+            self.inference.pre_nms,
+            self.inference.least_class_logit(self.quality),
+            self.inference.rank(by_level, self.quality),
+        )
         return self.inference(
             levels,
             self.num_classes,
@@ -232,16 +237,6 @@ class QualityDetector(Detector):
             pred, wanted = matched.deltas, self.coder.encode(matched.boxes, matched.anchors)
         loss: Tensor = self.box_loss(pred, wanted, weight=weight)
         return loss
-
-    def _select(self, level: Tensor, quality: Tensor) -> list[TopPairs]:
-        """The best pairs of each image on one level."""
-        last, found = self.head.cls_logits, []
-        step = 1 if self.streams else len(level)
-        for start in range(0, len(level), step):
-            part = slice(start, start + step)
-            logits = join_levels([last(level[part])], self.num_classes)
-            found += self.inference.select(logits, quality[part], self.quality)
-        return found
 
 
 def _centerness(matched: Matched) -> Tensor:
