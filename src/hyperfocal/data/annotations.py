@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from hyperfocal.data.checks import BadImages, Check, check_annotations
+from hyperfocal.data.checks import check_annotations
 from hyperfocal.data.coco import read_coco
+from hyperfocal.data.image_checks import BadImages, Check
 from hyperfocal.data.openimages_split import OpenImagesFiles, read_openimages_split
-from hyperfocal.data.raw import RawAnnotations
+from hyperfocal.data.raw import Problems, RawAnnotations
 from hyperfocal.data.voc import find_voc, read_voc
 from hyperfocal.data.yolo import YAML_SUFFIXES, find_yaml, has_labels, read_yolo
 from hyperfocal.types import AnnotationSet, Category, DataError
@@ -65,24 +66,38 @@ def read_annotations(
         ...     Path("val.json"), Path("images"), categories=train.categories
         ... )  # doctest: +SKIP
     """
+    raw = read_raw(annotations, images, split, categories, openimages=openimages)
+    return check_annotations(raw, categories, check, bad_images)
+
+
+def read_raw(
+    annotations: Path,
+    images: Path | None,
+    split: Literal["train", "val"],
+    categories: Sequence[Category] | None = None,
+    problems: Problems | None = None,
+    openimages: OpenImagesFiles = OpenImagesFiles(),  # noqa: B008, frozen
+) -> RawAnnotations:
+    """The first half of `read_annotations`: parsed, but unchecked.
+
+    Args:
+        annotations: file or folder.
+        images: image folder, or None.
+        split: see `read_annotations`.
+        categories: names for a folder of YOLO labels that has none.
+        problems: collects what is wrong; None tells it.
+        openimages: the files that go with Open Images' boxes.
+
+    Raises:
+        DataError: see `read_annotations`.
+    """
     if images is not None and not images.is_dir():
         what = "is not a folder" if images.exists() else "does not exist"
         raise DataError(f"{images}: the image folder {what}; check --data.{split}.images")
     if annotations.suffix.lower() == ".csv":
-        raw = read_openimages_split(annotations, images, openimages, split)
-    elif given := openimages.options(split):
+        return read_openimages_split(annotations, images, openimages, split)
+    if given := openimages.options(split):
         raise DataError(f"{given[0]} goes with Open Images' boxes (.csv), not with {annotations}")
-    else:
-        raw = _read(annotations, images, split, categories)
-    return check_annotations(raw, categories, check, bad_images)
-
-
-def _read(
-    annotations: Path,
-    images: Path | None,
-    split: Literal["train", "val"],
-    categories: Sequence[Category] | None,
-) -> RawAnnotations:
     if annotations.is_dir():
         found = _look_into(annotations)
         if len(found) != 1:
@@ -93,17 +108,17 @@ def _read(
                 "labels, or a folder of VOC .xml files"
             )
         if "VOC" in found:
-            return read_voc(annotations, images, split)
+            return read_voc(annotations, images, split, problems)
         if "COCO" in found:
-            return read_coco(next(annotations.glob("*.json")), images)
-        return read_yolo(annotations, images, split, categories)
+            return read_coco(next(annotations.glob("*.json")), images, problems)
+        return read_yolo(annotations, images, split, categories, problems)
     if not annotations.exists():
         raise DataError(f"{annotations}: no such file or folder; check --data.{split}.annotations")
     if annotations.suffix.lower() in YAML_SUFFIXES:
-        return read_yolo(annotations, images, split, categories)
+        return read_yolo(annotations, images, split, categories, problems)
     if annotations.suffix.lower() in (".xml", ".txt"):
         raise DataError(f"{annotations}: one image's annotations; give their folder")
-    return read_coco(annotations, images)
+    return read_coco(annotations, images, problems)
 
 
 def _look_into(folder: Path) -> list[str]:

@@ -6,24 +6,19 @@ What can be used is used, with one counted warning a kind; what can't is an erro
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperfocal.data.images import Header, read_header, read_image
+from hyperfocal.data.image_checks import BadImages, Check, check_images
+from hyperfocal.data.images import Header
 from hyperfocal.data.lvis import with_labels
 from hyperfocal.data.openimages_split import relabelled
 from hyperfocal.data.raw import Problems, RawAnnotations, RawImage, counted
 from hyperfocal.types import AnnotationSet, Category, DataError, ImageRecord, category_index
-
-Check = Literal["none", "headers", "decode"]
-BadImages = Literal["error", "skip"]
 
 MAX_OVERHANG = 1.0
 """Pixels that a box may stand out of its image and be left as it is.
@@ -38,6 +33,8 @@ def check_annotations(
     categories: Sequence[Category] | None,
     check: Check,
     bad_images: BadImages,
+    problems: Problems | None = None,
+    headers: Sequence[Header | DataError] | None = None,
 ) -> AnnotationSet:
     """Check, mend and group parsed annotations by image.
 
@@ -47,11 +44,13 @@ def check_annotations(
             training split); None takes the source's own.
         check: how far image files are looked at, see `hyperfocal.data.read_annotations`.
         bad_images: what to do about image files that can't be used.
+        problems: collects what is wrong; None tells it.
+        headers: of ``raw.images``, from `look_at_images`, if they were looked at before.
 
     Raises:
         DataError: see `hyperfocal.data.read_annotations`.
     """
-    problems = Problems(raw.source)
+    problems = problems or Problems(raw.source)
     if not raw.images:
         raise DataError(f"{raw.source}: no images in it; is it the right file?")
     if not raw.categories and not categories:
@@ -61,7 +60,7 @@ def check_annotations(
     labels = _labels(raw, label_of, problems)
     problems.raise_errors()
 
-    images, dropped = _check_images(raw, check, bad_images, problems)
+    images, dropped = check_images(raw, check, bad_images, problems, headers)
     rows = _rows(raw, images, dropped, problems)
     boxes, area = raw.boxes.astype(np.float64), raw.area.astype(np.float64)
     sizes = np.array([image.hw for image in images], dtype=np.float64).reshape(-1, 2)
@@ -186,66 +185,7 @@ def _match(raw: RawAnnotations, wanted: Sequence[Category], problems: Problems) 
     return labels
 
 
-# --------------------------------------------------------------------------- image files
-
-
-def _check_images(
-    raw: RawAnnotations, check: Check, bad_images: BadImages, problems: Problems
-) -> tuple[list[RawImage], list[int]]:
-    """Images with their true size, and the ids of those left out."""
-    if check == "none" and all(image.hw for image in raw.images):
-        return list(raw.images), []
-
-    def look(image: RawImage) -> Header | DataError:
-        try:
-            header = read_header(image.path)
-            if check == "decode":
-                read_image(image.path)
-        except DataError as error:
-            return error
-        return header
-
-    # Threads hide what a disk or a network takes to answer; decoding is bound by the processors.
-    workers = os.cpu_count() if check == "decode" else 8
-    with ThreadPoolExecutor(workers) as pool:
-        found = list(pool.map(look, raw.images))
-    good: list[RawImage] = []
-    wrong: list[str] = []
-    turned: list[str] = []
-    bad: list[tuple[int, str]] = []
-    for image, header in zip(raw.images, found, strict=True):
-        if isinstance(header, DataError):
-            bad.append((image.id, f"image id {image.id}: {header}"))
-            continue
-        if image.hw and image.hw != header.hw:
-            stated = f"{image.name!r}, {_size(image.hw)} in the annotations, {_size(header.hw)}"
-            is_turned = image.hw == header.stored_hw
-            (turned if is_turned else wrong).append(f"image id {image.id}, {stated} in truth")
-        good.append(replace(image, hw=header.hw))
-    problems.warn(
-        len(wrong),
-        "image images",
-        "with a wrong width or height in the annotations; the file's own size is used",
-        wrong[0] if wrong else "",
-    )
-    problems.warn(
-        len(turned),
-        "image images",
-        "annotated with the size from before EXIF rotation; boxes are taken to lie in the image "
-        "as displayed, so look at some of them",
-        turned[0] if turned else "",
-    )
-    if bad_images == "skip" and good:
-        problems.warn(len(bad), "image images", "left out as unusable", bad[0][1] if bad else "")
-    elif bad:
-        fix = "; mend the path or the file, or leave such images out with --data.bad-images skip"
-        problems.errors += [message + fix for _, message in bad]
-        problems.raise_errors()
-    return good, [identity for identity, _ in bad]
-
-
-def _size(hw: tuple[int, int]) -> str:
-    return f"{hw[1]}x{hw[0]}"
+# --------------------------------------------------------------------------- boxes
 
 
 def _rows(
@@ -265,11 +205,9 @@ def _rows(
         f"{raw.describe(int(unknown[0]))}, image id {raw.image_ids[unknown[0]]}"
         if len(unknown)
         else "",
+        unknown.tolist(),
     )
     return rows
-
-
-# --------------------------------------------------------------------------- boxes
 
 
 def _check_boxes(
@@ -288,7 +226,7 @@ def _check_boxes(
         if len(cases):
             n = int(cases[0])
             first = f"{raw.describe(n)}, image id {raw.image_ids[n]}, {_box(boxes[n])}"
-        problems.warn(len(cases), "box boxes", what, first)
+        problems.warn(len(cases), "box boxes", what, first, cases.tolist())
 
     bad = np.asarray(~np.isfinite(boxes).all(axis=1))
     tell(bad, "missing or not finite, left out")
@@ -297,8 +235,11 @@ def _check_boxes(
         return np.zeros_like(keep)
     boxes[bad] = 0
     x1, y1, x2, y2 = boxes.T
+    bad = np.logical_or(x2 < x1, y2 < y1)
+    tell(bad, "inside out (x2 < x1 or y2 < y1: a negative width or height), left out")
+    keep &= ~bad
     bad = np.logical_or(x2 <= x1, y2 <= y1)
-    tell(bad, "without area or upside down, left out")
+    tell(bad, "without area, left out")
     keep &= ~bad
     height, width = sizes.T
     bad = (x1 >= width) | (y1 >= height) | (x2 <= 0) | (y2 <= 0)

@@ -15,7 +15,9 @@ from hyperfocal.data.raw import Problems, RawAnnotations, RawImage, inside
 from hyperfocal.types import Category, DataError
 
 
-def read_coco(path: Path, images: Path | None = None) -> RawAnnotations:
+def read_coco(
+    path: Path, images: Path | None = None, problems: Problems | None = None
+) -> RawAnnotations:
     """Parse a COCO annotation file.
 
     Labels follow the order of the category ids, whatever the order of the list. Of an annotation,
@@ -27,13 +29,14 @@ def read_coco(path: Path, images: Path | None = None) -> RawAnnotations:
         path: the JSON file.
         images: the folder that ``file_name`` is relative to; None takes the file's own folder, or
             ``images`` beside the file if the pictures are there.
+        problems: collects what is wrong; None tells it.
 
     Raises:
         DataError: not such a file, or entries without what they need; names the entries.
     """
     data = _load(path)
     lists = {key: _entries(data, key, path) for key in ("images", "annotations", "categories")}
-    problems = Problems(path)
+    problems = problems or Problems(path)
     folder = images or _find_images(path, lists["images"])
 
     annotations = lists["annotations"]

@@ -76,6 +76,26 @@ class RawAnnotations:
     openimages: OpenImagesLists | None = None
 
 
+@dataclass(frozen=True)
+class Warned:
+    """One kind of thing that was put right or left out.
+
+    Attributes:
+        count: cases.
+        text: a sentence, with the count.
+        first: names the first case.
+        rows: the annotations concerned, where it is about annotations.
+    """
+
+    count: int
+    text: str
+    first: str
+    rows: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.text} (first: {self.first})"
+
+
 @dataclass
 class Problems:
     """Collects what is wrong with a source, to be told all at once.
@@ -83,14 +103,18 @@ class Problems:
     Attributes:
         source: named at the start of every message.
         errors: what can't be used.
-        warnings: what was put right or left out, one line a kind.
+        warnings: what was put right or left out, one a kind.
+        quiet: leave it to the owner of this object to tell the warnings.
     """
 
     source: Path
     errors: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
+    warnings: list[Warned] = field(default_factory=list)
+    quiet: bool = False
 
-    def warn(self, count: int, things: str, what: str, first: str) -> None:
+    def warn(
+        self, count: int, things: str, what: str, first: str, rows: Sequence[int] = ()
+    ) -> None:
         """Note ``count`` cases of one kind, unless there are none.
 
         Args:
@@ -98,9 +122,11 @@ class Problems:
             things: singular and plural, as in ``"box boxes"``.
             what: the rest of the sentence.
             first: names the first case.
+            rows: the annotations concerned.
         """
         if count:
-            self.warnings.append(f"{counted(count, things)} {what} (first: {first})")
+            text = f"{counted(count, things)} {what}"
+            self.warnings.append(Warned(count, text, first, tuple(rows)))
 
     def raise_errors(self) -> None:
         """Raise all errors so far as one.
@@ -124,6 +150,8 @@ class Problems:
             DataError: see `raise_errors`.
         """
         self.raise_errors()
+        if self.quiet:
+            return
         for line in self.warnings:
             warnings.warn(f"{self.source}: {line}", HyperfocalWarning, stacklevel=4)
 

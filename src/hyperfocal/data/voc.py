@@ -24,7 +24,10 @@ def find_voc(folder: Path) -> Path | None:
 
 
 def read_voc(
-    folder: Path, images: Path | None = None, split: Literal["train", "val"] = "train"
+    folder: Path,
+    images: Path | None = None,
+    split: Literal["train", "val"] = "train",
+    problems: Problems | None = None,
 ) -> RawAnnotations:
     """Parse a folder of Pascal VOC XML files.
 
@@ -40,6 +43,7 @@ def read_voc(
         images: the image folder; None takes ``JPEGImages`` beside ``Annotations``, or the folder
             of the XML files.
         split: which of a tree's lists to read.
+        problems: collects what is wrong; None tells it.
 
     Raises:
         DataError: unreadable or incomplete files; names them.
@@ -50,7 +54,7 @@ def read_voc(
     if images is None:
         beside = place.parent / "JPEGImages"
         images = beside if beside.is_dir() else place
-    problems = Problems(folder)
+    problems = problems or Problems(folder)
     files = sorted(place.glob("*.xml"))
     listed = place.parent / "ImageSets" / "Main" / f"{split}.txt"
     if place != folder and listed.is_file():

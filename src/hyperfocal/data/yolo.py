@@ -36,6 +36,7 @@ def read_yolo(
     images: Path | None = None,
     split: Literal["train", "val"] = "train",
     categories: Sequence[Category] | None = None,
+    problems: Problems | None = None,
 ) -> RawAnnotations:
     """Parse a YOLO dataset.
 
@@ -49,6 +50,7 @@ def read_yolo(
         images: the split's image folder; None takes what ``data.yaml`` says for ``split``.
         split: ``train`` or ``val``.
         categories: names for a folder of label files without ``classes.txt``.
+        problems: collects what is wrong; None tells it.
 
     Raises:
         DataError: unreadable files or lines; names them.
@@ -69,7 +71,7 @@ def read_yolo(
             )
         files = _list_images(images)
 
-    problems = Problems(file or annotations)
+    problems = problems or Problems(file or annotations)
     rows: list[tuple[float, ...]] = []
     owners: list[int] = []
     where: list[str] = []

@@ -1,0 +1,107 @@
+"""Do the image files exist, are they whole, and of the size that the annotations state?"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Literal
+
+from hyperfocal.data.images import Header, read_header, read_image
+from hyperfocal.data.raw import Problems, RawAnnotations, RawImage
+from hyperfocal.types import DataError
+
+Check = Literal["none", "headers", "decode"]
+BadImages = Literal["error", "skip"]
+
+
+def look_at_images(
+    images: Sequence[RawImage], check: Check, advance: Callable[[int], None] = lambda images: None
+) -> list[Header | DataError]:
+    """Size of every image file, or what is wrong with it, in the order of ``images``.
+
+    Args:
+        images: whose files to open.
+        check: ``"decode"`` decodes them too.
+        advance: called with 1 after each image, for a progress bar.
+    """
+
+    def look(image: RawImage) -> Header | DataError:
+        try:
+            header = read_header(image.path)
+            if check == "decode":
+                read_image(image.path)
+        except DataError as error:
+            return error
+        return header
+
+    # Threads hide what a disk or a network takes to answer; decoding is bound by the processors.
+    workers = os.cpu_count() if check == "decode" else 8
+    found: list[Header | DataError] = []
+    with ThreadPoolExecutor(workers) as pool:
+        for header in pool.map(look, images):
+            found.append(header)
+            advance(1)
+    return found
+
+
+def check_images(
+    raw: RawAnnotations,
+    check: Check,
+    bad_images: BadImages,
+    problems: Problems,
+    headers: Sequence[Header | DataError] | None = None,
+) -> tuple[list[RawImage], list[int]]:
+    """Images with their true size, and the ids of those left out.
+
+    Args:
+        raw: has the images.
+        check: ``"none"`` opens no file whose size is annotated.
+        bad_images: ``"error"``, or ``"skip"`` to leave out those that can't be used.
+        problems: gets what is wrong.
+        headers: from `look_at_images`, if that was done before.
+
+    Raises:
+        DataError: files that can't be used.
+    """
+    if check == "none" and all(image.hw for image in raw.images):
+        return list(raw.images), []
+    found = look_at_images(raw.images, check) if headers is None else headers
+    good: list[RawImage] = []
+    wrong: list[str] = []
+    turned: list[str] = []
+    bad: list[tuple[int, str]] = []
+    for image, header in zip(raw.images, found, strict=True):
+        if isinstance(header, DataError):
+            bad.append((image.id, f"image id {image.id}: {header}"))
+            continue
+        if image.hw and image.hw != header.hw:
+            stated = f"{image.name!r}, {_size(image.hw)} in the annotations, {_size(header.hw)}"
+            is_turned = image.hw == header.stored_hw
+            (turned if is_turned else wrong).append(f"image id {image.id}, {stated} in truth")
+        good.append(replace(image, hw=header.hw))
+    problems.warn(
+        len(wrong),
+        "image images",
+        "with a wrong width or height in the annotations; the file's own size is used",
+        wrong[0] if wrong else "",
+    )
+    problems.warn(
+        len(turned),
+        "image images",
+        "annotated with the size from before EXIF rotation; boxes are taken to lie in the image "
+        "as displayed, so look at some of them",
+        turned[0] if turned else "",
+    )
+    if bad_images == "skip" and good:
+        problems.warn(len(bad), "image images", "left out as unusable", bad[0][1] if bad else "")
+    elif bad:
+        fix = "; mend the path or the file, or leave such images out with --data.bad-images skip"
+        problems.errors += [message + fix for _, message in bad]
+        problems.raise_errors()
+    return good, [identity for identity, _ in bad]
+
+
+def _size(hw: tuple[int, int]) -> str:
+    return f"{hw[1]}x{hw[0]}"
