@@ -14,6 +14,7 @@ Train dense object detectors on imbalanced data.
 
 commands:
   demo                      draw a long-tailed set, train, evaluate, leave pictures (about 6 min)
+  doctor DATA [flags]       what is wrong with your data, and settings that suit it
   train RECIPE [flags]      train and evaluate a detector on your images
   evaluate RUN [flags]      measure a trained detector on annotated images
   evaluate --detections F   measure anyone's COCO-format results
@@ -27,6 +28,7 @@ commands:
 
 COMMANDS = {
     "demo": "demo",
+    "doctor": "doctor",
     "train": "train",
     "evaluate": "evaluate",
     "predict": "predict",

@@ -1,0 +1,120 @@
+"""``hyperfocal doctor DATA``: what is wrong with the data, and which settings suit it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hyperfocal.types import ConfigError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+DESCRIPTION = """\
+Look for what is wrong with a data set, and propose settings for it.
+
+  hyperfocal doctor DATA [--recipe R]
+  hyperfocal doctor --data.train.annotations F --data.train.images D \\
+      --data.val.annotations F --data.val.images D [--recipe R]
+
+DATA is a folder in which train and val are found by looking, a YOLO data.yaml or a COCO .json.
+Every other flag of `hyperfocal train` is taken too: what you are going to train with counts, such
+as --train.batch-size. Exit status 1 if something must be mended before training."""
+
+DEFAULT_RECIPE = "retinanet_mobilenet"
+
+
+def run(words: list[str]) -> int:
+    """Examine, advise, print, write the page; 1 where there are errors."""
+    args, flags = _parse(words)
+    from rich.console import Console
+
+    from hyperfocal.config import override
+    from hyperfocal.doctor import advise, examine, print_report, write_page
+    from hyperfocal.engine.run_folder import write_json
+    from hyperfocal.recipes import load_recipe
+
+    recipe = load_recipe(args.recipe)
+    if args.data is not None:
+        flags = [*_located(args.data, flags), *flags]
+    experiment = override(recipe, flags, prog="hyperfocal doctor")
+    if experiment.data.train.annotations is None:
+        raise ConfigError("hyperfocal doctor takes a DATA folder or --data.train.annotations FILE")
+    console = Console()
+
+    found = examine(experiment, args.decode, partial(_bar, console))
+    advice = advise(found, recipe, args.recipe, flags)
+    print_report(found, advice, console)
+    if args.html is not None:
+        write_page(found, advice, args.html)
+        console.print(f"written: {args.html}", highlight=False, markup=False, soft_wrap=True)
+    if args.json is not None:
+        findings = [finding.as_json() for finding in found.findings]
+        write_json(
+            args.json, {"findings": findings, "advice": advice.as_json() if advice else None}
+        )
+        console.print(f"written: {args.json}", highlight=False, markup=False, soft_wrap=True)
+    return 1 if found.has_errors else 0
+
+
+def _located(data: Path, flags: list[str]) -> list[str]:
+    """Flags that name the splits found in ``data``."""
+    from hyperfocal.doctor import find_splits
+
+    given = [word for word in flags if word.startswith(("--data.train.", "--data.val."))]
+    if given:
+        raise ConfigError(f"DATA is searched for train and val; leave out {given[0]}, or DATA")
+    words = []
+    for name, split in find_splits(data).items():
+        words += [f"--data.{name}.annotations", str(split.annotations)]
+        if split.images is not None:
+            words += [f"--data.{name}.images", str(split.images)]
+    return words
+
+
+@contextmanager
+def _bar(console: Console, name: str, total: int) -> Iterator[Callable[[int], None]]:
+    from hyperfocal.engine.progress import ProgressBar
+
+    unit = "boxes" if name == "anchors" else "images"
+    with ProgressBar(console, name, total, unit, enabled=total > 0, transient=True) as bar:
+        yield bar.advance
+
+
+def _parse(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    parser = argparse.ArgumentParser(
+        prog="hyperfocal doctor",
+        usage="hyperfocal doctor [DATA] [options] [flags of hyperfocal train]",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--recipe",
+        default=DEFAULT_RECIPE,
+        metavar="R",
+        help=f"what you are going to train (default {DEFAULT_RECIPE})",
+    )
+    parser.add_argument(
+        "--decode",
+        choices=["none", "sample", "full"],
+        default="sample",
+        help="how many images to decode, to find hidden damage and copies between the splits: "
+        "none, 500 of each split, or all (default sample)",
+    )
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write findings and advice here")
+    parser.add_argument(
+        "--html",
+        type=Path,
+        metavar="OUT",
+        default=Path("doctor.html"),
+        help="where to write the page with pictures (default doctor.html)",
+    )
+    args, rest = parser.parse_known_args(words)
+    # A word that no flag comes before; DATA isn't the parser's, for it would take flags' values.
+    args.data = Path(rest.pop(0)) if rest and not rest[0].startswith("-") else None
+    return args, rest

@@ -1,0 +1,109 @@
+"""Settings that suit the measured data: each with the flags to paste, a reason and its source."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hyperfocal.config import override
+from hyperfocal.doctor.advise_anchors import advise_anchors
+from hyperfocal.doctor.advise_loss import advise_loss, advise_prior
+from hyperfocal.doctor.advise_schedule import advise_lr, advise_sampler, advise_schedule
+from hyperfocal.doctor.advise_size import advise_size
+from hyperfocal.doctor.anchors import measure_fit
+from hyperfocal.doctor.examine import Examination
+from hyperfocal.doctor.measure import Measurements, measure
+from hyperfocal.doctor.proposal import Proposal
+from hyperfocal.engine.experiment import Experiment
+
+
+@dataclass(frozen=True)
+class Advice:
+    """All proposals for a data set and a recipe.
+
+    Attributes:
+        recipe: name or path of the recipe.
+        measured: what they rest on.
+        proposals: one a topic.
+        experiment: the recipe with the person's flags and the proposals.
+        given: the flags of the person, first of the command.
+    """
+
+    recipe: str
+    measured: Measurements
+    proposals: tuple[Proposal, ...]
+    experiment: Experiment
+    given: tuple[str, ...]
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """The overrides of all proposals, as words."""
+        return tuple(word for proposal in self.proposals for word in proposal.flags)
+
+    @property
+    def command(self) -> str:
+        """The command that trains by them."""
+        return shlex.join(["hyperfocal", "train", self.recipe, *self.given, *self.flags])
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON-able form."""
+        m = self.measured
+        return {
+            "recipe": self.recipe,
+            "measured": {
+                "categories": m.categories,
+                "images": m.images,
+                "boxes": m.boxes,
+                "most_to_least_frequent": m.ratio,
+                "priors_per_image": m.priors,
+                "positives_per_image": m.positives,
+            },
+            "proposals": [
+                {"topic": p.topic, "flags": list(p.flags), "reason": p.reason, "source": p.source}
+                for p in self.proposals
+            ],
+            "command": self.command,
+        }
+
+
+def advise(
+    found: Examination, original: Experiment, recipe: str, given: Sequence[str] = ()
+) -> Advice | None:
+    """Propose settings; None where no training split could be read.
+
+    Image size comes first, for anchors are measured after the resize; the sampler before the
+    schedule, for it makes epochs longer.
+
+    Args:
+        found: the examination, with the person's own flags in its experiment.
+        original: the recipe without them.
+        recipe: its name.
+        given: the person's flags, as words.
+    """
+    if found.train is None:
+        return None
+    train, experiment = found.train, found.experiment
+    measured = measure(experiment, train, found.fit)
+    proposals: list[Proposal] = []
+
+    def adopt(proposal: Proposal) -> None:
+        nonlocal experiment
+        proposals.append(proposal)
+        if proposal.flags:
+            experiment = override(experiment, proposal.flags, prog="doctor")
+
+    adopt(advise_size(experiment, measured))
+    if proposals[-1].flags:
+        measured = measure(experiment, train, measure_fit(experiment, train))
+    adopt(advise_anchors(experiment, measured))
+    if proposals[-1].flags:
+        measured = measure(experiment, train, measure_fit(experiment, train))
+    steps: tuple[Callable[[Experiment, Measurements], Proposal], ...] = (advise_loss, advise_prior)
+    for step in steps:
+        adopt(step(experiment, measured))
+    adopt(advise_sampler(experiment, measured, train))
+    adopt(advise_lr(experiment, original))
+    adopt(advise_schedule(experiment, measured, train))
+    return Advice(recipe, measured, tuple(proposals), experiment, tuple(given))

@@ -1,0 +1,109 @@
+"""The classification loss, and the prior that it starts from."""
+
+from __future__ import annotations
+
+import math
+
+from hyperfocal.doctor.measure import Measurements
+from hyperfocal.doctor.proposal import EFL, PAPER, Proposal
+from hyperfocal.engine.experiment import Experiment
+from hyperfocal.losses import SigmoidFocalLoss
+
+LARGE_VOCABULARY = 100
+"""Categories from which the published gains of EFL are taken to hold (500 and 1203 there)."""
+
+LONG_TAIL = 10.0
+"""Most over least frequent category from which a set is long-tailed."""
+
+FEW_BACKGROUND = 10.0
+"""Background priors a positive up to which plain cross entropy does."""
+
+GAMMA, ALPHA = 2.0, 0.25
+
+
+def is_long_tailed(measured: Measurements) -> bool:
+    """Whether some categories are rare beside others."""
+    return measured.ratio >= LONG_TAIL
+
+
+def advise_loss(experiment: Experiment, measured: Measurements) -> Proposal:
+    """Focal loss for the imbalance of background and objects; EFL where many categories are rare.
+
+    Focal loss answers the first imbalance only: on LVIS it gives rare categories AP 9.6.
+    """
+    loss = experiment.model.loss
+    background = measured.priors / max(measured.positives, 1e-9)
+    told = (
+        f"{background:.0f} background priors a positive; the most frequent category has "
+        f"{measured.ratio:.0f} times the training images of the rarest"
+    )
+    source = f"{EFL}, Tables 1 and 2 (LVIS: APr 9.6 to 15.2 of RetinaNet); {PAPER}, Table 1b"
+    rare = measured.in_group(experiment.evaluation.groups.names[0])
+    if (
+        measured.categories >= LARGE_VOCABULARY
+        and is_long_tailed(measured)
+        and rare >= 0.05 * measured.categories
+    ):
+        reason = f"{told}, and {rare} of {measured.categories} categories are rare"
+        if loss.kind in ("efl", "eqfl"):
+            return Proposal("loss", (), f"{reason}: keep {loss.kind}", source)
+        if loss.kind not in ("focal", "ce"):
+            return Proposal("loss", (), f"{reason}: keep the loss you chose, {loss.kind}", source)
+        # Its longer warm-up rides out the first, noisy statistics.
+        flags = ("--loss", "efl", "--train.warmup-iterations", "6000", "--train.clip-norm", "35")
+        reason += (
+            ": EFL, whose focus grows for categories that positives rarely reach, with its longer "
+            "warm-up and clipping"
+        )
+        return Proposal("loss", flags, reason, source)
+    source = f"{PAPER}, Table 1b (best: gamma 2, alpha 0.25; alpha falls as gamma rises)"
+    if loss.kind != "focal":
+        return Proposal("loss", (), f"{told}: keep the loss you chose, {loss.kind}", source)
+    assert isinstance(loss, SigmoidFocalLoss.Config)
+    if background <= FEW_BACKGROUND:
+        return Proposal("loss", ("--loss", "ce"), f"{told}: so little needs no focusing", source)
+    why = "focal loss"
+    if is_long_tailed(measured):
+        why += (
+            f"; the long tail of {measured.categories} categories is left to the sampler, because "
+            "EFL's published gains are on 500 and 1203 categories"
+        )
+    if loss.gamma == GAMMA and loss.alpha == ALPHA:
+        return Proposal("loss", (), f"{told}: {why}, gamma 2 and alpha 0.25 as they are", source)
+    best = ("--loss.gamma", f"{GAMMA:g}", "--loss.alpha", f"{ALPHA:g}")
+    return Proposal("loss", best, f"{told}: {why} with the settings that were best", source)
+
+
+def advise_prior(experiment: Experiment, measured: Measurements) -> Proposal:
+    """The largest prior of 0.01, 0.001, ... whose background starts below the objects.
+
+    With every probability at π, α-focal loss of the K logits of A priors over P positives starts
+    at ``(A K / P) (1 - α) π^γ (-log(1 - π))`` a positive from the background, and at
+    ``α (1 - π)^γ (-log π)`` from the positives themselves.
+    """
+    source = f"{PAPER}, sections 3.3 and 4.1; {EFL}, released settings (0.001 for 1203 categories)"
+    loss, now = experiment.model.loss, experiment.model.head.prior
+    logits = measured.priors * measured.categories / max(measured.positives, 1.0)
+    gamma = float(getattr(loss, "gamma", 0.0))
+    alpha = getattr(loss, "alpha", None)
+    own, rest = (1.0, 1.0) if alpha is None else (float(alpha), 1 - float(alpha))
+
+    def starts(prior: float) -> tuple[float, float]:
+        background = logits * rest * prior**gamma * -math.log1p(-prior)
+        return background, own * (1 - prior) ** gamma * -math.log(prior)
+
+    wanted = 0.01
+    while wanted > 1e-5 and starts(wanted)[0] > starts(wanted)[1]:
+        wanted /= 10
+    if loss.kind == "efl":
+        wanted = min(wanted, 0.001)
+    background, positive = starts(wanted)
+    reason = (
+        f"at prior {wanted:g} the loss starts with {background:.2g} from the background and "
+        f"{positive:.2g} from the objects, a positive"
+    )
+    if wanted >= now or math.isclose(wanted, now):
+        if now < wanted:
+            reason = f"the recipe's {now:g} is on the safe side of {wanted:g}"
+        return Proposal("prior", (), f"{reason}: keep {now:g}", source)
+    return Proposal("prior", ("--model.head.prior", f"{wanted:g}"), reason, source)

@@ -1,0 +1,155 @@
+"""Boxes that are doubled, or written in another way than their format means."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hyperfocal.data.raw import counted
+from hyperfocal.doctor.findings import Finding
+from hyperfocal.doctor.reading import Examined
+
+NEAR_IOU = 0.95
+"""IoU from which two boxes of one category in one image are taken for one object."""
+
+LEAVES_IMAGE = 0.1
+"""Share of boxes that must stand out of their image before their format is doubted."""
+
+FITS_OTHERWISE = 0.99
+"""Share of boxes that the other reading must fit."""
+
+
+def check_boxes(split: Examined) -> list[Finding]:
+    """Doubled boxes and boxes in the wrong format."""
+    return [*check_format(split), *check_doubles(split)]
+
+
+def check_format(split: Examined) -> list[Finding]:
+    """Corners ``x1 y1 x2 y2`` where a corner (or centre) and a size are meant.
+
+    Read as corner and size, such boxes stand out of the image wherever the object isn't near its
+    top left; read as corners, all of them fit. Ordinary boxes never do: there the size would have
+    to be larger than the corner in (nearly) every box, in both directions.
+    """
+    raw, sizes = split.raw, split.sizes
+    if raw.made_up_ids:  # VOC names its four numbers
+        return []
+    boxes = raw.boxes
+    good = np.isfinite(boxes).all(axis=1) & np.isfinite(sizes).all(axis=1)
+    if good.sum() < 20:
+        return []
+    x1, y1, x2, y2 = boxes[good].T
+    height, width = np.ones_like(sizes[good].T) if raw.normalized else sizes[good].T
+    slack = 0.01 if raw.normalized else 1.0
+    first, second = x2 - x1, y2 - y1
+    x, y = ((x1 + x2) / 2, (y1 + y2) / 2) if raw.normalized else (x1, y1)
+    leaves = (x2 > width + slack) | (y2 > height + slack) | (x1 < -slack) | (y1 < -slack)
+    other = (first > x) & (second > y) & (first <= width + slack) & (second <= height + slack)
+    if leaves.mean() < LEAVES_IMAGE or other.mean() < FITS_OTHERWISE:
+        return []
+    rows = np.flatnonzero(good)[np.flatnonzero(leaves)]
+    meant = "cx cy w h" if raw.normalized else "x y width height"
+    text = (
+        f"the boxes seem to be x1 y1 x2 y2 where {meant} is meant: read as they should be, "
+        f"{leaves.mean():.0%} of them leave their image; read as corners, "
+        f"{other.mean():.1%} fit. Convert them"
+    )
+    cases = split.cases(rows[:20].tolist())
+    return [Finding("error", "xyxy_boxes", split.name, text, int(leaves.sum()), cases)]
+
+
+def check_doubles(split: Examined) -> list[Finding]:
+    """The same object boxed twice, under one category or two."""
+    raw = split.raw
+    usable = np.isfinite(raw.boxes).all(axis=1) & ~raw.crowd
+    with np.errstate(invalid="ignore"):
+        usable &= (raw.boxes[:, 2] > raw.boxes[:, 0]) & (raw.boxes[:, 3] > raw.boxes[:, 1])
+    rows = np.flatnonzero(usable)
+    first, second, iou = near_pairs(raw.boxes[rows], raw.image_ids[rows], NEAR_IOU)
+    first, second = rows[first], rows[second]
+    same = raw.category_ids[first] == raw.category_ids[second]
+    exact = (raw.boxes[first] == raw.boxes[second]).all(axis=1)
+    names = {category.id: category.name for category in raw.categories}
+    findings = []
+    kinds = (
+        (
+            same & exact,
+            "duplicate_boxes",
+            "with a twin of the same category, equal to the last digit: counted twice in training, "
+            "and one of the two always missed in evaluation",
+        ),
+        (
+            same & ~exact,
+            "near_duplicate_boxes",
+            f"with IoU {NEAR_IOU:g} or more with another of the same category, as if an object had "
+            "been boxed twice",
+        ),
+        (
+            ~same,
+            "two_categories_one_box",
+            f"with IoU {NEAR_IOU:g} or more with one of another category: two labels for one object "
+            "contradict each other in training",
+        ),
+    )
+    for chosen, kind, what in kinds:
+        count = len(np.unique(second[chosen]))
+        if not count:
+            continue
+        order = np.flatnonzero(chosen)[np.argsort(-iou[chosen], kind="stable")][:20]
+
+        def name(row: int) -> str:
+            return names.get(int(raw.category_ids[row]), "unknown")
+
+        notes = [
+            f"{name(second[n])}, twin of {raw.describe(int(first[n]))}, {name(first[n])}"
+            for n in order
+        ]
+        cases = split.cases(second[order].tolist(), notes)
+        text = f"{counted(count, 'box boxes')} {what}"
+        findings.append(Finding("warning", kind, split.name, text, count, cases))
+    return findings
+
+
+def near_pairs(
+    boxes: NDArray[np.float64], groups: NDArray[np.int64], least: float
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """Pairs of boxes in one group (image) with an IoU of at least ``least``.
+
+    Boxes are compared with the next, the second next, ... of their group, all groups at once, so
+    that there is no loop over images.
+
+    Args:
+        boxes: ``(N, 4)`` xyxy with positive areas.
+        groups: ``(N,)`` which boxes belong together.
+        least: the threshold, above 0.
+
+    Returns:
+        Rows of the first and of the second of each pair, and their IoU.
+    """
+    # Equal boxes have equal areas, and IoU >= t needs areas within a factor t: sorted by area
+    # within a group, a comparison can stop at the first box that is too large.
+    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    order = np.lexsort((area, groups))
+    b, g, a = boxes[order], groups[order], area[order]
+    firsts, seconds, ious = [], [], []
+    left, step = np.arange(len(order) - 1), 1
+    while len(left):
+        right = left + step
+        near = (g[left] == g[right]) & (a[left] >= least * a[right])
+        left, right = left[near], right[near]
+        low = np.maximum(b[left, :2], b[right, :2])
+        high = np.minimum(b[left, 2:], b[right, 2:])
+        inter = np.clip(high - low, 0, None).prod(axis=1)
+        iou = inter / (a[left] + a[right] - inter)
+        hit = iou >= least
+        firsts.append(np.minimum(order[left[hit]], order[right[hit]]))
+        seconds.append(np.maximum(order[left[hit]], order[right[hit]]))
+        ious.append(iou[hit])
+        step += 1
+        left = left[left + step < len(order)]
+    empty = np.zeros(0, np.int64)
+    return (
+        np.concatenate([empty, *firsts]),
+        np.concatenate([empty, *seconds]),
+        np.concatenate([np.zeros(0), *ious]),
+    )

@@ -1,0 +1,244 @@
+"""Images that occur more than once: between the splits they make validation a test of memory."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from hyperfocal.data.images import read_image
+from hyperfocal.data.raw import counted
+from hyperfocal.doctor.findings import Case, Finding
+from hyperfocal.types import DataError
+
+THUMBNAIL = 32
+"""Side of the grey thumbnails that images are compared by, pixels."""
+
+HASH_BITS = 6
+"""Of 64 bits of the difference hash, how many may differ in a candidate for a copy."""
+
+ALIKE = 0.97
+"""Correlation of two thumbnails from which the images are taken for copies."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image file of a split."""
+
+    split: str
+    path: Path
+    image_id: int
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What decoding gave.
+
+    Attributes:
+        picture: the file.
+        thumbnail: ``(32, 32)`` uint8 grey, or None where decoding failed.
+        problem: what is wrong, or None.
+    """
+
+    picture: Picture
+    thumbnail: NDArray[np.uint8] | None
+    problem: str | None = None
+
+
+# --------------------------------------------------------------------------- the same bytes
+
+
+def identical_files(pictures: Sequence[Picture]) -> list[list[Picture]]:
+    """Groups of different paths with the same bytes; only files of equal size are read."""
+    by_size: dict[int, list[Picture]] = defaultdict(list)
+    for picture in _one_a_path(pictures):
+        try:
+            by_size[picture.path.stat().st_size].append(picture)
+        except OSError:  # told elsewhere
+            continue
+    candidates = [picture for group in by_size.values() if len(group) > 1 for picture in group]
+    by_digest: dict[bytes, list[Picture]] = defaultdict(list)
+    with ThreadPoolExecutor(8) as pool:
+        for picture, digest in zip(candidates, pool.map(_digest, candidates), strict=True):
+            if digest is not None:
+                by_digest[digest].append(picture)
+    return [group for group in by_digest.values() if len(group) > 1]
+
+
+def check_identical(pictures: Sequence[Picture]) -> list[Finding]:
+    """Image files that both splits share, and files that repeat within one."""
+    shared = _shared_paths(pictures)
+    groups = identical_files(pictures)
+    across = [g for g in groups if len({p.split for p in g}) > 1]
+    within = [g for g in groups if len({p.split for p in g}) == 1]
+    findings = []
+    if shared or across:
+        cases = [Case(str(p.path), p.image_id, note="listed in train and val") for p in shared]
+        cases += [_pair_case(group) for group in across]
+        count = len(shared) + len(across)
+        text = (
+            f"{counted(count, 'image images')} in both train and val, byte for byte: there, "
+            "validation measures memory. Leave them out of one of the two"
+        )
+        findings.append(Finding("error", "identical_in_both", "", text, count, tuple(cases)))
+    if within:
+        copies = sum(len(group) - 1 for group in within)
+        text = f"{counted(copies, 'file files')} byte for byte the same as another of its split"
+        cases = [_pair_case(group) for group in within]
+        findings.append(Finding("warning", "identical_in_one", "", text, copies, tuple(cases)))
+    return findings
+
+
+def _one_a_path(pictures: Iterable[Picture]) -> list[Picture]:
+    return list({picture.path: picture for picture in pictures}.values())
+
+
+def _shared_paths(pictures: Sequence[Picture]) -> list[Picture]:
+    train = {picture.path for picture in pictures if picture.split == "train"}
+    return [p for p in pictures if p.split == "val" and p.path in train]
+
+
+def _digest(picture: Picture) -> bytes | None:
+    digest = hashlib.blake2b(digest_size=16)
+    try:
+        with picture.path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError:
+        return None
+    return digest.digest()
+
+
+def _pair_case(group: Sequence[Picture]) -> Case:
+    ordered = sorted(group, key=lambda p: p.split, reverse=True)
+    first, *others = ordered
+    note = "same as " + ", ".join(f"{p.split} {p.path} (image id {p.image_id})" for p in others[:3])
+    return Case(str(first.path), first.image_id, note=note, other=str(others[0].path))
+
+
+# --------------------------------------------------------------------------- alike to the eye
+
+
+def decode_all(
+    pictures: Sequence[Picture], advance: Callable[[int], None] = lambda images: None
+) -> list[Decoded]:
+    """Decode every file in full, in threads, and keep a thumbnail of each."""
+    found = []
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for decoded in pool.map(_decode, pictures):
+            found.append(decoded)
+            advance(1)
+    return found
+
+
+def _decode(picture: Picture) -> Decoded:
+    try:
+        pixels = read_image(picture.path)
+    except DataError as error:
+        return Decoded(picture, None, str(error))
+    image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+    # Reduced first by whole factors, so that all pixels count and it is quick.
+    factor = max(1, min(image.size) // (2 * THUMBNAIL))
+    small = image.reduce(factor) if factor > 1 else image
+    grey = small.convert("L").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BILINEAR)
+    return Decoded(picture, np.asarray(grey))
+
+
+def check_decoded(decoded: Sequence[Decoded], sampled: int | None) -> list[Finding]:
+    """Files that break when decoded, and images alike to the eye in train and val.
+
+    Args:
+        decoded: from both splits.
+        sampled: how many images there are in all, where only some were decoded.
+    """
+    part = "" if sampled is None else f" (of {len(decoded)} of {sampled} images that were decoded)"
+    findings = []
+    bad = [d for d in decoded if d.problem is not None]
+    if bad:
+        text = f"{counted(len(bad), 'file files')} can't be decoded{part}; replace, or leave out with --data.check decode --data.bad-images skip"
+        cases = tuple(Case(str(d.picture.path), d.picture.image_id, note=d.problem) for d in bad)
+        findings.append(Finding("error", "damaged", "", text, len(bad), cases))
+    good = [d for d in decoded if d.thumbnail is not None]
+    train = [d for d in good if d.picture.split == "train"]
+    val = [d for d in good if d.picture.split == "val"]
+    pairs = [
+        (a.picture, b.picture, r)
+        for a, b, r in near_copies(train, val)
+        if a.picture.path != b.picture.path
+    ]
+    same = {frozenset(p.path for p in g) for g in identical_files([d.picture for d in good])}
+    pairs = [(a, b, r) for a, b, r in pairs if not any({a.path, b.path} <= g for g in same)]
+    if pairs:
+        pairs.sort(key=lambda pair: -pair[2])
+        count = len({b.path for _, b, _ in pairs})
+        text = (
+            f"{counted(count, 'val-image val-images')} like a training image{part}, "
+            "as if resized, recompressed or a frame later: there, validation measures memory. Look "
+            "at the pairs, and leave out one of each that is a copy"
+        )
+        cases = tuple(
+            Case(
+                str(b.path),
+                b.image_id,
+                note=f"like train {a.path} (correlation {r:.3f})",
+                other=str(a.path),
+            )
+            for a, b, r in pairs
+        )
+        findings.append(Finding("warning", "alike_in_both", "", text, count, cases))
+    return findings
+
+
+def near_copies(
+    first: Sequence[Decoded], second: Sequence[Decoded]
+) -> list[tuple[Decoded, Decoded, float]]:
+    """Pairs of images alike to the eye, with the correlation of their thumbnails.
+
+    Candidates are pairs whose 64-bit difference hashes (the signs of the brightness steps along
+    the rows of a 9 x 8 thumbnail) differ in few bits; a pair is kept if the thumbnails themselves
+    correlate. The hash alone would match plain backgrounds with each other.
+    """
+    if not first or not second:
+        return []
+    one, two = (np.stack([d.thumbnail for d in side]) for side in (first, second))  # type: ignore[misc]
+    codes, others = difference_hash(one), difference_hash(two)
+    flat, unit = _standard(one), _standard(two)
+    pairs = []
+    for n, code in enumerate(others):
+        near = np.flatnonzero(np.bitwise_count(codes ^ code) <= HASH_BITS)
+        if len(near):
+            alike = flat[near] @ unit[n]
+            pairs += [
+                (first[k], second[n], float(r))
+                for k, r in zip(near.tolist(), alike.tolist(), strict=True)
+                if r >= ALIKE
+            ]
+    return pairs
+
+
+def difference_hash(thumbnails: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    """``(N,)`` 64-bit hashes of ``(N, 32, 32)`` grey thumbnails."""
+    rows = thumbnails.reshape(-1, 8, 4, THUMBNAIL).mean(axis=2)
+    edges = np.linspace(0, THUMBNAIL, 10).round().astype(int)
+    spans = itertools.pairwise(edges.tolist())
+    cells = np.stack([rows[:, :, a:b].mean(axis=2) for a, b in spans], axis=2)
+    bits = (cells[:, :, 1:] > cells[:, :, :-1]).reshape(len(thumbnails), 64)
+    return np.packbits(bits, axis=1).view(np.uint64)[:, 0]
+
+
+def _standard(thumbnails: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """``(N, 1024)`` of mean 0 and length 1; images without contrast become zeros."""
+    flat = thumbnails.reshape(len(thumbnails), -1).astype(np.float32)
+    flat -= flat.mean(axis=1, keepdims=True)
+    length = np.linalg.norm(flat, axis=1, keepdims=True)
+    # Below a grey level and a half of spread, what is left is noise.
+    return np.asarray(np.where(length > 1.5 * THUMBNAIL, flat / np.maximum(length, 1e-6), 0))

@@ -1,0 +1,157 @@
+"""The whole examination: read both splits, look for everything, measure what advice rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from hyperfocal.data.images import Header
+from hyperfocal.doctor.anchors import Fit, check_anchors, measure_fit
+from hyperfocal.doctor.boxes import check_boxes
+from hyperfocal.doctor.categories import (
+    check_categories,
+    check_category_ids,
+    check_images_without_boxes,
+)
+from hyperfocal.doctor.copies import Picture, check_decoded, check_identical, decode_all
+from hyperfocal.doctor.findings import Finding, worst_first
+from hyperfocal.doctor.reading import Examined, check_split, read_split
+from hyperfocal.engine.experiment import Experiment
+from hyperfocal.types import AnnotationSet, ConfigError
+
+Decode = Literal["none", "sample", "full"]
+SAMPLE = 500
+"""Images of each split that ``decode="sample"`` decodes."""
+
+Stage = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+"""Opens a progress bar of a name and a total; what it gives is called with steps done."""
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What doctor found out.
+
+    Attributes:
+        experiment: the recipe with the person's flags and the place of the data.
+        findings: worst first.
+        train: the training split as training would take it; None if nothing is usable.
+        val: the validation split; None if there is none or nothing in it is usable.
+        fit: how the recipe's anchors fit the training boxes; None for detectors that don't assign
+            by a fixed IoU.
+        looked_at: how far image files were opened.
+    """
+
+    experiment: Experiment
+    findings: tuple[Finding, ...]
+    train: AnnotationSet | None
+    val: AnnotationSet | None
+    fit: Fit | None
+    looked_at: str
+
+    @property
+    def has_errors(self) -> bool:
+        """Whether anything must be mended before training."""
+        return any(finding.severity == "error" for finding in self.findings)
+
+
+@contextmanager
+def silent(name: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A stage without a progress bar."""
+    yield lambda steps: None
+
+
+def examine(experiment: Experiment, decode: Decode = "none", stage: Stage = silent) -> Examination:
+    """Look for everything that is wrong with, or special about, an experiment's data.
+
+    Args:
+        experiment: where the data lies and how it is going to be trained on. With its
+            ``data.check`` at ``none``, no image file is opened.
+        decode: ``"none"`` reads the headers of image files, ``"sample"`` also decodes up to
+            `SAMPLE` images of each split, ``"full"`` all of them.
+        stage: makes progress bars.
+
+    Raises:
+        ConfigError: no training annotations are given, or settings contradict each other.
+    """
+    data = experiment.data
+    if data.train.annotations is None:
+        raise ConfigError("no training annotations are given")
+    if data.check == "none" and decode != "none":
+        raise ConfigError("--data.check none opens no image, but --decode asks for it")
+    findings: list[Finding] = []
+    train = _split(experiment, "train", None, findings, stage)
+    val = None
+    if data.val.annotations is not None:
+        known = train.annotations if train is not None else None
+        val = _split(experiment, "val", known, findings, stage)
+    splits = [split for split in (train, val) if split is not None]
+    for split in splits:
+        findings += check_boxes(split)
+        if split.annotations is not None:
+            findings += check_images_without_boxes(split.name, split.annotations)
+    fit = None
+    train_set = train.annotations if train is not None else None
+    val_set = val.annotations if val is not None else None
+    if train_set is not None:
+        groups = experiment.evaluation.groups
+        findings += check_categories(train_set, val_set, groups)
+        with stage("anchors", sum(len(r.labels) for r in train_set.images)) as advance:
+            fit = measure_fit(experiment, train_set, advance)
+        findings += check_anchors(experiment, train_set, fit)
+    if val is None and data.val.annotations is None:
+        text = "there is no val split: nothing will tell the best weights from overfitted ones"
+        findings.append(Finding("warning", "no_val", "val", text))
+    if data.check != "none":
+        findings += _pictures(splits, decode, stage)
+    looked_at = "none" if data.check == "none" else {"none": "headers"}.get(decode, decode)
+    return Examination(experiment, tuple(worst_first(findings)), train_set, val_set, fit, looked_at)
+
+
+def _split(
+    experiment: Experiment,
+    name: Literal["train", "val"],
+    train: AnnotationSet | None,
+    findings: list[Finding],
+    stage: Stage,
+) -> Examined | None:
+    split = experiment.data.train if name == "train" else experiment.data.val
+    categories = train.categories if train is not None else None
+    assert split.annotations is not None
+    opens = experiment.data.check != "none"
+    with stage(f"read {name}", 0):
+        raw, found = read_split(name, split, categories)
+    findings += found
+    if raw is None:
+        return None
+    findings += check_category_ids(name, raw)
+    with stage(f"open {name}", len(raw.images) if opens else 0) as advance:
+        examined, found = check_split(name, raw, categories, open_images=opens, advance=advance)
+    findings += found
+    return examined
+
+
+def _pictures(splits: Sequence[Examined], decode: Decode, stage: Stage) -> list[Finding]:
+    pictures = [
+        Picture(split.name, image.path, image.id)
+        for split in splits
+        for image, header in zip(split.raw.images, split.headers, strict=True)
+        if isinstance(header, Header)
+    ]
+    findings = check_identical(pictures)
+    if decode == "none":
+        return findings
+    chosen = pictures
+    if decode == "sample":
+        rng = np.random.default_rng(0)
+        chosen = []
+        for split in splits:
+            own = [picture for picture in pictures if picture.split == split.name]
+            some = rng.permutation(len(own))[:SAMPLE]
+            chosen += [own[n] for n in np.sort(some).tolist()]
+    with stage("decode", len(chosen)) as advance:
+        decoded = decode_all(chosen, advance)
+    return findings + check_decoded(decoded, len(pictures) if len(chosen) < len(pictures) else None)

@@ -1,0 +1,148 @@
+"""Find the train and val splits of a data folder by looking."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from hyperfocal.data import Split
+from hyperfocal.data.annotations import read_raw
+from hyperfocal.data.raw import Problems
+from hyperfocal.data.voc import find_voc
+from hyperfocal.data.yolo import find_yaml, has_labels
+from hyperfocal.types import DataError
+
+SplitName = Literal["train", "val"]
+
+NAMES: dict[SplitName, tuple[str, ...]] = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev"),
+}
+"""Words in the name of a file or folder that tell a split, most usual first."""
+
+_DEPTH = 2
+
+
+def find_splits(data: Path) -> dict[SplitName, Split]:
+    """Where the splits of ``data`` lie.
+
+    Looked for, in this order: a YOLO ``data.yaml``; a VOC tree with lists in ``ImageSets/Main``;
+    folders named after the splits, each with annotations of its own; ``.json`` files named after
+    the splits in ``data`` or in a folder of it; one format without splits, taken for train. The
+    image folder of a ``.json`` is one of those around it: that which has the first image.
+
+    Args:
+        data: a folder, or a YAML or JSON file.
+
+    Raises:
+        DataError: there is nothing to find, or more than one file a split.
+    """
+    if not data.exists():
+        raise DataError(f"{data}: no such file or folder")
+    if data.is_file():
+        return _of_file(data)
+    yaml = find_yaml(data)
+    if yaml is not None:
+        return _of_file(yaml)
+    if find_voc(data) is not None:
+        lists = data / "ImageSets" / "Main"
+        found: dict[SplitName, Split] = {"train": Split(data)}
+        if (lists / "val.txt").is_file():
+            found["val"] = Split(data)
+        return found
+    for look in (_named_folders, _named_files):
+        found = look(data)
+        if found:
+            return found
+    jsons = sorted(data.glob("*.json"))
+    if len(jsons) == 1:
+        return {"train": Split(jsons[0], _images_of(jsons[0], data, "train"))}
+    raise DataError(
+        f"{data}: no train and val annotations found in it (looked for data.yaml, ImageSets/Main, "
+        "folders train and val, and .json files with train and val in their names); name them with "
+        "--data.train.annotations, --data.train.images and the same for val"
+    )
+
+
+def _of_file(file: Path) -> dict[SplitName, Split]:
+    if file.suffix.lower() == ".json":
+        return {"train": Split(file, _images_of(file, file.parent, "train"))}
+    found: dict[SplitName, Split] = {"train": Split(file)}
+    try:
+        read_raw(file, None, "val", None, Problems(file, quiet=True))
+    except DataError as error:
+        if "no entry 'val'" in str(error):
+            return found
+    found["val"] = Split(file)
+    return found
+
+
+def _named_folders(data: Path) -> dict[SplitName, Split]:
+    """``train/`` and ``valid/``, each with its own annotations and pictures."""
+    found: dict[SplitName, Split] = {}
+    for name, words in NAMES.items():
+        for word in words:
+            folder = data / word
+            if not folder.is_dir():
+                continue
+            jsons = list(folder.glob("*.json"))
+            if len(jsons) == 1:
+                found[name] = Split(jsons[0], _images_of(jsons[0], folder, name))
+            elif find_voc(folder) is not None:
+                found[name] = Split(folder)
+            elif has_labels(folder / "labels") if (folder / "labels").is_dir() else False:
+                found[name] = Split(folder / "labels", folder / "images")
+            if name in found:
+                break
+    return found if "train" in found else {}
+
+
+def _named_files(data: Path) -> dict[SplitName, Split]:
+    """``train.json`` and ``val.json``, or ``annotations/instances_train2017.json`` and so on."""
+    found: dict[SplitName, Split] = {}
+    files = [f for folder in (data, *_folders(data, 1)) for f in sorted(folder.glob("*.json"))]
+    for name, words in NAMES.items():
+        named = [f for f in files if any(word in f.stem.lower() for word in words)]
+        exact = [f for f in named if f.stem.lower() in words]
+        # COCO's folder also has captions and keypoints.
+        boxes = [f for f in named if f.stem.lower().startswith("instances")]
+        chosen = exact[:1] or (boxes if len(named) > 1 and boxes else named)
+        if len(chosen) > 1:
+            raise DataError(
+                f"{data}: several files for {name} ({', '.join(f.name for f in chosen[:4])}); "
+                f"name one with --data.{name}.annotations"
+            )
+        if chosen:
+            found[name] = Split(chosen[0], _images_of(chosen[0], data, name))
+    return found if "train" in found else {}
+
+
+def _images_of(file: Path, data: Path, name: SplitName) -> Path | None:
+    """The folder that a COCO file's names are relative to."""
+    try:
+        raw = read_raw(file, None, name, None, Problems(file, quiet=True))
+    except DataError:
+        return None  # told when the split is read
+    if not raw.images or raw.images[0].path.is_file():
+        first = raw.images[0] if raw.images else None
+        return None if first is None else _strip(first.path, first.name)
+    wanted = raw.images[0].name
+    around = [file.parent, data, *_folders(data, _DEPTH)]
+    if file.parent != data:
+        around += _folders(file.parent, _DEPTH)
+    ranked = sorted(around, key=lambda f: not any(word in f.name.lower() for word in NAMES[name]))
+    return next((folder for folder in ranked if (folder / wanted).is_file()), None)
+
+
+def _strip(path: Path, name: str) -> Path | None:
+    depth = len(Path(name).parts)
+    return path.parents[depth - 1] if len(path.parents) >= depth else None
+
+
+def _folders(root: Path, depth: int) -> Iterator[Path]:
+    if depth == 0:
+        return
+    for folder in sorted(f for f in root.iterdir() if f.is_dir() and not f.name.startswith(".")):
+        yield folder
+        yield from _folders(folder, depth - 1)

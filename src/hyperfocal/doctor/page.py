@@ -1,0 +1,152 @@
+"""doctor.html: one file with findings, pictures, charts and advice; it loads nothing."""
+
+from __future__ import annotations
+
+from html import escape
+from pathlib import Path
+
+from hyperfocal.doctor.advice import Advice
+from hyperfocal.doctor.anchors import level_strides
+from hyperfocal.doctor.charts import box_chart, category_chart
+from hyperfocal.doctor.examine import Examination
+from hyperfocal.doctor.findings import Finding
+from hyperfocal.doctor.pictures import case_pictures
+from hyperfocal.doctor.report import describe, plain, summary
+from hyperfocal.engine.checkpoint import write_whole
+from hyperfocal.engine.experiment import Experiment
+from hyperfocal.models import RetinaNet
+from hyperfocal.types import HyperfocalError
+
+PICTURED_CASES, LISTED_CASES = 4, 20
+"""Cases of a finding with pictures, and with a line of text."""
+
+# Nothing from elsewhere is loaded and no script runs, whatever a name in the data says.
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 60rem; margin: 2rem auto;
+  padding: 0 1rem }
+h1 { font-size: 1.5rem } h2 { font-size: 1.2rem; margin-top: 2.2rem }
+section { border-left: 5px solid #8c8c8c; padding: .2rem 0 .2rem .9rem; margin: 1rem 0 }
+section.error { border-color: #c00000 } section.warning { border-color: #e69f00 }
+section.note { border-color: #56b4e9 }
+.severity { font-weight: 700; text-transform: uppercase; font-size: .75rem }
+figure { display: inline-block; margin: .4rem .6rem .4rem 0; vertical-align: top; max-width: 21rem }
+figcaption, li, td.reason { font-size: .82rem; color: #555; overflow-wrap: anywhere }
+img { max-width: 100%; display: block; margin-bottom: .2rem }
+svg { width: 100%; height: auto } svg text { font-size: 11px; fill: #555 }
+table { border-collapse: collapse }
+td, th { border-top: 1px solid #ddd; padding: .4rem .7rem .4rem 0; text-align: left;
+  vertical-align: top }
+pre { background: #f4f4f4; padding: .8rem; white-space: pre-wrap; overflow-wrap: anywhere }
+code { overflow-wrap: anywhere }
+"""
+
+
+def write_page(found: Examination, advice: Advice | None, out: Path) -> None:
+    """Write the page.
+
+    Raises:
+        HyperfocalError: it can't be written.
+    """
+    text = page(found, advice)
+    try:
+        write_whole(out, lambda part: _write(part, text))
+    except OSError as error:
+        raise HyperfocalError(f"{out}: can't be written ({error.strerror})") from None
+
+
+def _write(path: Path, text: str) -> None:
+    # A lone surrogate, as file names and JSON can hold, has no UTF-8.
+    path.write_text(text, encoding="utf-8", errors="replace")
+
+
+def page(found: Examination, advice: Advice | None) -> str:
+    """The page as HTML."""
+    splits = (("train", found.train), ("val", found.val))
+    lines = [f"{name}: {describe(split)}" for name, split in splits if split is not None]
+    source = found.experiment.data.train.annotations
+    parts = [
+        "<!doctype html>",
+        '<html lang="en"><head><meta charset="utf-8">',
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<title>doctor: {_e(source)}</title><style>{_STYLE}</style></head><body>",
+        f"<h1>hyperfocal doctor</h1><p>{_e(source)}<br>{'<br>'.join(map(_e, lines))}</p>",
+        f"<p><b>{_e(summary(found))}</b></p><h2>Findings</h2>",
+        *(_finding(finding) for finding in found.findings),
+    ]
+    if not found.findings:
+        parts.append("<p>Nothing.</p>")
+    if advice is not None:
+        parts += _advice(advice)
+        parts += _charts(found, advice)
+    parts.append("</body></html>\n")
+    return "\n".join(parts)
+
+
+def _finding(finding: Finding) -> str:
+    figures = []
+    for case in finding.cases[:PICTURED_CASES]:
+        pictures = case_pictures(case)
+        if pictures:
+            images = "".join(f'<img src="{uri}" alt="">' for uri in pictures)
+            figures.append(f"<figure>{images}<figcaption>{_e(case)}</figcaption></figure>")
+    listed = "".join(f"<li>{_e(case)}</li>" for case in finding.cases[:LISTED_CASES])
+    more = finding.count - min(len(finding.cases), LISTED_CASES)
+    if listed and more > 0:
+        listed += f"<li>... {more} more</li>"
+    cases = f"<details><summary>cases</summary><ul>{listed}</ul></details>" if listed else ""
+    where = f" {_e(finding.split)}" if finding.split else ""
+    return (
+        f'<section class="{finding.severity}"><span class="severity">{finding.severity}{where}'
+        f"</span><div>{_e(finding.text)}</div>{''.join(figures)}{cases}</section>"
+    )
+
+
+def _advice(advice: Advice) -> list[str]:
+    rows = [
+        f"<tr><td>{_e(p.topic)}</td><td><code>{_e(' '.join(p.flags)) or 'keep'}</code></td>"
+        f'<td class="reason">{_e(p.reason)}.<br><i>{_e(p.source)}</i></td></tr>'
+        for p in advice.proposals
+    ]
+    return [
+        f"<h2>Advice for {_e(advice.recipe)}</h2>",
+        "<table><tr><th>what</th><th>flags</th><th>why</th></tr>",
+        *rows,
+        f"</table><p>Train by it:</p><pre>{_e(advice.command)}</pre>",
+    ]
+
+
+def _charts(found: Examination, advice: Advice) -> list[str]:
+    assert found.train is not None
+    measured = advice.measured
+    names = [plain(category.name) for category in found.train.categories]
+    groups = found.experiment.evaluation.groups
+    shapes = _shapes(advice.experiment)
+    rings = "; rings: the anchors that are advised" if shapes else ""
+    return [
+        "<h2>Training images per category</h2>",
+        category_chart(names, measured.counts.images, measured.groups, groups.names),
+        "<h2>Boxes after the resize</h2>",
+        f"<p>Across: square root of the area in pixels. Up: height to width{rings}.</p>",
+        box_chart(measured.table, shapes),
+    ]
+
+
+def _shapes(experiment: Experiment) -> list[tuple[float, float]]:
+    if not isinstance(experiment.model, RetinaNet.Config):
+        return []
+    anchors = experiment.model.anchors
+    octave = [2 ** (i / anchors.scales_per_octave) for i in range(anchors.scales_per_octave)]
+    return [
+        (stride * base * scale, ratio)
+        for stride in level_strides(experiment)
+        for base in anchors.base_scales
+        for scale in octave
+        for ratio in anchors.ratios
+    ]
+
+
+def _e(value: object) -> str:
+    return escape(plain(str(value)))

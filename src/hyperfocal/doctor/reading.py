@@ -1,0 +1,242 @@
+"""Read a split as training would, but go on after what would stop it, and note everything."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hyperfocal.data import Split
+from hyperfocal.data.annotations import read_raw
+from hyperfocal.data.checks import check_annotations
+from hyperfocal.data.image_checks import look_at_images
+from hyperfocal.data.images import Header
+from hyperfocal.data.raw import Problems, RawAnnotations
+from hyperfocal.doctor.findings import Case, Finding, Severity
+from hyperfocal.types import AnnotationSet, Category, DataError
+
+SplitName = Literal["train", "val"]
+
+_HARMLESS = ("marked difficult",)
+
+
+@dataclass(frozen=True)
+class Examined:
+    """A split, as written and as training would take it.
+
+    Attributes:
+        name: which split.
+        raw: as parsed; rows that can't be used at all are left out.
+        headers: what each image file says, in the order of ``raw.images``; empty if none was
+            opened.
+        annotations: checked and mended; None if nothing usable is left.
+    """
+
+    name: SplitName
+    raw: RawAnnotations
+    headers: Sequence[Header | DataError]
+    annotations: AnnotationSet | None
+
+    @property
+    def sizes(self) -> NDArray[np.float64]:
+        """``(N, 2)`` height and width of each annotation's image, NaN where unknown."""
+        hw = {image.id: image.hw for image in self.raw.images}
+        if self.headers:
+            pairs = zip(self.raw.images, self.headers, strict=True)
+            hw |= {image.id: head.hw for image, head in pairs if isinstance(head, Header)}
+        ids, inverse = np.unique(self.raw.image_ids, return_inverse=True)
+        table = np.array([hw.get(i) or (np.nan, np.nan) for i in ids.tolist()], dtype=np.float64)
+        return np.asarray(table.reshape(-1, 2)[inverse])
+
+    @property
+    def boxes(self) -> NDArray[np.float64]:
+        """``(N, 4)`` xyxy in pixels, as written."""
+        if not self.raw.normalized:
+            return self.raw.boxes
+        return np.asarray(self.raw.boxes * self.sizes[:, [1, 0, 1, 0]])
+
+    def case(self, row: int, note: str | None = None) -> Case:
+        """The n-th annotation as a case."""
+        return self.cases([row], [note])[0]
+
+    def cases(self, rows: Sequence[int], notes: Sequence[str | None] = ()) -> tuple[Case, ...]:
+        """Annotations as cases."""
+        wanted = {int(self.raw.image_ids[row]) for row in rows}
+        paths = {i.id: str(i.path) for i in self.raw.images if i.id in wanted}
+        boxes = self.boxes if self.raw.normalized else self.raw.boxes
+        found = []
+        for n, row in enumerate(rows):
+            image = int(self.raw.image_ids[row])
+            x1, y1, x2, y2 = (float(v) for v in boxes[row])
+            box = (x1, y1, x2, y2) if np.isfinite(boxes[row]).all() else None
+            note = notes[n] if notes else None
+            found.append(Case(paths.get(image), image, self.raw.describe(row), box, note))
+        return tuple(found)
+
+
+def read_split(
+    name: SplitName, split: Split, categories: Sequence[Category] | None = None
+) -> tuple[RawAnnotations | None, list[Finding]]:
+    """Parse a split; None where that can't be done at all.
+
+    Args:
+        name: which split.
+        split: where it lies; ``annotations`` is given.
+        categories: the training split's, for val.
+    """
+    assert split.annotations is not None
+    problems = Problems(split.annotations, quiet=True)
+    try:
+        raw = read_raw(split.annotations, split.images, name, categories, problems)
+    except DataError as error:
+        errors = problems.errors or [_without_source(str(error), split.annotations)]
+        found = [_error(name, "unreadable", split.annotations, text) for text in errors[:MAX_LINES]]
+        if len(errors) > MAX_LINES:
+            found.append(_error(name, "unreadable", None, f"{len(errors) - MAX_LINES} more errors"))
+        return None, found
+    return raw, _told(name, problems, None)
+
+
+def check_split(
+    name: SplitName,
+    raw: RawAnnotations,
+    categories: Sequence[Category] | None = None,
+    *,
+    open_images: bool = True,
+    advance: Callable[[int], None] = lambda images: None,
+) -> tuple[Examined, list[Finding]]:
+    """Note what `hyperfocal.data.read_annotations` would warn of or refuse, and go on.
+
+    Args:
+        name: which split.
+        raw: from `read_split`.
+        categories: the training split's, for val.
+        open_images: look at every image file's header and end.
+        advance: called with 1 after each image file.
+    """
+    raw, findings = mend(name, raw, categories)
+    headers: Sequence[Header | DataError] = ()
+    if open_images:
+        headers = look_at_images(raw.images, "headers", advance)
+        findings += _unusable_images(name, raw, headers)
+    examined = Examined(name, raw, headers, None)
+    problems = Problems(raw.source, quiet=True)
+    check: Literal["headers", "none"] = "headers" if open_images else "none"
+    try:
+        annotations = check_annotations(
+            raw, categories, check, "skip", problems, headers if open_images else None
+        )
+    except DataError as error:
+        errors = problems.errors or [_without_source(str(error), raw.source)]
+        # That every file is missing was said with the files.
+        if not (open_images and all(isinstance(header, DataError) for header in headers)):
+            findings += [_error(name, "unusable", None, text) for text in errors]
+        return examined, findings + _told(name, problems, examined)
+    examined = dataclasses.replace(examined, annotations=annotations)
+    return examined, findings + _told(name, problems, examined)
+
+
+MAX_LINES = 50
+"""Errors of one kind that are written out."""
+
+
+def mend(
+    name: SplitName, raw: RawAnnotations, categories: Sequence[Category] | None
+) -> tuple[RawAnnotations, list[Finding]]:
+    """Leave out what would stop training, with a finding each, so that the rest can be examined."""
+    findings: list[Finding] = []
+    images = {image.id: image for image in reversed(raw.images)}
+    if len(images) < len(raw.images):
+        seen: set[int] = set()
+        twice = [i for i in raw.images if i.id in seen or seen.add(i.id)]  # type: ignore[func-returns-value]
+        text = (
+            f"{len(twice)} image ids used more than once; ids must differ, or boxes land on the "
+            "wrong image"
+        )
+        cases = tuple(Case(str(image.path), image.id) for image in twice)
+        findings.append(Finding("error", "repeated_image_ids", name, text, len(twice), cases))
+        kept = [image for image in raw.images if images[image.id] is image]
+        raw = dataclasses.replace(raw, images=kept)
+    by_id = {category.id: category for category in reversed(raw.categories)}
+    if len(by_id) < len(raw.categories):
+        gone = [c for c in raw.categories if by_id[c.id] is not c]
+        text = f"{len(gone)} category ids used more than once; ids must differ"
+        cases = tuple(Case(note=f"id {c.id}, {c.name!r}") for c in gone)
+        findings.append(Finding("error", "repeated_category_ids", name, text, len(gone), cases))
+        kept_categories = tuple(c for c in raw.categories if by_id[c.id] is c)
+        raw = dataclasses.replace(raw, categories=kept_categories, federated=None)
+    listed = np.array(sorted(by_id), dtype=np.int64)
+    known = np.isin(raw.category_ids, listed)
+    if raw.categories and not known.all():
+        rows = np.flatnonzero(~known)
+        unknown = sorted({int(i) for i in raw.category_ids[rows]})
+        shown = ", ".join(str(i) for i in unknown[:10]) + (" ..." if len(unknown) > 10 else "")
+        text = (
+            f"{len(rows)} boxes of category ids that the list of categories lacks ({shown}); add "
+            "them there or remove these boxes"
+        )
+        cases = Examined(name, raw, (), None).cases(rows[:20].tolist())
+        findings.append(Finding("error", "unknown_category", name, text, len(rows), cases))
+        raw = take(raw, known)
+    return raw, findings
+
+
+def take(raw: RawAnnotations, keep: NDArray[np.bool_]) -> RawAnnotations:
+    """The annotations where ``keep``."""
+    places = np.flatnonzero(keep)
+    describe = raw.describe
+    return dataclasses.replace(
+        raw,
+        image_ids=raw.image_ids[keep],
+        category_ids=raw.category_ids[keep],
+        boxes=raw.boxes[keep],
+        crowd=raw.crowd[keep],
+        area=raw.area[keep],
+        describe=lambda n: describe(int(places[n])),
+    )
+
+
+def _unusable_images(
+    name: SplitName, raw: RawAnnotations, headers: Sequence[Header | DataError]
+) -> list[Finding]:
+    pairs = zip(raw.images, headers, strict=True)
+    bad = [(image, error) for image, error in pairs if isinstance(error, DataError)]
+    if not bad:
+        return []
+    text = (
+        f"{len(bad)} of {len(raw.images)} image files can't be used; mend the paths or the files, "
+        "or leave them out with --data.bad-images skip"
+    )
+    cases = tuple(
+        Case(str(image.path), image.id, note=_without_source(str(error), image.path))
+        for image, error in bad
+    )
+    return [Finding("error", "file", name, text, len(bad), cases)]
+
+
+def _told(name: SplitName, problems: Problems, examined: Examined | None) -> list[Finding]:
+    findings = []
+    for warned in problems.warnings:
+        if "left out as unusable" in warned.text:  # said already, in full
+            continue
+        harmless = any(word in warned.text for word in _HARMLESS)
+        severity: Severity = "note" if harmless else "warning"
+        cases: tuple[Case, ...] = (Case(note=warned.first),)
+        if warned.rows and examined is not None:
+            cases = examined.cases(warned.rows[:20])
+        findings.append(Finding(severity, "checks", name, warned.text, warned.count, cases))
+    return findings
+
+
+def _error(name: SplitName, kind: str, place: Path | None, text: str) -> Finding:
+    cases = () if place is None else (Case(note=str(place)),)
+    return Finding("error", kind, name, text, 1, cases)
+
+
+def _without_source(text: str, source: Path) -> str:
+    return text.removeprefix(f"{source}: ")

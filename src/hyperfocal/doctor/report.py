@@ -1,0 +1,75 @@
+"""What doctor prints."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.text import Text
+
+from hyperfocal.doctor.advice import Advice
+from hyperfocal.doctor.examine import Examination
+from hyperfocal.types import AnnotationSet
+
+SHOWN_CASES = 3
+"""Cases printed with a finding; the page and the JSON have more."""
+
+_STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
+
+
+def print_report(found: Examination, advice: Advice | None, console: Console) -> None:
+    """Print findings by severity, then the advice and the command that follows from it."""
+    for name, split in (("train", found.train), ("val", found.val)):
+        if split is not None:
+            _say(console, f"{name}: {describe(split)}")
+    for finding in found.findings:
+        where = f"{finding.split}: " if finding.split else ""
+        line = Text(f"{finding.severity:8}", style=_STYLES[finding.severity])
+        line.append(plain(f"{where}{finding.text}"), style="default")
+        console.print(line, soft_wrap=True, highlight=False)
+        for case in finding.cases[:SHOWN_CASES]:
+            _say(console, f"           {case}", "dim")
+        if finding.count > SHOWN_CASES and len(finding.cases) > SHOWN_CASES:
+            _say(console, f"           ... {finding.count} in all", "dim")
+    _say(console, summary(found), "bold")
+    if advice is None:
+        return
+    _say(console, f"\nAdvice for {advice.recipe}:", "bold")
+    for proposal in advice.proposals:
+        _say(console, f"  {proposal.topic}: {' '.join(proposal.flags) or 'keep'}")
+        _say(console, f"      {proposal.reason}. [{proposal.source}]", "dim")
+    _say(console, "Train by it:", "bold")
+    _say(console, f"  {advice.command}")
+
+
+def describe(split: AnnotationSet) -> str:
+    """A split in a line."""
+    counts = split.counts()
+    present = [n for n in counts.images if n]
+    line = (
+        f"{counts.num_images} images, {sum(counts.instances)} boxes, "
+        f"{len(split.categories)} categories"
+    )
+    if present:
+        line += f" in {min(present)} to {max(present)} images each"
+    return line
+
+
+def summary(found: Examination) -> str:
+    """How many findings of each severity, and how closely was looked."""
+    numbers = {s: sum(f.severity == s for f in found.findings) for s in _STYLES}
+    words = ", ".join(f"{n} {name}{'' if n == 1 else 's'}" for name, n in numbers.items())
+    looked = {
+        "none": "no image file was opened",
+        "headers": "image headers were read, no image was decoded (--decode full finds more)",
+        "sample": "some images were decoded (--decode full takes all)",
+        "full": "every image was decoded",
+    }
+    return f"{words}; {looked[found.looked_at]}"
+
+
+def plain(text: str) -> str:
+    """Text without control characters: names come from other people's files."""
+    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def _say(console: Console, text: str, style: str = "") -> None:
+    console.print(Text(plain(text), style=style), soft_wrap=True, highlight=False)
