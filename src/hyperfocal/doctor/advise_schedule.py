@@ -44,8 +44,8 @@ def advise_sampler(
     most = float(factors.max(initial=1.0))
     if not is_long_tailed(measured) or most < WORTH_REPEATING:
         reason = (
-            f"the rarest category has {present[0] if present else 0} of {measured.images} training images, the most frequent {measured.ratio:.1f} times "
-            "as many: nothing to repeat"
+            f"the rarest category has {present[0] if present else 0} of {measured.images} training "
+            f"images, the most frequent {measured.ratio:.1f} times as many: nothing to repeat"
         )
         return Proposal("sampler", (), reason, source)
     if experiment.data.sampler.kind != PlainSampler.Config.kind:
@@ -56,8 +56,8 @@ def advise_sampler(
     shown = math.floor(threshold * 10**digits) / 10**digits
     repeated = int((factors > 1).sum())
     reason = (
-        f"{repeated} of {measured.categories} categories are in fewer than {min(bound, quartile)} of "
-        f"{measured.images} images; images of the rarest come {most:.1f} times an epoch"
+        f"{repeated} of {measured.categories} categories are in fewer than {min(bound, quartile)} "
+        f"of {measured.images} images; images of the rarest come {most:.1f} times an epoch"
     )
     return Proposal(
         "sampler", ("--sampler", "rfs", "--sampler.threshold", f"{shown:g}"), reason, source

@@ -87,7 +87,7 @@ def check_doubles(split: Examined) -> list[Finding]:
         (
             ~same,
             "two_categories_one_box",
-            f"with IoU {NEAR_IOU:g} or more with one of another category: two labels for one object "
+            f"with IoU {NEAR_IOU:g} or more with one of another category: two labels of an object "
             "contradict each other in training",
         ),
     )

@@ -164,7 +164,10 @@ def check_decoded(decoded: Sequence[Decoded], sampled: int | None) -> list[Findi
     findings = []
     bad = [d for d in decoded if d.problem is not None]
     if bad:
-        text = f"{counted(len(bad), 'file files')} can't be decoded{part}; replace, or leave out with --data.check decode --data.bad-images skip"
+        text = (
+            f"{counted(len(bad), 'file files')} can't be decoded{part}; replace, or leave out with "
+            "--data.check decode --data.bad-images skip"
+        )
         cases = tuple(Case(str(d.picture.path), d.picture.image_id, note=d.problem) for d in bad)
         findings.append(Finding("error", "damaged", "", text, len(bad), cases))
     good = [d for d in decoded if d.thumbnail is not None]

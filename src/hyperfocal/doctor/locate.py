@@ -21,6 +21,9 @@ NAMES: dict[SplitName, tuple[str, ...]] = {
 }
 """Words in the name of a file or folder that tell a split, most usual first."""
 
+TRIED_IMAGES = 10
+"""Images of a file that its image folder is found by."""
+
 _DEPTH = 2
 
 
@@ -30,7 +33,7 @@ def find_splits(data: Path) -> dict[SplitName, Split]:
     Looked for, in this order: a YOLO ``data.yaml``; a VOC tree with lists in ``ImageSets/Main``;
     folders named after the splits, each with annotations of its own; ``.json`` files named after
     the splits in ``data`` or in a folder of it; one format without splits, taken for train. The
-    image folder of a ``.json`` is one of those around it: that which has the first image.
+    image folder of a ``.json`` is one of those around it: that which has its first images.
 
     Args:
         data: a folder, or a YAML or JSON file.
@@ -124,15 +127,14 @@ def _images_of(file: Path, data: Path, name: SplitName) -> Path | None:
         raw = read_raw(file, None, name, None, Problems(file, quiet=True))
     except DataError:
         return None  # told when the split is read
-    if not raw.images or raw.images[0].path.is_file():
-        first = raw.images[0] if raw.images else None
-        return None if first is None else _strip(first.path, first.name)
-    wanted = raw.images[0].name
-    around = [file.parent, data, *_folders(data, _DEPTH)]
+    # A few, because one may be missing.
+    first = raw.images[:TRIED_IMAGES]
+    around = [place for i in first[:1] if (place := _strip(i.path, i.name)) is not None]
+    wide = [file.parent, data, *_folders(data, _DEPTH)]
     if file.parent != data:
-        around += _folders(file.parent, _DEPTH)
-    ranked = sorted(around, key=lambda f: not any(word in f.name.lower() for word in NAMES[name]))
-    return next((folder for folder in ranked if (folder / wanted).is_file()), None)
+        wide += _folders(file.parent, _DEPTH)
+    around += sorted(wide, key=lambda f: not any(word in f.name.lower() for word in NAMES[name]))
+    return next((f for f in around if any((f / image.name).is_file() for image in first)), None)
 
 
 def _strip(path: Path, name: str) -> Path | None:

@@ -1,0 +1,204 @@
+"""Every kind of fault is found, named by file and id, and nothing is found in sound data."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+from PIL import Image
+
+from hyperfocal.types import ConfigError
+
+
+def test_sound_data(two):
+    found = two.examine(decode="full")
+    # Two categories of 20 and 10 images: the second is rare by LVIS's bounds.
+    assert two.kinds(found) == {"few_training_images"}
+    assert not found.has_errors
+    assert found.train is not None
+    assert len(found.train.images) == 20
+    assert found.val is not None
+    assert len(found.val.images) == 6
+
+
+def test_no_val(two):
+    del two.data["val"]
+    assert two.only(two.examine(), "no_val").severity == "warning"
+
+
+# --------------------------------------------------------------------------- what checks.py finds
+
+
+def test_it_goes_on_after_what_stops_training(two):
+    train = two.data["train"]
+    train["images"].append(dict(train["images"][0]))
+    train["categories"].append({"id": 2, "name": "bee"})
+    bad = two.annotate("train", image_id=3, category_id=77, bbox=[1, 1, 50, 50])
+    (two.root / "train" / "5.png").unlink()
+    half = (two.root / "train" / "6.png").read_bytes()
+    (two.root / "train" / "6.png").write_bytes(half[: len(half) // 2])
+    found = two.examine()
+    assert found.has_errors
+    assert two.only(found, "repeated_image_ids").cases[0].image_id == 1
+    assert "'bee'" in str(two.only(found, "repeated_category_ids").cases[0])
+    unknown = two.only(found, "unknown_category")
+    assert "77" in unknown.text
+    assert unknown.cases[0].annotation == f"annotation id {bad['id']}"
+    files = two.only(found, "file")
+    assert (files.count, files.severity) == (2, "error")
+    assert [case.image_id for case in files.cases] == [5, 6]
+    assert found.train is not None
+    assert len(found.train.images) == 18
+
+
+def test_what_is_left_out_or_mended_is_a_warning_with_its_boxes(two):
+    for box in ([5, 5, -4, 10], [5, 5, 0, 10], [300, 5, 4, 4], [150, 100, 80, 20], None):
+        two.annotate("train", image_id=4, bbox=box)
+    two.annotate("train", image_id=999, bbox=[1, 1, 9, 9])
+    two.data["val"]["images"][0]["width"] = 201
+    found = two.examine()
+    told = {f.text: f for f in found.findings if f.kind == "checks"}
+    for words in (
+        "1 box inside out",
+        "1 box without area",
+        "1 box outside the image",
+        "1 box partly outside",
+        "1 box missing or not finite",
+        "1 annotation of unknown images",
+        "1 image with a wrong width",
+    ):
+        (text,) = [text for text in told if text.startswith(words)]
+        assert told[text].severity == "warning"
+    (inverted,) = [f for text, f in told.items() if "inside out" in text]
+    assert (inverted.cases[0].image_id, inverted.cases[0].box) == (4, (5, 5, 1, 15))
+    assert str(two.root / "train" / "4.png") in str(inverted.cases[0])
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_file_that_cannot_be_parsed(two, split: str):
+    experiment = two.experiment()
+    (two.root / f"{split}.json").write_text('{"images": [')
+    from hyperfocal.doctor import examine
+
+    found = examine(experiment)
+    assert two.only(found, "unreadable").split == split
+    assert (found.train is None) == (split == "train")
+
+
+def test_all_bad_entries_are_told_not_ten(two):
+    for image in two.data["train"]["images"][:15]:
+        image["file_name"] = "../" + image["file_name"]
+    found = two.examine()
+    assert sum(f.kind == "unreadable" for f in found.findings) == 15
+
+
+# --------------------------------------------------------------------------- ids
+
+
+@pytest.mark.parametrize("shift", [1, -1])
+def test_category_ids_off_by_one(two, shift: int):
+    for row in two.data["train"]["annotations"]:
+        row["category_id"] += shift
+    finding = two.only(two.examine(), "category_ids_off_by_one")
+    assert finding.severity == "error"
+    assert f"one too {'high' if shift == 1 else 'low'}" in finding.text
+
+
+def test_image_ids_off_by_one(two):
+    for row in two.data["train"]["annotations"]:
+        row["image_id"] -= 1
+    assert two.only(two.examine(), "image_ids_off_by_one").severity == "error"
+
+
+def test_an_unknown_id_is_not_off_by_one(two):
+    two.annotate("train", image_id=1, category_id=0, bbox=[1, 1, 50, 50])
+    two.annotate("train", image_id=1, category_id=3, bbox=[1, 1, 50, 50])
+    assert "category_ids_off_by_one" not in two.kinds(two.examine())
+
+
+# --------------------------------------------------------------------------- categories
+
+
+def test_categories_that_cannot_be_learnt_or_measured(two):
+    for name in ("train", "val"):
+        two.data[name]["categories"] += [
+            {"id": 3, "name": "bee"},
+            {"id": 4, "name": "fly"},
+            {"id": 5, "name": "Fly_"},
+        ]
+    two.annotate("train", image_id=1, category_id=3, bbox=[100, 90, 40, 40])
+    two.annotate("val", image_id=101, category_id=4, bbox=[100, 90, 40, 40])
+    found = two.examine()
+    assert "(bee)" in two.only(found, "no_validation_boxes").text
+    assert "fly, Fly_" in two.only(found, "no_training_boxes").text
+    assert "(fly)" in two.only(found, "only_in_validation").text
+    assert "bee: 1" in two.only(found, "few_training_images").text
+    assert "'fly' / 'Fly_'" in two.only(found, "similar_names").text
+
+
+def test_images_without_boxes_are_a_note(two):
+    annotations = two.data["train"]["annotations"]
+    annotations[:] = [row for row in annotations if row["image_id"] != 7]
+    finding = two.only(two.examine(), "images_without_boxes")
+    assert (finding.severity, finding.cases[0].image_id) == ("note", 7)
+
+
+# --------------------------------------------------------------------------- copies
+
+
+def test_copies_between_the_splits(two):
+    shutil.copy(two.root / "train" / "3.png", two.root / "val" / "103.png")
+    with Image.open(two.root / "train" / "8.png") as image:
+        image.resize((150, 120)).resize((200, 160)).save(two.root / "val" / "106.png")
+    found = two.examine(decode="full")
+    same = two.only(found, "identical_in_both")
+    assert (same.severity, same.count, same.cases[0].image_id) == ("error", 1, 103)
+    assert same.cases[0].other == str(two.root / "train" / "3.png")
+    alike = two.only(found, "alike_in_both")
+    assert (alike.count, alike.cases[0].image_id) == (1, 106)
+    assert "8.png" in str(alike.cases[0])
+    # The same without decoding: equal bytes are still seen.
+    assert {"identical_in_both"} == two.kinds(two.examine()) - {"few_training_images"}
+
+
+def test_one_folder_for_both_splits(two):
+    folder = two.root / "images"
+    folder.mkdir()
+    for split in ("train", "val"):
+        for file in (two.root / split).iterdir():
+            file.rename(folder / file.name)
+    two.data["val"]["images"][0]["file_name"] = "3.png"
+    found = two.examine()
+    assert two.only(found, "identical_in_both").cases[0].image_id == 101
+
+
+def test_plain_pictures_are_not_taken_for_copies(two):
+    Image.new("RGB", (200, 160), (200, 200, 200)).save(two.root / "train" / "3.png")
+    Image.new("RGB", (200, 160), (90, 90, 90)).save(two.root / "val" / "103.png")
+    assert "alike_in_both" not in two.kinds(two.examine(decode="full"))
+
+
+def test_hidden_damage_is_found_by_decoding(two):
+    file = two.root / "train" / "9.png"
+    data = bytearray(file.read_bytes())
+    middle = data.index(b"IDAT") + 40
+    data[middle : middle + 30] = bytes(30)
+    file.write_bytes(bytes(data))
+    assert "damaged" not in two.kinds(two.examine())
+    finding = two.only(two.examine(decode="full"), "damaged")
+    assert (finding.severity, finding.cases[0].image_id) == ("error", 9)
+
+
+def test_decoding_needs_open_files(two):
+    import dataclasses
+
+    from hyperfocal.doctor import examine
+
+    experiment = two.experiment()
+    data = dataclasses.replace(experiment.data, check="none")
+    with pytest.raises(ConfigError, match="--decode asks for it"):
+        examine(dataclasses.replace(experiment, data=data), "sample")
+    for file in (two.root / "train").iterdir():
+        file.unlink()
+    found = examine(dataclasses.replace(experiment, data=data), "none")
+    assert not found.has_errors
