@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import json
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -30,6 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
+from hyperfocal.files import load_json, shown
 from hyperfocal.types import ConfigError
 
 C = TypeVar("C", bound="Config")
@@ -90,7 +90,7 @@ def load(cls: type[C], data: object, where: str = "config") -> C:
             message names the file and the dotted field.
     """
     if not isinstance(data, Mapping):
-        raise ConfigError(f"{where}: expected an object with fields, found {_short(data)}")
+        raise ConfigError(f"{where}: expected an object with fields, found {shown(data)}")
     hints = _hints(cls)
     given = {key: value for key, value in data.items() if key != "kind"}
     if cls.kind and data.get("kind", cls.kind) != cls.kind:
@@ -112,11 +112,9 @@ def load(cls: type[C], data: object, where: str = "config") -> C:
 def load_file(cls: type[C], path: Path) -> C:
     """`load` from a JSON file."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = load_json(path, ConfigError)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None
-    except (ValueError, RecursionError, OSError) as error:
-        raise ConfigError(f"{path}: not readable as JSON ({error})") from None
     return load(cls, data, str(path))
 
 
@@ -126,14 +124,14 @@ def _load_value(hint: Any, value: Any, where: str) -> Any:
         return _load_union(args, value, where)
     if origin is Literal:
         if value not in args:
-            raise ConfigError(f"{where} = {_short(value)}, but it must be one of {_list(args)}")
+            raise ConfigError(f"{where} = {shown(value)}, but it must be one of {_list(args)}")
         return value
     if origin is tuple:
         if not isinstance(value, list | tuple):
-            raise ConfigError(f"{where}: expected a list, found {_short(value)}")
+            raise ConfigError(f"{where}: expected a list, found {shown(value)}")
         variadic = len(args) == 2 and args[1] is Ellipsis
         if not variadic and len(args) != len(value):
-            raise ConfigError(f"{where}: expected {len(args)} values, found {_short(value)}")
+            raise ConfigError(f"{where}: expected {len(args)} values, found {shown(value)}")
         hints = [args[0]] * len(value) if variadic else list(args)
         return tuple(
             _load_value(h, v, f"{where}[{i}]")
@@ -155,7 +153,7 @@ def _load_scalar(hint: Any, value: Any, where: str) -> Any:
     matches = isinstance(hint, type) and type(value) is hint
     if not matches:
         name = getattr(hint, "__name__", str(hint))
-        raise ConfigError(f"{where}: expected {name}, found {_short(value)}")
+        raise ConfigError(f"{where}: expected {name}, found {shown(value)}")
     return value
 
 
@@ -165,9 +163,9 @@ def _load_union(args: tuple[Any, ...], value: Any, where: str) -> Any:
         return None
     if isinstance(value, Mapping) and members:
         kind = value.get("kind")
-        if kind not in members:
+        if not isinstance(kind, str) or kind not in members:
             raise ConfigError(
-                f"{where}.kind = {_short(kind)}, but it must be one of {_list(members)}"
+                f"{where}.kind = {shown(kind)}, but it must be one of {_list(members)}"
             )
         return load(members[kind], value, where)
     errors = []
@@ -326,8 +324,3 @@ def _did_you_mean(word: object, known: Mapping[str, Any]) -> str:
 
 def _list(names: typing.Iterable[Any]) -> str:
     return ", ".join(str(name) for name in names)
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

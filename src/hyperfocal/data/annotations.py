@@ -25,6 +25,7 @@ def read_annotations(
     check: Check = "headers",
     bad_images: BadImages = "error",
     openimages: OpenImagesFiles = OpenImagesFiles(),  # noqa: B008, frozen
+    follow_links: bool = False,
 ) -> AnnotationSet:
     """Read and check annotations; the format is found by looking.
 
@@ -52,6 +53,7 @@ def read_annotations(
         bad_images: missing, damaged or unreadable images are an ``"error"``, or ``"skip"`` leaves
             them out with a counted warning.
         openimages: the files that go with Open Images' boxes.
+        follow_links: use image files that are links out of the image folder; otherwise an error.
 
     Raises:
         DataError: an unknown or unreadable format; image files that can't be used (all are
@@ -67,7 +69,7 @@ def read_annotations(
         ... )  # doctest: +SKIP
     """
     raw = read_raw(annotations, images, split, categories, openimages=openimages)
-    return check_annotations(raw, categories, check, bad_images)
+    return check_annotations(raw, categories, check, bad_images, follow_links=follow_links)
 
 
 def read_raw(

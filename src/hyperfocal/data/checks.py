@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperfocal.data.image_checks import BadImages, Check, check_images
+from hyperfocal.data.image_checks import BadImages, Check, check_images, links_out
 from hyperfocal.data.images import Header
 from hyperfocal.data.lvis import with_labels
 from hyperfocal.data.openimages_split import relabelled
@@ -35,6 +35,7 @@ def check_annotations(
     bad_images: BadImages,
     problems: Problems | None = None,
     headers: Sequence[Header | DataError] | None = None,
+    follow_links: bool = False,
 ) -> AnnotationSet:
     """Check, mend and group parsed annotations by image.
 
@@ -46,6 +47,7 @@ def check_annotations(
         bad_images: what to do about image files that can't be used.
         problems: collects what is wrong; None tells it.
         headers: of ``raw.images``, from `look_at_images`, if they were looked at before.
+        follow_links: use image files that are links out of the image folder.
 
     Raises:
         DataError: see `hyperfocal.data.read_annotations`.
@@ -56,6 +58,12 @@ def check_annotations(
     if not raw.categories and not categories:
         raise DataError(f"{raw.source}: no categories in it; list them, or give other annotations")
     _check_unique(raw, problems)
+    if not follow_links:
+        for image in links_out(raw.images):
+            problems.errors.append(
+                f"image id {image.id}: {image.path} is a link out of the image folder; put the "
+                "file itself there, or trust such links with --data.follow-links"
+            )
     label_of = _label_of(raw, categories, problems)
     labels = _labels(raw, label_of, problems)
     problems.raise_errors()

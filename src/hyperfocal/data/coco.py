@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperfocal.data.lvis import read_federated
-from hyperfocal.data.raw import Problems, RawAnnotations, RawImage, inside
+from hyperfocal.data.raw import MAX_SIDE, Problems, RawAnnotations, RawImage, inside
+from hyperfocal.files import MAX_SHOWN, load_json, shown
 from hyperfocal.types import Category, DataError
 
 
@@ -45,7 +45,7 @@ def read_coco(
     owner_ids = _integers(annotations, "image_id", "annotation", problems)
     category_ids = _integers(annotations, "category_id", "annotation", problems)
     problems.raise_errors()
-    names = [str(entry.get("name", "")).strip() for entry in lists["categories"]]
+    names = [_name(entry.get("name")) for entry in lists["categories"]]
     categories = [Category(*pair) for pair in zip(ids, names, strict=True)]
     for category in categories:
         if not category.name:
@@ -59,7 +59,7 @@ def read_coco(
     repeats = _repeats(annotation_ids)
     problems.warn(
         len(repeats), "annotation annotations", "repeat the id of another; all are kept",
-        f"id {repeats[0]}" if repeats else "",
+        f"id {shown(repeats[0])}" if repeats else "",
     )  # fmt: skip
     federated = None
     if any("neg_category_ids" in entry for entry in lists["images"]):
@@ -74,19 +74,16 @@ def read_coco(
         boxes=_boxes(annotations),
         crowd=np.array([bool(entry.get("iscrowd", 0)) for entry in annotations], dtype=np.bool_),
         area=np.array([_number(entry.get("area")) for entry in annotations], dtype=np.float64),
-        describe=lambda n: f"annotation id {annotation_ids[n]}",
+        describe=lambda n: f"annotation id {_id(annotation_ids[n])}",
         federated=federated,
     )
 
 
 def _load(path: Path) -> Mapping[str, Any]:
     try:
-        with path.open(encoding="utf-8-sig") as file:
-            data = json.load(file)
+        data = load_json(path)
     except FileNotFoundError:
         raise DataError(f"{path}: no such annotation file") from None
-    except (ValueError, RecursionError, OSError) as error:
-        raise DataError(f"{path}: not readable as JSON ({error})") from None
     if isinstance(data, list):
         raise DataError(
             f"{path}: a JSON list, such as detection results are; annotations are an object with "
@@ -118,10 +115,15 @@ def _integers(
             good.append(value)
         else:
             problems.errors.append(
-                f"{thing} number {n} (id {entries[n].get('id')!r}) has {key} = {value!r}, "
-                "but it must be a whole number"
+                f"{thing} number {n} (id {shown(entries[n].get('id'))}) has {key} = "
+                f"{shown(value)}, but it must be a whole number"
             )
     return good
+
+
+def _name(value: object) -> str:
+    """Of a category; numbers are taken for their digits, anything else for no name."""
+    return str(value).strip() if isinstance(value, str | int | float) else ""
 
 
 def _image(
@@ -134,12 +136,12 @@ def _image(
     path = inside(folder, name)
     if path is None:
         problems.errors.append(
-            f"image id {image_id}: file_name {name!r} leads out of the image folder {folder}; "
-            "make it relative to that folder"
+            f"image id {image_id}: file_name {shown(name)} leads out of the image folder {folder}"
+            "; make it relative to that folder"
         )
         return None
     size = entry.get("height"), entry.get("width")
-    stated = all(type(side) is int and side > 0 for side in size)
+    stated = all(type(side) is int and 0 < side <= MAX_SIDE for side in size)
     return RawImage(image_id, name, path, size if stated else None)  # type: ignore[arg-type]
 
 
@@ -181,12 +183,16 @@ def _number(value: object) -> float:
         return float("nan")
 
 
+def _id(value: object) -> str:
+    return value if isinstance(value, str) and len(value) <= MAX_SHOWN else shown(value)
+
+
 def _repeats(ids: Sequence[object]) -> list[object]:
-    seen: set[str] = set()
+    seen: set[str | int] = set()
     repeats = []
     for value in ids:
         # As text: an id may be anything JSON allows, lists included.
-        text = repr(value)
+        text = value if isinstance(value, int) else shown(value)
         if text in seen:
             repeats.append(value)
         seen.add(text)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import PurePath
 from typing import Literal
 
 from hyperfocal.data.images import Header, read_header, read_image
@@ -14,6 +15,38 @@ from hyperfocal.types import DataError
 
 Check = Literal["none", "headers", "decode"]
 BadImages = Literal["error", "skip"]
+
+
+def links_out(images: Sequence[RawImage]) -> list[RawImage]:
+    """Images whose file is a link, or lies in a linked folder, that leads out of the image folder.
+
+    An archive can hold a link to any file of the machine that unpacks it. The image folder itself
+    may be a link.
+    """
+    real: dict[str, str] = {}
+
+    def resolved(folder: str) -> str:
+        if folder not in real:
+            real[folder] = os.path.realpath(folder)
+        return real[folder]
+
+    found = []
+    for image in images:
+        try:
+            path, depth = os.fspath(image.path), len(PurePath(image.name).parts)
+            parent = os.path.dirname(path)
+            root = parent
+            for _ in range(depth - 1):
+                root = os.path.dirname(root)
+            is_link = os.path.islink(path)
+            if root == parent and not is_link:
+                continue
+            place = os.path.realpath(path) if is_link else resolved(parent)
+            if os.path.commonpath((place, resolved(root))) != resolved(root):
+                found.append(image)
+        except (ValueError, OSError):  # no path at all: told when it is opened
+            continue
+    return found
 
 
 def look_at_images(

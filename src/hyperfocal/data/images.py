@@ -14,6 +14,7 @@ when tried, but are deprecated and leave the other cases to Pillow anyway.
 
 from __future__ import annotations
 
+import functools
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,6 +33,10 @@ SUFFIXES = frozenset(
     | {".avif", ".jp2", ".mpo"}
 )
 """File name endings (lower case) taken for images when a folder is searched."""
+
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM", "AVIF", "JPEG2000")
+"""What Pillow may take a file for, whatever its name: it opens PostScript, among others, by running
+another program on it."""
 
 _ORIENTATION = 0x0112
 _TRANSPOSED = frozenset({5, 6, 7, 8})
@@ -61,7 +66,7 @@ def read_header(path: Path) -> Header:
         DataError: missing, unreadable, truncated or too large; names the file.
     """
     try:
-        with path.open("rb") as file, Image.open(file) as image:
+        with path.open("rb") as file, Image.open(file, formats=_formats()) as image:
             if image.mode in ("I", "F") or not _is_whole(file, image.format):
                 _from_pil(image)
             # The base class's method: that of PNG decodes the whole image first.
@@ -88,7 +93,7 @@ def read_image(path: Path) -> Tensor:
         torch.Size([3, 480, 640])
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=_formats()) as image:
             return _from_pil(image)
     except Exception as error:  # as in read_header
         raise _image_error(path, error) from None
@@ -138,6 +143,13 @@ def to_image(value: Image.Image | NDArray[np.generic] | Tensor) -> Tensor:
     raise DataError(
         f"an image must be a path, a PIL image, a numpy array or a tensor, not {type(value)}"
     )
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Those of `FORMATS` that this Pillow was built with."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def _from_tensor(planes: Tensor) -> Tensor:

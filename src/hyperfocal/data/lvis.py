@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from hyperfocal.data.raw import Problems
+from hyperfocal.files import shown
 from hyperfocal.types import Federated
 
 FREQUENCIES = ("r", "c", "f")
@@ -73,7 +74,7 @@ def _ids(entry: Mapping[str, Any], key: str, known: set[int], problems: Problems
     for value in values:
         if type(value) is not int or value not in known:
             problems.errors.append(
-                f"image id {entry['id']}: {key} names {value!r}, which is no category id"
+                f"image id {entry['id']}: {key} names {shown(value)}, which is no category id"
             )
             return frozenset()
     return frozenset(values)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 import operator
 from array import array
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from hyperfocal.files import load_json, shown
 from hyperfocal.types import Category, DataError, OpenImagesBoxes, OpenImagesTruth
 
 CORNERS = ("XMin", "YMin", "XMax", "YMax")
@@ -48,7 +48,7 @@ def read_openimages(boxes: Path, labels: Path, classes: Path, hierarchy: Path) -
 
 def read_classes(path: Path) -> list[tuple[str, str]]:
     """LabelName and name of each class, in the order of the file."""
-    rows = [row for row in csv.reader(_text(path).splitlines()) if row]
+    rows = [row for _, row in _lines(path)]
     for n, row in enumerate(rows):
         if len(row) != 2:
             raise DataError(f"{path}: line {n + 1} has {len(row)} columns, not LabelName and name")
@@ -75,10 +75,11 @@ def read_hierarchy(path: Path, label_of: Mapping[str, int]) -> tuple[frozenset[i
     """By label, the labels of all categories above it."""
     parents: dict[str, set[str]] = {}
     try:
-        tree = json.loads(_text(path))
-    except ValueError as error:
-        raise DataError(f"{path}: not readable as JSON ({error})") from None
-    _walk(tree, parents, path)
+        _walk(load_json(path), parents, path)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except RecursionError:
+        raise DataError(f"{path}: nested too deeply") from None
     return tuple(_above(name, parents, label_of, path) for name in label_of)
 
 
@@ -159,18 +160,12 @@ def _above(
 def _walk(node: Any, parents: dict[str, set[str]], path: Path) -> None:
     if not isinstance(node, dict) or not isinstance(node.get("LabelName"), str):
         raise DataError(f"{path}: every object of a hierarchy needs a LabelName")
-    for child in node.get("Subcategory", []):
+    children = node.get("Subcategory", [])
+    if not isinstance(children, list):
+        raise DataError(f"{path}: Subcategory must be a list, found {shown(children)}")
+    for child in children:
         _walk(child, parents, path)
         parents.setdefault(child["LabelName"], set()).add(node["LabelName"])
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: not readable ({error})") from None
 
 
 def _header(path: Path) -> list[str]:
@@ -211,5 +206,5 @@ def _number(text: str, key: str, path: Path, line: int) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise DataError(f"{path}: line {line}: {key} must be a finite number, found {text!r}")
+        raise DataError(f"{path}: line {line}: {key} must be a finite number, found {shown(text)}")
     return value

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from hyperfocal.data.openimages import read_boxes, read_classes, read_hierarchy, read_labels
-from hyperfocal.data.raw import RawAnnotations, RawImage
+from hyperfocal.data.raw import RawAnnotations, RawImage, inside
+from hyperfocal.files import shown
 from hyperfocal.types import Category, DataError, OpenImagesLists
 
 
@@ -72,6 +73,11 @@ def read_openimages_split(
         ancestors = read_hierarchy(files.hierarchy, label_of)
         lists = OpenImagesLists(_by_image(positive, number), _by_image(negative, number), ancestors)
     folder = boxes.parent if images is None else images
+    wrong = [name for name in names if inside(folder, f"{name}.jpg") is None]
+    if wrong:
+        raise DataError(
+            f"{boxes}: ImageID {shown(wrong[0])} leads out of the image folder {folder}"
+        )
     owner = np.array([number[name] for name in table.names], np.int64)[table.image]
     return RawAnnotations(
         source=boxes,

@@ -18,6 +18,9 @@ from hyperfocal.types import (
     OpenImagesLists,
 )
 
+MAX_SIDE = 1 << 24
+"""Pixels; an annotated width or height beyond it is taken for none."""
+
 MAX_SHOWN = 10
 """Errors written out in one message; the rest are counted."""
 

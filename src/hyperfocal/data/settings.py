@@ -58,6 +58,9 @@ class DataConfig(config.Config):
     """How far image files are looked at before training: headers and ends, or every pixel."""
     bad_images: Literal["error", "skip"] = "error"
     """Stop on images that can't be used, or leave them out with a warning."""
+    follow_links: bool = False
+    """Use image files that are links out of the image folder. An archive from elsewhere can hold a
+    link to any file of this machine."""
 
     def __post_init__(self) -> None:
         self._require(self.divisor >= 1, "divisor", "at least 1")

@@ -11,7 +11,8 @@ import defusedxml.ElementTree
 import numpy as np
 
 from hyperfocal.data.images import SUFFIXES
-from hyperfocal.data.raw import Problems, RawAnnotations, RawImage, inside
+from hyperfocal.data.raw import MAX_SIDE, Problems, RawAnnotations, RawImage, inside
+from hyperfocal.files import MAX_TEXT, read_text, shown
 from hyperfocal.types import Category, DataError
 
 
@@ -58,7 +59,7 @@ def read_voc(
     files = sorted(place.glob("*.xml"))
     listed = place.parent / "ImageSets" / "Main" / f"{split}.txt"
     if place != folder and listed.is_file():
-        names = {line.split()[0] for line in listed.read_text().splitlines() if line.strip()}
+        names = {line.split()[0] for line in read_text(listed).splitlines() if line.strip()}
         files = [file for file in files if file.stem in names]
         absent = sorted(names - {file.stem for file in files})
         problems.errors += [f"{name} is listed in {listed} but has no XML file" for name in absent]
@@ -111,9 +112,12 @@ def read_voc(
 
 def _parse(file: Path, problems: Problems) -> Element | None:
     try:
+        if file.stat().st_size > MAX_TEXT:
+            raise ValueError(f"more than {MAX_TEXT:,} bytes, too large for one image's annotations")
         root: Element = defusedxml.ElementTree.parse(file).getroot()
     except (ParseError, defusedxml.DefusedXmlException, ValueError, LookupError, OSError) as error:
-        problems.errors.append(f"{file.name}: not readable as XML ({error})")
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        problems.errors.append(f"{file.name}: not readable as XML ({reason})")
         return None
     return root
 
@@ -125,7 +129,7 @@ def _image(
     path = inside(images, name) if name else images / file.stem
     if path is None:
         problems.errors.append(
-            f"{file.name}: filename {name!r} leads out of the image folder {images}; make it "
+            f"{file.name}: filename {shown(name)} leads out of the image folder {images}; make it "
             "relative to that folder"
         )
         return None
@@ -155,4 +159,4 @@ def _number(text: str | None) -> float:
 
 def _whole(text: str | None) -> int:
     number = _number(text)
-    return int(number) if np.isfinite(number) else 0
+    return int(number) if 0 < number <= MAX_SIDE else 0

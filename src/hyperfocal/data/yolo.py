@@ -7,15 +7,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import yaml
 
 from hyperfocal.data.images import SUFFIXES
 from hyperfocal.data.raw import Problems, RawAnnotations, RawImage
+from hyperfocal.files import load_yaml, read_text, shown
 from hyperfocal.types import Category, DataError
 
 YAML_SUFFIXES = frozenset({".yaml", ".yml"})
 
 _NOT_LABELS = frozenset({"classes.txt", "obj.names", "train.txt", "val.txt", "test.txt"})
+MAX_DIGITS = 9
+"""Of a class number."""
+
 MAX_FRACTION = 2.0
 """Beyond this a coordinate is a pixel, not a fraction that sticks out a little."""
 
@@ -121,11 +124,9 @@ def read_yolo(
 
 def _load_yaml(path: Path) -> Mapping[str, Any]:
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+        settings = load_yaml(path)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
-    except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
-        raise DataError(f"{path}: not readable as YAML ({error})") from None
     if not isinstance(settings, dict):
         raise DataError(f"{path}: expected fields such as names, train and val")
     return settings
@@ -139,14 +140,22 @@ def _names(settings: Mapping[str, Any], path: Path) -> tuple[Category, ...]:
         raise DataError(f"{path}: no names in it; list the classes under names")
     if not all(type(number) is int for number in names):
         raise DataError(f"{path}: the keys of names must be class numbers")
-    return tuple(Category(number, str(names[number]).strip()) for number in sorted(names))
+    if not all(abs(number) < 2**63 for number in names):
+        raise DataError(f"{path}: the keys of names must be class numbers")
+    return tuple(Category(n, _text(names[n], "a name", path).strip()) for n in sorted(names))
+
+
+def _text(value: object, what: str, path: Path) -> str:
+    if not isinstance(value, str | int | float):
+        raise DataError(f"{path}: {what} must be text, found {shown(value)}")
+    return str(value)
 
 
 def _names_beside(labels: Path, categories: Sequence[Category] | None) -> tuple[Category, ...]:
     """Names for a bare folder of label files."""
     for place in (labels / "classes.txt", labels.parent / "classes.txt"):
         if place.is_file():
-            lines = place.read_text(encoding="utf-8").split("\n")
+            lines = read_text(place).split("\n")
             names = [line.strip() for line in lines if line.strip()]
             return tuple(Category(number, name) for number, name in enumerate(names))
     if categories:
@@ -162,15 +171,15 @@ def _split_images(settings: Mapping[str, Any], path: Path, split: str) -> list[P
     root = path.parent
     base = settings.get("path")
     if base is not None:
-        root = _inside(path.parent, str(base), path)
+        root = _inside(path.parent, _text(base, "path", path), path)
     entries = settings.get(split)
     if entries is None:
         raise DataError(f"{path}: no entry {split!r} in it; add one, or give --data.{split}.images")
     files: list[Path] = []
     for entry in entries if isinstance(entries, list) else [entries]:
-        place = _inside(root, str(entry), path)
+        place = _inside(root, _text(entry, split, path), path)
         if place.suffix == ".txt":
-            lines = place.read_text(encoding="utf-8").split("\n") if place.is_file() else []
+            lines = read_text(place).split("\n") if place.is_file() else []
             files += [_inside(root, line.strip(), place) for line in lines if line.strip()]
         else:
             files += _list_images(place)
@@ -194,8 +203,8 @@ def _inside(folder: Path, name: str, source: Path) -> Path:
     except (ValueError, OSError):
         pass
     raise DataError(
-        f"{source}: {name!r} leads out of {folder}; make it relative to that folder, or give the "
-        "images with --data.train.images and --data.val.images"
+        f"{source}: {shown(name)} leads out of {folder}; make it relative to that folder, or give "
+        "the images with --data.train.images and --data.val.images"
     )
 
 
@@ -224,11 +233,11 @@ def _label_file(image: Path, folder: Path | None, labels: Path | None) -> Path:
 def _read_labels(file: Path, problems: Problems) -> list[tuple[int, tuple[float, ...]]]:
     """Line number and (class, x1, y1, x2, y2) of every box; nothing where there is no file."""
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = read_text(file).splitlines()
     except FileNotFoundError:
         return []
-    except (OSError, ValueError) as error:
-        problems.errors.append(f"{file}: not readable ({error})")
+    except DataError as error:
+        problems.errors.append(str(error))
         return []
     rows = []
     for number, line in enumerate(lines, start=1):
@@ -244,7 +253,7 @@ def _read_labels(file: Path, problems: Problems) -> list[tuple[int, tuple[float,
 def _parse_line(line: str) -> tuple[float, ...]:
     words = line.split()
     values = [float(word) for word in words[1:]]
-    if not words[0].isdecimal():
+    if not words[0].isdecimal() or len(words[0]) > MAX_DIGITS:
         raise ValueError("the first word must be a class number")
     if any(abs(value) > MAX_FRACTION for value in values):
         raise ValueError("coordinates must be fractions of the image's width and height")

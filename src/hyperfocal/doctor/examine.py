@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -118,10 +119,15 @@ def _split(
     findings: list[Finding],
     stage: Stage,
 ) -> Examined | None:
-    split = experiment.data.train if name == "train" else experiment.data.val
+    data = experiment.data
+    split = data.train
+    if name == "val":
+        split = dataclasses.replace(data.val, classes=data.val.classes or data.train.classes)
+        if split.annotations is None or split.annotations.suffix.lower() != ".csv":
+            split = data.val
     categories = train.categories if train is not None else None
     assert split.annotations is not None
-    opens = experiment.data.check != "none"
+    opens = data.check != "none"
     with stage(f"read {name}", 0):
         raw, found = read_split(name, split, categories)
     findings += found
@@ -129,7 +135,14 @@ def _split(
         return None
     findings += check_category_ids(name, raw)
     with stage(f"open {name}", len(raw.images) if opens else 0) as advance:
-        examined, found = check_split(name, raw, categories, open_images=opens, advance=advance)
+        examined, found = check_split(
+            name,
+            raw,
+            categories,
+            open_images=opens,
+            follow_links=data.follow_links,
+            advance=advance,
+        )
     findings += found
     return examined
 

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from hyperfocal.data import Split
 from hyperfocal.data.annotations import read_raw
 from hyperfocal.data.checks import check_annotations
-from hyperfocal.data.image_checks import look_at_images
+from hyperfocal.data.image_checks import links_out, look_at_images
 from hyperfocal.data.images import Header
-from hyperfocal.data.raw import Problems, RawAnnotations
+from hyperfocal.data.raw import Problems, RawAnnotations, counted
 from hyperfocal.doctor.findings import Case, Finding, Severity
 from hyperfocal.types import AnnotationSet, Category, DataError
 
@@ -92,7 +92,9 @@ def read_split(
     assert split.annotations is not None
     problems = Problems(split.annotations, quiet=True)
     try:
-        raw = read_raw(split.annotations, split.images, name, categories, problems)
+        raw = read_raw(
+            split.annotations, split.images, name, categories, problems, split.openimages
+        )
     except DataError as error:
         errors = problems.errors or [_without_source(str(error), split.annotations)]
         found = [_error(name, "unreadable", split.annotations, text) for text in errors[:MAX_LINES]]
@@ -108,6 +110,7 @@ def check_split(
     categories: Sequence[Category] | None = None,
     *,
     open_images: bool = True,
+    follow_links: bool = False,
     advance: Callable[[int], None] = lambda images: None,
 ) -> tuple[Examined, list[Finding]]:
     """Note what `hyperfocal.data.read_annotations` would warn of or refuse, and go on.
@@ -117,9 +120,10 @@ def check_split(
         raw: from `read_split`.
         categories: the training split's, for val.
         open_images: look at every image file's header and end.
+        follow_links: see `hyperfocal.data.read_annotations`.
         advance: called with 1 after each image file.
     """
-    raw, findings = mend(name, raw, categories)
+    raw, findings = mend(name, raw, follow_links)
     headers: Sequence[Header | DataError] = ()
     if open_images:
         headers = look_at_images(raw.images, "headers", advance)
@@ -129,7 +133,13 @@ def check_split(
     check: Literal["headers", "none"] = "headers" if open_images else "none"
     try:
         annotations = check_annotations(
-            raw, categories, check, "skip", problems, headers if open_images else None
+            raw,
+            categories,
+            check,
+            "skip",
+            problems,
+            headers if open_images else None,
+            follow_links,
         )
     except DataError as error:
         errors = problems.errors or [_without_source(str(error), raw.source)]
@@ -146,10 +156,21 @@ MAX_LINES = 50
 
 
 def mend(
-    name: SplitName, raw: RawAnnotations, categories: Sequence[Category] | None
+    name: SplitName, raw: RawAnnotations, follow_links: bool = False
 ) -> tuple[RawAnnotations, list[Finding]]:
     """Leave out what would stop training, with a finding each, so that the rest can be examined."""
     findings: list[Finding] = []
+    linked = [] if follow_links else links_out(raw.images)
+    if linked:
+        text = (
+            f"{counted(len(linked), 'image images')} left out as links out of the image folder; "
+            "put the files themselves there, or trust such links with --data.follow-links"
+        )
+        cases = tuple(Case(None, image.id, note=str(image.path)) for image in linked)
+        findings.append(Finding("error", "links", name, text, len(linked), cases))
+        gone = {image.id for image in linked}
+        kept = [image for image in raw.images if image.id not in gone]
+        raw = take(dataclasses.replace(raw, images=kept), ~np.isin(raw.image_ids, list(gone)))
     images = {image.id: image for image in reversed(raw.images)}
     if len(images) < len(raw.images):
         seen: set[int] = set()
@@ -164,10 +185,10 @@ def mend(
         raw = dataclasses.replace(raw, images=kept)
     by_id = {category.id: category for category in reversed(raw.categories)}
     if len(by_id) < len(raw.categories):
-        gone = [c for c in raw.categories if by_id[c.id] is not c]
-        text = f"{len(gone)} category ids used more than once; ids must differ"
-        cases = tuple(Case(note=f"id {c.id}, {c.name!r}") for c in gone)
-        findings.append(Finding("error", "repeated_category_ids", name, text, len(gone), cases))
+        extra = [c for c in raw.categories if by_id[c.id] is not c]
+        text = f"{len(extra)} category ids used more than once; ids must differ"
+        cases = tuple(Case(note=f"id {c.id}, {c.name!r}") for c in extra)
+        findings.append(Finding("error", "repeated_category_ids", name, text, len(extra), cases))
         kept_categories = tuple(c for c in raw.categories if by_id[c.id] is c)
         raw = dataclasses.replace(raw, categories=kept_categories, federated=None)
     listed = np.array(sorted(by_id), dtype=np.int64)

@@ -32,6 +32,7 @@ def read_splits(config: DataConfig) -> Splits:
         config.train.images,
         check=config.check,
         bad_images=config.bad_images,
+        follow_links=config.follow_links,
         split="train",
         openimages=config.train.openimages,
     )
@@ -45,6 +46,7 @@ def read_splits(config: DataConfig) -> Splits:
         config.val.images,
         check=config.check,
         bad_images=config.bad_images,
+        follow_links=config.follow_links,
         split="val",
         categories=train.categories,
         openimages=val.openimages,

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from hyperfocal.files import load_json, shown
 from hyperfocal.types import AnnotationSet, DataError, Detections, category_index
 
 
@@ -36,7 +37,7 @@ def read_results(path: Path, annotations: AnnotationSet) -> dict[int, Detections
     for index, entry in enumerate(entries):
         where = f"{path}: entry {index}"
         if not isinstance(entry, dict):
-            raise DataError(f"{where}: expected an object, found {_short(entry)}")
+            raise DataError(f"{where}: expected an object, found {shown(entry)}")
         image_id = _known(entry, "image_id", known_images, where, annotations.source)
         category_id = _known(entry, "category_id", label_of, where, annotations.source)
         x, y, w, h = _box(entry, where)
@@ -82,24 +83,24 @@ def write_results(
 
 def _read_list(path: Path) -> list[Any]:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = load_json(path)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not readable as JSON ({error})") from None
     if isinstance(data, dict) and "annotations" in data:
         raise DataError(
             f"{path}: this is an annotation file; COCO results are a list of objects with "
             "image_id, category_id, bbox and score"
         )
     if not isinstance(data, list):
-        raise DataError(f"{path}: expected a list of detections, found {_short(data)}")
+        raise DataError(f"{path}: expected a list of detections, found {shown(data)}")
     return data
 
 
 def _field(entry: dict[str, Any], field: str, where: str) -> Any:
     if field not in entry:
-        raise DataError(f"{where}: no {field!r}; it has {', '.join(map(repr, entry)) or 'nothing'}")
+        raise DataError(
+            f"{where}: no {field!r}; it has {', '.join(map(shown, list(entry)[:10])) or 'nothing'}"
+        )
     return entry[field]
 
 
@@ -108,30 +109,25 @@ def _known(
 ) -> int:
     value = _field(entry, field, where)
     if type(value) is not int or value not in known:
-        raise DataError(f"{where}: {field} {_short(value)} is not in {source}")
+        raise DataError(f"{where}: {field} {shown(value)} is not in {source}")
     return value
 
 
 def _box(entry: dict[str, Any], where: str) -> list[float]:
     value = _field(entry, "bbox", where)
     if not isinstance(value, list) or len(value) != 4 or not all(map(_is_finite, value)):
-        raise DataError(f"{where}: bbox must be 4 finite numbers, found {_short(value)}")
+        raise DataError(f"{where}: bbox must be 4 finite numbers, found {shown(value)}")
     if value[2] < 0 or value[3] < 0:
-        raise DataError(f"{where}: bbox {_short(value)} has a negative width or height")
+        raise DataError(f"{where}: bbox {shown(value)} has a negative width or height")
     return [float(v) for v in value]
 
 
 def _number(entry: dict[str, Any], field: str, where: str) -> float:
     value = _field(entry, field, where)
     if not _is_finite(value):
-        raise DataError(f"{where}: {field} must be a finite number, found {_short(value)}")
+        raise DataError(f"{where}: {field} must be a finite number, found {shown(value)}")
     return float(value)
 
 
 def _is_finite(value: object) -> bool:
     return type(value) in (int, float) and abs(value) <= 1e300 and math.isfinite(value)  # type: ignore[arg-type]
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -264,6 +264,8 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     for nested in ("state_dict", "model"):
         if isinstance(data, dict) and isinstance(data.get(nested), dict):
             data = data[nested]
-    if not isinstance(data, dict) or not all(isinstance(v, Tensor) for v in data.values()):
+    if not isinstance(data, dict) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in data.items()
+    ):
         raise ConfigError(f"{path}: holds no state dict (tensors by name)")
     return data

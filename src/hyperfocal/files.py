@@ -1,0 +1,125 @@
+"""Text files from other people: bounded in size, executed never, one clear error for each."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hyperfocal.types import DataError, HyperfocalError
+
+MAX_TEXT = 16 << 20
+"""Bytes of a text file that describes one image, or lists images."""
+
+MAX_YAML = 1 << 20
+"""Bytes of a YAML file; its parser takes seconds a megabyte."""
+
+JSON_GROWTH = 10
+"""Bytes of memory that a byte of annotations takes once decoded, about."""
+
+MAX_SHOWN = 60
+"""Characters of a bad value that a message repeats."""
+
+
+def shown(value: object) -> str:
+    """``repr`` of a value for a message: one line, and never long."""
+    if isinstance(value, str | bytes):
+        value = value[: 4 * MAX_SHOWN]
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # nested too deeply; an integer with too many digits
+        return f"a {type(value).__name__} that can't be shown"
+    return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 3] + "..."
+
+
+def read_text(path: Path, most: int = MAX_TEXT, error: type[HyperfocalError] = DataError) -> str:
+    """A UTF-8 text file, with or without a byte order mark.
+
+    Args:
+        path: the file.
+        most: bytes that it may have.
+        error: what to raise.
+
+    Raises:
+        HyperfocalError: of class ``error``: too large, unreadable or not UTF-8. A missing file is
+            a `FileNotFoundError`, for callers to tell what was looked for.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(most + 1)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as reason:
+        raise error(f"{path}: not readable ({reason})") from None
+    if len(data) > most:
+        raise error(f"{path}: more than {most:,} bytes, too large for what it should be")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as reason:
+        raise error(f"{path}: not UTF-8 text ({reason})") from None
+
+
+def load_json(path: Path, error: type[HyperfocalError] = DataError) -> Any:
+    """Decode a JSON file, if it and what it becomes fit into memory.
+
+    Raises:
+        HyperfocalError: of class ``error``: too large, nested too deeply or not JSON. A missing
+            file is a `FileNotFoundError`.
+    """
+    try:
+        size = path.stat().st_size
+        if size * JSON_GROWTH > physical_memory():
+            raise error(
+                f"{path}: {size / 2**30:.1f} GiB of JSON take about {JSON_GROWTH} times as much "
+                f"memory, and this machine has {physical_memory() / 2**30:.1f} GiB; split the file"
+            )
+        with path.open(encoding="utf-8-sig") as file:
+            return json.load(file)
+    except FileNotFoundError:
+        raise
+    except RecursionError:
+        raise error(f"{path}: not readable as JSON (nested too deeply)") from None
+    except (ValueError, OSError) as reason:
+        raise error(f"{path}: not readable as JSON ({_one_line(reason)})") from None
+
+
+def load_yaml(path: Path, error: type[HyperfocalError] = DataError) -> Any:
+    """Decode a YAML file of plain values; tags that make objects, and aliases, are refused.
+
+    A few nested aliases stand for billions of values, and nothing here needs them.
+
+    Raises:
+        HyperfocalError: of class ``error``: too large, or not such YAML. A missing file is a
+            `FileNotFoundError`.
+    """
+    text = read_text(path, MAX_YAML, error)
+    try:
+        return yaml.load(text, _PlainLoader)
+    except RecursionError:
+        raise error(f"{path}: not readable as YAML (nested too deeply)") from None
+    # Its constructors raise whatever odd dates, numbers and keys lead them to.
+    except Exception as reason:
+        raise error(f"{path}: not readable as YAML ({_one_line(reason)})") from None
+
+
+class _PlainLoader(yaml.SafeLoader):
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.events.AliasEvent):
+            raise yaml.YAMLError("aliases (*name) are not allowed; write the value out")
+        return super().compose_node(parent, index)
+
+
+def physical_memory() -> int:
+    """Bytes of memory of this machine; where that can't be found out, a terabyte."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 1 << 40
+
+
+def _one_line(reason: Exception) -> str:
+    text = " ".join(str(reason).split())
+    return text if len(text) <= 200 else text[:197] + "..."
