@@ -23,7 +23,7 @@ from hyperfocal.data import (
     read_annotations,
     train_batches,
 )
-from hyperfocal.types import Batch, ConfigError, DataError
+from hyperfocal.types import Batch, ConfigError, DataError, HyperfocalWarning
 
 RANDOM = TransformConfig(short=(32, 48), long=80, flip=0.5, zoom=(0.7, 1.5), brightness=0.3)
 
@@ -187,18 +187,66 @@ def test_evaluation_pads_little(dataset):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_image_that_breaks_during_training(dataset, workers):
-    dataset.images[4].path.write_bytes(b"overwritten")
+def test_an_image_that_breaks_during_training_is_counted_and_replaced(dataset, workers):
+    record = dataset.images[4]
+    record.path.write_bytes(b"overwritten")
+    wrong = f"image id 15: {record.path}: not an image, or of an unknown kind"
+    some = settings(workers, max_broken=0.2)
+    with pytest.warns(HyperfocalWarning) as told:
+        batches = take(dataset, 9, some)
+    # Once, though the image was drawn several times.
+    assert [str(w.message) for w in told] == [
+        f"{wrong}; another image takes its place (1 of 9 images so far)"
+    ]
+    ids = [i for batch in batches for i in batch.image_ids]
+    assert 15 not in ids
+    assert len(ids) == 36
+    with pytest.warns(HyperfocalWarning, match="another image"):
+        again = take(dataset, 9, settings(1 - workers, max_broken=0.2))
+    for one, other in zip(batches, again, strict=True):
+        assert_same(one, other)
+
+
+def test_an_image_that_breaks_before_an_evaluation_is_grey(dataset):
+    record = dataset.images[4]
+    good = list(eval_batches(settings(), dataset, batch_size=1))
+    record.path.write_bytes(b"overwritten")
+    with pytest.warns(HyperfocalWarning, match="image id 15: .* its boxes count as missed"):
+        found = list(eval_batches(settings(max_broken=0.2), dataset, batch_size=1))
+    for before, after in zip(good, found, strict=True):
+        assert before.image_ids == after.image_ids
+        assert torch.equal(before.valid_hw, after.valid_hw)
+        if after.image_ids == (15,):
+            h, w = after.valid_hw[0].tolist()
+            assert after.images[0, :, :h, :w].unique().numel() == 1
+        else:
+            assert_same(before, after)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_too_many_broken_images_end_the_run(dataset, workers):
+    for n in (4, 5):
+        dataset.images[n].path.write_bytes(b"overwritten")
     for make in (
-        lambda: take(dataset, 9, settings(workers)),
-        lambda: list(eval_batches(settings(workers), dataset, batch_size=2)),
+        lambda: take(dataset, 9, settings(workers, max_broken=0.2)),
+        lambda: list(eval_batches(settings(workers, max_broken=0.2), dataset, batch_size=2)),
     ):
-        with pytest.raises(DataError) as caught:
+        with pytest.warns(HyperfocalWarning), pytest.raises(DataError) as caught:
             make()
-        # The message alone, without a worker's traceback.
-        assert str(caught.value) == (
-            f"image id 15: {dataset.images[4].path}: not an image, or of an unknown kind"
-        )
+        head, *lines = str(caught.value).splitlines()
+        assert head.startswith("2 of 9 images broke during the run, more than the share that")
+        # The messages alone, without a worker's traceback.
+        assert sorted(line.strip() for line in lines) == [
+            f"image id {id}: {dataset.images[n].path}: not an image, or of an unknown kind"
+            for n, id in ((4, 15), (5, 16))
+        ]
+
+
+def test_when_nothing_is_left_to_replace_with(dataset):
+    for record in dataset.images:
+        record.path.unlink()
+    with pytest.raises(DataError, match="none of these can be read"):
+        take(dataset, 1, settings(max_broken=1.0))
 
 
 def test_an_image_of_another_size_than_checked(dataset):

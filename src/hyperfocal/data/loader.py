@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from hyperfocal.data.batches import BatchStream, Draw, portrait, rank_slice
+from hyperfocal.data.broken import BrokenFiles, grey_sample, with_replacement
 from hyperfocal.data.samples import collate, load_sample
 from hyperfocal.data.settings import DataConfig
 from hyperfocal.data.transforms import TransformConfig, apply, draw
@@ -50,15 +51,20 @@ def train_batches(
 
     Raises:
         ConfigError: impossible sizes.
-        DataError: while iterating, an image that can't be read; names the file and the id.
+        DataError: while iterating, when more than ``max_broken`` of the images can't be read any
+            more; names them. Up to that share, another image takes the place of each, with a
+            `HyperfocalWarning`.
     """
     if seed < 0:
         raise ConfigError(f"seed = {seed}, but it must be at least 0")
     groups = portrait(annotations) if settings.group_by_aspect else None
     stream = BatchStream(settings.sampler.build(annotations, seed), batch_size, groups)
     part = rank_slice(batch_size, rank, world_size)
-    steps = _Steps(settings, annotations, settings.train_transform, part, seed)
-    return Batches(steps, _FromStep(stream, start_step), settings.workers, pin_memory)
+    steps = _Steps(settings, annotations, settings.train_transform, part, seed, True)
+    broken = BrokenFiles(
+        len(annotations.images), settings.max_broken, "another image takes its place"
+    )
+    return Batches(steps, _FromStep(stream, start_step), settings.workers, pin_memory, broken)
 
 
 def eval_batches(
@@ -84,18 +90,21 @@ def eval_batches(
 
     Raises:
         ConfigError: ``batch_size`` below 1.
-        DataError: while iterating, an image that can't be read; names the file and the id.
+        DataError: while iterating, when more than ``max_broken`` of the images can't be read any
+            more; names them. Up to that share, a grey image takes the place of each, with a
+            `HyperfocalWarning`: its boxes count as missed.
     """
     if batch_size < 1:
         raise ConfigError(f"batch_size = {batch_size}, but it must be at least 1")
-    steps = _Steps(settings, annotations, settings.val_transform, slice(None), seed=0)
+    steps = _Steps(settings, annotations, settings.val_transform, slice(None), 0, False)
     every = [Draw(n, 0, n) for n in range(len(annotations.images))]
     # By shape, then size, then place, so that the order is the same everywhere.
     keys = [(hw[0] / hw[1], hw) for hw in map(steps.hw, every)]
     every.sort(key=lambda drawn: (*keys[drawn.index], drawn.index))
     starts = range(rank * batch_size, len(every), world_size * batch_size)
     order = [tuple(every[n : n + batch_size]) for n in starts]
-    return SizedBatches(steps, order, settings.workers, pin_memory)
+    broken = BrokenFiles(len(annotations.images), settings.max_broken, "its boxes count as missed")
+    return SizedBatches(steps, order, settings.workers, pin_memory, broken)
 
 
 def epoch_length(settings: DataConfig, annotations: AnnotationSet) -> float:
@@ -110,8 +119,14 @@ class Batches:
     """Iterable of batches; made by `train_batches`."""
 
     def __init__(
-        self, steps: _Steps, order: Iterable[tuple[Draw, ...]], workers: int, pin_memory: bool
+        self,
+        steps: _Steps,
+        order: Iterable[tuple[Draw, ...]],
+        workers: int,
+        pin_memory: bool,
+        broken: BrokenFiles,
     ) -> None:
+        self._broken = broken
         self._loader: DataLoader[_Packed | _Failure] = DataLoader(
             steps,
             batch_size=None,  # a step is one item
@@ -130,6 +145,7 @@ class Batches:
         for item in items:
             if isinstance(item, _Failure):
                 raise DataError(item.message)
+            self._broken.note(item.broken)
             yield item.unpack()
 
 
@@ -168,12 +184,13 @@ class _Packed:
     batch: Batch
     boxes: list[NDArray[np.float32]]
     labels: list[NDArray[np.int64]]
+    broken: list[str]
 
     @staticmethod
-    def pack(batch: Batch) -> _Packed:
+    def pack(batch: Batch, broken: list[str]) -> _Packed:
         boxes = [target.boxes.numpy() for target in batch.targets]
         labels = [target.labels.numpy() for target in batch.targets]
-        return _Packed(dataclasses.replace(batch, targets=()), boxes, labels)
+        return _Packed(dataclasses.replace(batch, targets=()), boxes, labels, broken)
 
     def pin_memory(self) -> _Packed:
         return dataclasses.replace(self, batch=self.batch.pin_memory())
@@ -194,12 +211,14 @@ class _Steps(Dataset["_Packed | _Failure"]):
         transform: TransformConfig,
         part: slice,
         seed: int,
+        replaces: bool,
     ) -> None:
         self.records = annotations.images
         self.transform = transform
         self.divisor = settings.divisor
         self.part = part
         self.seed = seed
+        self.replaces = replaces
 
     def hw(self, drawn: Draw) -> tuple[int, int]:
         """Size after the transform, known without decoding."""
@@ -211,13 +230,26 @@ class _Steps(Dataset["_Packed | _Failure"]):
         # Of the global batch, so that all processes pad alike.
         min_hw = max(size[0] for size in sizes), max(size[1] for size in sizes)
         try:
-            samples = [self.sample(drawn) for drawn in draws[self.part]]
+            found = [self.sample(drawn) for drawn in draws[self.part]]
         except DataError as error:
             return _Failure(str(error))
-        return _Packed.pack(collate(samples, self.divisor, min_hw))
+        broken = [message for _, messages in found for message in messages]
+        samples = [sample for sample, _ in found]
+        return _Packed.pack(collate(samples, self.divisor, min_hw), broken)
 
-    def sample(self, drawn: Draw) -> Sample:
-        sample = load_sample(self.records[drawn.index])
+    def sample(self, drawn: Draw) -> tuple[Sample, list[str]]:
+        """The sample of a draw, and what is wrong with files that another took the place of."""
+        if self.replaces:
+            return with_replacement(drawn, len(self.records), self.load)
+        try:
+            return self.load(drawn), []
+        except DataError as error:
+            return self.transformed(grey_sample(self.records[drawn.index]), drawn), [str(error)]
+
+    def load(self, drawn: Draw) -> Sample:
+        return self.transformed(load_sample(self.records[drawn.index]), drawn)
+
+    def transformed(self, sample: Sample, drawn: Draw) -> Sample:
         plan = draw(sample.original_hw, self.transform, drawn.rng(self.seed))
         return apply(sample, plan, self.transform)
 

@@ -58,6 +58,9 @@ class DataConfig(config.Config):
     """How far image files are looked at before training: headers and ends, or every pixel."""
     bad_images: Literal["error", "skip"] = "error"
     """Stop on images that can't be used, or leave them out with a warning."""
+    max_broken: float = 0.01
+    """Share of a split's images that may become unreadable during a run: each is counted and
+    replaced; above it the run stops and names them."""
     follow_links: bool = False
     """Use image files that are links out of the image folder. An archive from elsewhere can hold a
     link to any file of this machine."""
@@ -65,4 +68,5 @@ class DataConfig(config.Config):
     def __post_init__(self) -> None:
         self._require(self.divisor >= 1, "divisor", "at least 1")
         self._require(self.workers >= 0, "workers", "at least 0")
+        self._require(0 <= self.max_broken <= 1, "max_broken", "a share in [0, 1]")
         self._require(not self.val_transform.is_random, "val_transform", "free of randomness")

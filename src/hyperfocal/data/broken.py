@@ -1,0 +1,95 @@
+"""Image files that break in mid-run: counted, replaced, and too many of them end the run."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Callable, Sequence
+
+import torch
+
+from hyperfocal.data.batches import Draw
+from hyperfocal.data.transforms import FILL
+from hyperfocal.types import DataError, HyperfocalWarning, ImageRecord, Sample, Target
+
+TRIES = 20
+"""Images tried in place of one that broke."""
+
+MAX_NAMED = 10
+"""Broken files that the error names."""
+
+
+class BrokenFiles:
+    """Counts files that could be read before training and can't be any more.
+
+    Args:
+        num_images: in the split.
+        limit: share of them above which the run stops.
+        instead: what becomes of a broken image, for the warning.
+    """
+
+    def __init__(self, num_images: int, limit: float, instead: str) -> None:
+        self.num_images, self.limit, self.instead = num_images, limit, instead
+        self.messages: dict[str, None] = {}
+
+    def note(self, messages: Sequence[str]) -> None:
+        """Count files, each once, with a warning.
+
+        Args:
+            messages: what is wrong, beginning with the image id and the file.
+
+        Raises:
+            DataError: more than the limit are broken; names them.
+        """
+        for message in messages:
+            if message in self.messages:
+                continue
+            self.messages[message] = None
+            count = len(self.messages)
+            if count > self.limit * self.num_images:
+                named = list(self.messages)
+                lines = [
+                    f"{count} of {self.num_images} images broke during the run, more than the "
+                    f"share that --data.max-broken allows ({self.limit:g}):",
+                    *named[:MAX_NAMED],
+                ]
+                if count > MAX_NAMED:
+                    lines.append(f"... and {count - MAX_NAMED} more")
+                raise DataError("\n  ".join(lines))
+            warnings.warn(
+                f"{message}; {self.instead} ({count} of {self.num_images} images so far)",
+                HyperfocalWarning,
+                stacklevel=2,
+            )
+
+
+def with_replacement(
+    drawn: Draw, num_images: int, load: Callable[[Draw], Sample]
+) -> tuple[Sample, list[str]]:
+    """A training sample; where its file is broken, that of one of the next images of the split.
+
+    Which one is the same for every process and every time, as long as the same files are broken.
+    The augmentation is the one that was drawn for the broken image.
+
+    Returns:
+        The sample, and what is wrong with the files that were passed over.
+
+    Raises:
+        DataError: none of the next images can be read either.
+    """
+    messages: list[str] = []
+    for step in range(min(TRIES, num_images)):
+        index = (drawn.index + step) % num_images
+        try:
+            return load(dataclasses.replace(drawn, index=index)), messages
+        except DataError as error:
+            messages.append(str(error))
+    raise DataError("none of these can be read:\n  " + "\n  ".join(messages[:MAX_NAMED]))
+
+
+def grey_sample(record: ImageRecord) -> Sample:
+    """An evaluation sample in place of one whose file is broken: nothing will be detected in it."""
+    hw = record.height, record.width
+    image = torch.full((3, *hw), FILL, dtype=torch.uint8)
+    target = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+    return Sample(image, target, record.id, hw)
