@@ -43,6 +43,7 @@ def measured(images, sides, ratios=(1.0,), num_images=1000, native=480.0, **fiel
         "boxes": sum(images),
         "counts": counts,
         "groups": FrequencyGroups().assign(counts),
+        "frequent": "f",
         "ratio": max(images) / min(images),
         "native_short": native,
         "table": table,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import PurePath
-from typing import Literal
+from typing import Literal, TypeVar
 
 from hyperfocal.data.images import Header, read_header, read_image
 from hyperfocal.data.raw import Problems, RawAnnotations, RawImage
@@ -15,6 +15,11 @@ from hyperfocal.types import DataError
 
 Check = Literal["none", "headers", "decode"]
 BadImages = Literal["error", "skip"]
+
+CHUNK = 16
+"""Files that a thread takes at a time."""
+
+T, R = TypeVar("T"), TypeVar("R")
 
 
 def links_out(images: Sequence[RawImage]) -> list[RawImage]:
@@ -72,11 +77,21 @@ def look_at_images(
     # Threads hide what a disk or a network takes to answer; decoding is bound by the processors.
     workers = os.cpu_count() if check == "decode" else 8
     found: list[Header | DataError] = []
-    with ThreadPoolExecutor(workers) as pool:
-        for header in pool.map(look, images):
-            found.append(header)
-            advance(1)
+    for header in in_threads(look, images, workers or 1):
+        found.append(header)
+        advance(1)
     return found
+
+
+def in_threads(do: Callable[[T], R], items: Sequence[T], workers: int) -> Iterator[R]:
+    """``map`` in threads, a chunk of items at a time: most take less than handing them over."""
+
+    def do_all(start: int) -> list[R]:
+        return [do(item) for item in items[start : start + CHUNK]]
+
+    with ThreadPoolExecutor(workers) as pool:
+        for results in pool.map(do_all, range(0, len(items), CHUNK)):
+            yield from results
 
 
 def check_images(

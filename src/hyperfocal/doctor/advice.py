@@ -14,7 +14,7 @@ from hyperfocal.doctor.advise_schedule import advise_lr, advise_sampler, advise_
 from hyperfocal.doctor.advise_size import advise_size
 from hyperfocal.doctor.anchors import measure_fit
 from hyperfocal.doctor.examine import Examination
-from hyperfocal.doctor.measure import Measurements, measure
+from hyperfocal.doctor.measure import Measurements, measure, with_imbalance
 from hyperfocal.doctor.proposal import Proposal
 from hyperfocal.engine.experiment import Experiment
 
@@ -100,6 +100,7 @@ def advise(
     adopt(advise_anchors(experiment, measured))
     if proposals[-1].flags:
         measured = measure(experiment, train, measure_fit(experiment, train))
+    measured = with_imbalance(experiment, measured)
     steps: tuple[Callable[[Experiment, Measurements], Proposal], ...] = (advise_loss, advise_prior)
     for step in steps:
         adopt(step(experiment, measured))

@@ -22,8 +22,8 @@ GAMMA, ALPHA = 2.0, 0.25
 
 
 def is_long_tailed(measured: Measurements) -> bool:
-    """Whether some categories are rare beside others."""
-    return measured.ratio >= LONG_TAIL
+    """Whether some categories are rare: beside others, and in number."""
+    return measured.ratio >= LONG_TAIL and measured.scarce > 0
 
 
 def advise_loss(experiment: Experiment, measured: Measurements) -> Proposal:

@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from hyperfocal.data.image_checks import in_threads
 from hyperfocal.data.images import read_image
 from hyperfocal.data.raw import counted
 from hyperfocal.doctor.findings import Case, Finding
@@ -58,20 +59,25 @@ class Decoded:
 
 
 def identical_files(pictures: Sequence[Picture]) -> list[list[Picture]]:
-    """Groups of different paths with the same bytes; only files of equal size are read."""
-    by_size: dict[int, list[Picture]] = defaultdict(list)
-    for picture in _one_a_path(pictures):
-        try:
-            by_size[picture.path.stat().st_size].append(picture)
-        except OSError:  # told elsewhere
-            continue
-    candidates = [picture for group in by_size.values() if len(group) > 1 for picture in group]
-    by_digest: dict[bytes, list[Picture]] = defaultdict(list)
-    with ThreadPoolExecutor(8) as pool:
-        for picture, digest in zip(candidates, pool.map(_digest, candidates), strict=True):
-            if digest is not None:
-                by_digest[digest].append(picture)
-    return [group for group in by_digest.values() if len(group) > 1]
+    """Groups of different paths with the same bytes.
+
+    Only files of equal size are opened, and only those that begin alike are read to the end.
+    """
+    groups = [_one_a_path(pictures)]
+    for key in (_size, _beginning, _digest):
+        groups = [part for group in groups for part in _apart(group, key)]
+    return groups
+
+
+def _apart(
+    pictures: Sequence[Picture], key: Callable[[Picture], Hashable | None]
+) -> list[list[Picture]]:
+    """Pictures with a common key, at least two each; those that can't be read are left out."""
+    found: dict[Hashable, list[Picture]] = defaultdict(list)
+    for picture, value in zip(pictures, in_threads(key, pictures, 8), strict=True):
+        if value is not None:
+            found[value].append(picture)
+    return [group for group in found.values() if len(group) > 1]
 
 
 def check_identical(pictures: Sequence[Picture]) -> list[Finding]:
@@ -105,6 +111,21 @@ def _one_a_path(pictures: Iterable[Picture]) -> list[Picture]:
 def _shared_paths(pictures: Sequence[Picture]) -> list[Picture]:
     train = {picture.path for picture in pictures if picture.split == "train"}
     return [p for p in pictures if p.split == "val" and p.path in train]
+
+
+def _size(picture: Picture) -> int | None:
+    try:
+        return picture.path.stat().st_size
+    except OSError:
+        return None
+
+
+def _beginning(picture: Picture) -> bytes | None:
+    try:
+        with picture.path.open("rb") as file:
+            return hashlib.blake2b(file.read(4096), digest_size=16).digest()
+    except OSError:
+        return None
 
 
 def _digest(picture: Picture) -> bytes | None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
+import json
+import mmap
+import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 from hyperfocal.data import Split
-from hyperfocal.data.annotations import read_raw
-from hyperfocal.data.raw import Problems
+from hyperfocal.data.raw import inside
 from hyperfocal.data.voc import find_voc
 from hyperfocal.data.yolo import find_yaml, has_labels
+from hyperfocal.files import load_yaml
 from hyperfocal.types import DataError
 
 SplitName = Literal["train", "val"]
@@ -71,14 +76,9 @@ def find_splits(data: Path) -> dict[SplitName, Split]:
 def _of_file(file: Path) -> dict[SplitName, Split]:
     if file.suffix.lower() == ".json":
         return {"train": Split(file, _images_of(file, file.parent, "train"))}
-    found: dict[SplitName, Split] = {"train": Split(file)}
-    try:
-        read_raw(file, None, "val", None, Problems(file, quiet=True))
-    except DataError as error:
-        if "no entry 'val'" in str(error):
-            return found
-    found["val"] = Split(file)
-    return found
+    settings = load_yaml(file)
+    has_val = isinstance(settings, dict) and settings.get("val") is not None
+    return {"train": Split(file)} | ({"val": Split(file)} if has_val else {})
 
 
 def _named_folders(data: Path) -> dict[SplitName, Split]:
@@ -123,23 +123,49 @@ def _named_files(data: Path) -> dict[SplitName, Split]:
 
 def _images_of(file: Path, data: Path, name: SplitName) -> Path | None:
     """The folder that a COCO file's names are relative to."""
-    try:
-        raw = read_raw(file, None, name, None, Problems(file, quiet=True))
-    except DataError:
-        return None  # told when the split is read
-    # A few, because one may be missing.
-    first = raw.images[:TRIED_IMAGES]
-    around = [place for i in first[:1] if (place := _strip(i.path, i.name)) is not None]
-    wide = [file.parent, data, *_folders(data, _DEPTH)]
+    names = _first_names(file)
+    around = [file.parent, data, *_folders(data, _DEPTH)]
     if file.parent != data:
-        wide += _folders(file.parent, _DEPTH)
-    around += sorted(wide, key=lambda f: not any(word in f.name.lower() for word in NAMES[name]))
-    return next((f for f in around if any((f / image.name).is_file() for image in first)), None)
+        around += _folders(file.parent, _DEPTH)
+    around.sort(key=lambda folder: not any(word in folder.name.lower() for word in NAMES[name]))
+    return next((f for f in around if any(_is_file(f, image) for image in names)), None)
 
 
-def _strip(path: Path, name: str) -> Path | None:
-    depth = len(Path(name).parts)
-    return path.parents[depth - 1] if len(path.parents) >= depth else None
+def _first_names(file: Path) -> list[str]:
+    """A few of a COCO file's image names, without decoding the whole of it."""
+    with file.open("rb") as opened:
+        if not os.fstat(opened.fileno()).st_size:
+            return []
+        with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as text:
+            for pattern, parts in ((_FILE_NAME, None), (_COCO_URL, 2)):
+                found = [
+                    match[1] for match in itertools.islice(pattern.finditer(text), TRIED_IMAGES)
+                ]
+                if found:
+                    return [_name(value, parts) for value in found]
+    return []
+
+
+_FILE_NAME, _COCO_URL = (
+    re.compile(rb'"%s"\s*:\s*("(?:[^"\\\\]|\\\\.){1,1000}")' % key)
+    for key in (b"file_name", b"coco_url")
+)
+
+
+def _name(value: bytes, parts: int | None) -> str:
+    try:
+        name = str(json.loads(value))
+    except ValueError:
+        return ""
+    return name if parts is None else "/".join(name.split("/")[-parts:])
+
+
+def _is_file(folder: Path, name: str) -> bool:
+    place = inside(folder, name)
+    try:
+        return place is not None and place.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _folders(root: Path, depth: int) -> Iterator[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,7 @@ from hyperfocal.engine.experiment import Experiment
 from hyperfocal.evaluation import FrequencyGroups
 from hyperfocal.types import AnnotationSet, CategoryCounts, Target
 
-ASSIGNED_IMAGES = 64
+ASSIGNED_IMAGES = 32
 """Images on which the recipe's own assigner counts positives."""
 
 
@@ -26,13 +27,14 @@ class Measurements:
         boxes: without crowds.
         counts: per category.
         groups: frequency group of each category, None without training images.
+        frequent: name of the most frequent group.
         ratio: training images of the most frequent over those of the rarest category (of those
             that occur).
         native_short: median length of the shorter side of an image, pixels.
         table: the boxes as the network sees them.
         fit: of the recipe's anchors; see `measure_fit`.
-        priors: anchors or locations in an image of typical size.
-        positives: of these, mean number that answer for an object in an image with boxes.
+        priors: anchors or locations in an image, on average; see `with_imbalance`.
+        positives: of these, those that answer for an object, in images with boxes.
     """
 
     categories: int
@@ -40,27 +42,30 @@ class Measurements:
     boxes: int
     counts: CategoryCounts
     groups: tuple[str | None, ...]
+    frequent: str
     ratio: float
     native_short: float
     table: BoxTable
     fit: Fit | None
-    priors: float
-    positives: float
+    priors: float = 0.0
+    positives: float = 0.0
+
+    @property
+    def scarce(self) -> int:
+        """Categories that occur, but are not in the most frequent group of all."""
+        return sum(g is not None and g != self.frequent for g in self.groups)
 
     def in_group(self, group: str) -> int:
         """Number of categories in a frequency group."""
         return sum(g == group for g in self.groups)
 
 
-def measure(
-    experiment: Experiment, annotations: AnnotationSet, fit: Fit | None, seed: int = 0
-) -> Measurements:
-    """Count and measure a training split under an experiment's transforms and priors."""
+def measure(experiment: Experiment, annotations: AnnotationSet, fit: Fit | None) -> Measurements:
+    """Count and measure a training split under an experiment's transforms."""
     counts = annotations.counts()
     present = [n for n in counts.images if n > 0]
     data = experiment.data
     table = fit.table if fit else resized_boxes(annotations, data.train_transform, data.divisor)
-    priors, positives = _imbalance(experiment, annotations, table, seed)
     groups: FrequencyGroups = experiment.evaluation.groups
     return Measurements(
         categories=len(annotations.categories),
@@ -68,24 +73,22 @@ def measure(
         boxes=sum(counts.instances),
         counts=counts,
         groups=groups.assign(counts),
+        frequent=groups.names[-1],
         ratio=max(present) / min(present) if present else 1.0,
         native_short=float(np.median([min(r.height, r.width) for r in annotations.images])),
         table=table,
         fit=fit,
-        priors=priors,
-        positives=positives,
     )
 
 
-def _imbalance(
-    experiment: Experiment, annotations: AnnotationSet, table: BoxTable, seed: int
-) -> tuple[float, float]:
-    """Priors and positive priors of an image, by laying and assigning them for some images."""
+def with_imbalance(experiment: Experiment, measured: Measurements, seed: int = 0) -> Measurements:
+    """Count priors and positives, by laying the priors of some images and assigning them."""
+    table = measured.table
     with_boxes = np.unique(table.image)
     if not len(with_boxes):
-        return 0.0, 0.0
+        return measured
     some = np.random.default_rng(seed).permutation(with_boxes)[:ASSIGNED_IMAGES]
-    model, k = experiment.model, len(annotations.categories)
+    model, k = experiment.model, measured.categories
     generator = model.anchors.build(level_strides(experiment))
     assigner = model.assigner.build(k)
     total, positive = [], []
@@ -98,4 +101,6 @@ def _imbalance(
         priors = generator((height, width), torch.device("cpu"))
         positive.append(int(assigner(priors, (target,)).positives(k).sum()))
         total.append(len(priors.boxes))
-    return float(np.mean(total)), float(np.mean(positive))
+    return dataclasses.replace(
+        measured, priors=float(np.mean(total)), positives=float(np.mean(positive))
+    )
