@@ -19,7 +19,8 @@ BadImages = Literal["error", "skip"]
 CHUNK = 16
 """Files that a thread takes at a time."""
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 def links_out(images: Sequence[RawImage]) -> list[RawImage]:

@@ -78,7 +78,10 @@ def _of_file(file: Path) -> dict[SplitName, Split]:
         return {"train": Split(file, _images_of(file, file.parent, "train"))}
     settings = load_yaml(file)
     has_val = isinstance(settings, dict) and settings.get("val") is not None
-    return {"train": Split(file)} | ({"val": Split(file)} if has_val else {})
+    found: dict[SplitName, Split] = {"train": Split(file)}
+    if has_val:
+        found["val"] = Split(file)
+    return found
 
 
 def _named_folders(data: Path) -> dict[SplitName, Split]:
