@@ -83,7 +83,7 @@ def load_json(path: Path, error: type[HyperfocalError] = DataError) -> Any:
     except RecursionError:
         raise error(f"{path}: not readable as JSON (nested too deeply)") from None
     except (ValueError, OSError) as reason:
-        raise error(f"{path}: not readable as JSON ({_one_line(reason)})") from None
+        raise error(f"{path}: not readable as JSON ({one_line(reason)})") from None
 
 
 def load_yaml(path: Path, error: type[HyperfocalError] = DataError) -> Any:
@@ -102,7 +102,7 @@ def load_yaml(path: Path, error: type[HyperfocalError] = DataError) -> Any:
         raise error(f"{path}: not readable as YAML (nested too deeply)") from None
     # Its constructors raise whatever odd dates, numbers and keys lead them to.
     except Exception as reason:
-        raise error(f"{path}: not readable as YAML ({_one_line(reason)})") from None
+        raise error(f"{path}: not readable as YAML ({one_line(reason)})") from None
 
 
 class _PlainLoader(yaml.SafeLoader):
@@ -110,6 +110,22 @@ class _PlainLoader(yaml.SafeLoader):
         if self.check_event(yaml.events.AliasEvent):
             raise yaml.YAMLError("aliases (*name) are not allowed; write the value out")
         return super().compose_node(parent, index)
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; False for what can't be the name of one."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # pathlib lets some of these through, such as too long a name
+        return False
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is such a folder; False for what can't be the name of one."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
 
 
 def physical_memory() -> int:
@@ -120,6 +136,8 @@ def physical_memory() -> int:
         return 1 << 40
 
 
-def _one_line(reason: Exception) -> str:
-    text = " ".join(str(reason).split())
-    return text if len(text) <= 200 else text[:197] + "..."
+def one_line(text: object, most: int = 200) -> str:
+    """Other people's words for a message: one line, with the middle left out if it is long."""
+    line = " ".join(str(text).split())
+    half = (most - 5) // 2
+    return line if len(line) <= most else f"{line[:half]} ... {line[-half:]}"

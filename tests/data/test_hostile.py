@@ -11,7 +11,7 @@ from PIL import Image
 
 from hyperfocal.data import read_annotations, read_image
 from hyperfocal.data.images import read_header
-from hyperfocal.types import DataError
+from hyperfocal.types import DataError, HyperfocalWarning
 
 
 def refused(what, annotations, images=None, **options):
@@ -190,3 +190,31 @@ def test_postscript_is_not_run_whatever_its_name(tmp_path):
         (tmp_path / "a.eps").rename(tmp_path / name)
         with pytest.raises(DataError, match="not an image"):
             read_image(tmp_path / name)
+
+
+# --------------------------------------------------------------------------- found by fuzzing
+
+
+def test_names_too_long_for_a_file(coco, tmp_path):
+    name = "x" * 5000
+    coco.data["images"][0]["file_name"] = name
+    for images in (coco.images, None):
+        refused("image id 1", coco.write(), images, bad_images="error")
+    folder = tmp_path / "xml"
+    folder.mkdir()
+    (folder / "1.xml").write_text(
+        f"<a><filename>{name}</filename><object><name>cat</name></object></a>"
+    )
+    with pytest.raises(DataError, match=r"1\.xml|image id 1"):
+        read_annotations(folder, coco.images)
+    (tmp_path / "data.yaml").write_text(f"names: [a]\ntrain: {name}\n")
+    with pytest.raises(DataError, match="the image folder does not exist"):
+        read_annotations(tmp_path / "data.yaml")
+
+
+@pytest.mark.parametrize("check", ["none", "headers"])
+def test_coordinates_that_float32_has_no_room_for(coco, check):
+    coco.annotate(bbox=[1, 1, 1e308, 1e308])
+    with pytest.warns(HyperfocalWarning, match="1 box missing or not finite"):
+        found = read_annotations(coco.write(), coco.images, check=check)
+    assert [len(record.boxes) for record in found.images] == [2, 0, 2]

@@ -28,6 +28,10 @@ as the reference evaluators do, which never look at the image's size.
 """
 
 
+MAX_COORDINATE = 1e9
+"""Pixels; a box further out is treated as one that isn't finite."""
+
+
 def check_annotations(
     raw: RawAnnotations,
     categories: Sequence[Category] | None,
@@ -76,7 +80,7 @@ def check_annotations(
         boxes = boxes * sizes[rows][:, [1, 0, 1, 0]]
     keep = (rows >= 0) & (labels >= 0)
     clipped = _check_boxes(raw, boxes, sizes[rows], keep, check != "none", problems)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         box_area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
         stated = np.isfinite(area) & ~(clipped & (area > box_area))
         stated &= (area > 0) | (check == "none")
@@ -236,7 +240,8 @@ def _check_boxes(
             first = f"{raw.describe(n)}, image id {raw.image_ids[n]}, {_box(boxes[n])}"
         problems.warn(len(cases), "box boxes", what, first, cases.tolist())
 
-    bad = np.asarray(~np.isfinite(boxes).all(axis=1))
+    # Beyond MAX_COORDINATE float32, which training uses, would overflow sooner or later.
+    bad = np.asarray(~(np.abs(boxes) <= MAX_COORDINATE).all(axis=1))
     tell(bad, "missing or not finite, left out")
     keep &= ~bad
     if not repair:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hyperfocal.data.lvis import read_federated
 from hyperfocal.data.raw import MAX_SIDE, Problems, RawAnnotations, RawImage, inside
-from hyperfocal.files import MAX_SHOWN, load_json, shown
+from hyperfocal.files import MAX_SHOWN, is_file, load_json, shown
 from hyperfocal.types import Category, DataError
 
 
@@ -155,7 +155,7 @@ def _find_images(path: Path, entries: Sequence[Mapping[str, Any]]) -> Path:
     for folder in (path.parent, path.parent / "images"):
         name = _file_name(entries[0]) if entries else None
         found = inside(folder, name) if isinstance(name, str) else None
-        if found is not None and found.is_file():
+        if found is not None and is_file(found):
             return folder
     return path.parent
 

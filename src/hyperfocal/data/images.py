@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from hyperfocal.files import one_line
 from hyperfocal.types import DataError
 
 SUFFIXES = frozenset(
@@ -223,20 +224,23 @@ _ENDS: dict[str, Callable[[bytes, bytes, int], bool]] = {
 
 
 def _image_error(path: Path, error: Exception) -> DataError:
+    place = one_line(path, 400)
     if isinstance(error, DataError):
-        return DataError(f"{path}: {error}")
+        return DataError(f"{place}: {error}")
     if isinstance(error, FileNotFoundError):
-        return DataError(f"{path}: no such image file")
+        return DataError(f"{place}: no such image file")
     if isinstance(error, IsADirectoryError):
-        return DataError(f"{path}: a folder, not an image file")
+        return DataError(f"{place}: a folder, not an image file")
     if isinstance(error, UnidentifiedImageError):
-        return DataError(f"{path}: not an image, or of an unknown kind")
+        return DataError(f"{place}: not an image, or of an unknown kind")
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return DataError(
-            f"{path}: more pixels than Pillow opens without being told to ({error}); make it "
+            f"{place}: more pixels than Pillow opens without being told to ({error}); make it "
             "smaller, or raise PIL.Image.MAX_IMAGE_PIXELS if the file is trusted"
         )
-    return DataError(f"{path}: damaged or unreadable image ({error or type(error).__name__})")
+    # An OSError repeats the path in its text.
+    reason = getattr(error, "strerror", None) or one_line(error) or type(error).__name__
+    return DataError(f"{place}: damaged or unreadable image ({reason})")
 
 
 def _dtype_error(dtype: str) -> DataError:

@@ -12,7 +12,7 @@ import numpy as np
 
 from hyperfocal.data.images import SUFFIXES
 from hyperfocal.data.raw import MAX_SIDE, Problems, RawAnnotations, RawImage, inside
-from hyperfocal.files import MAX_TEXT, read_text, shown
+from hyperfocal.files import MAX_TEXT, is_file, one_line, read_text, shown
 from hyperfocal.types import Category, DataError
 
 
@@ -116,7 +116,7 @@ def _parse(file: Path, problems: Problems) -> Element | None:
             raise ValueError(f"more than {MAX_TEXT:,} bytes, too large for one image's annotations")
         root: Element = defusedxml.ElementTree.parse(file).getroot()
     except (ParseError, defusedxml.DefusedXmlException, ValueError, LookupError, OSError) as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = one_line(error) or type(error).__name__
         problems.errors.append(f"{file.name}: not readable as XML ({reason})")
         return None
     return root
@@ -133,10 +133,10 @@ def _image(
             "relative to that folder"
         )
         return None
-    if not path.is_file():
+    if not is_file(path):
         # The file name in the XML is often stale or without its ending; the XML's own name isn't.
         same = (images / (file.stem + end) for end in sorted(SUFFIXES))
-        path = next((other for other in same if other.is_file()), path)
+        path = next((other for other in same if is_file(other)), path)
     size = (_whole(root.findtext("size/height")), _whole(root.findtext("size/width")))
     return RawImage(number, name or file.stem, path, size if min(size) > 0 else None)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from hyperfocal.data.images import SUFFIXES
 from hyperfocal.data.raw import Problems, RawAnnotations, RawImage
-from hyperfocal.files import load_yaml, read_text, shown
+from hyperfocal.files import is_file, is_folder, load_yaml, read_text, shown
 from hyperfocal.types import Category, DataError
 
 YAML_SUFFIXES = frozenset({".yaml", ".yml"})
@@ -92,7 +92,7 @@ def read_yolo(
         for path in folder.glob("*.txt")
         if path not in read and path.name not in _NOT_LABELS
     )
-    if files and not any(path.is_file() for path in read):
+    if files and not any(is_file(path) for path in read):
         problems.errors.append(
             "no label file belongs to any of the images; the first looked for is "
             f"{_label_file(files[0], images, labels)}"
@@ -179,7 +179,7 @@ def _split_images(settings: Mapping[str, Any], path: Path, split: str) -> list[P
     for entry in entries if isinstance(entries, list) else [entries]:
         place = _inside(root, _text(entry, split, path), path)
         if place.suffix == ".txt":
-            lines = read_text(place).split("\n") if place.is_file() else []
+            lines = read_text(place).split("\n") if is_file(place) else []
             files += [_inside(root, line.strip(), place) for line in lines if line.strip()]
         else:
             files += _list_images(place)
@@ -209,7 +209,7 @@ def _inside(folder: Path, name: str, source: Path) -> Path:
 
 
 def _list_images(folder: Path) -> list[Path]:
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise DataError(f"{folder}: the image folder does not exist")
     return sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
 
@@ -224,7 +224,7 @@ def _label_file(image: Path, folder: Path | None, labels: Path | None) -> Path:
     for n in range(len(parts) - 2, -1, -1):
         if parts[n] == "images":
             apart = Path(*parts[:n], "labels", *parts[n + 1 :]).with_suffix(".txt")
-            if apart.parent.is_dir():
+            if is_folder(apart.parent):
                 return apart
             break
     return image.with_suffix(".txt")

@@ -15,7 +15,7 @@ from hyperfocal.data import Split
 from hyperfocal.data.raw import inside
 from hyperfocal.data.voc import find_voc
 from hyperfocal.data.yolo import find_yaml, has_labels
-from hyperfocal.files import load_yaml
+from hyperfocal.files import is_file, load_yaml
 from hyperfocal.types import DataError
 
 SplitName = Literal["train", "val"]
@@ -165,10 +165,7 @@ def _name(value: bytes, parts: int | None) -> str:
 
 def _is_file(folder: Path, name: str) -> bool:
     place = inside(folder, name)
-    try:
-        return place is not None and place.is_file()
-    except (OSError, ValueError):
-        return False
+    return place is not None and is_file(place)
 
 
 def _folders(root: Path, depth: int) -> Iterator[Path]:
