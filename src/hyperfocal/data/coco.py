@@ -152,10 +152,10 @@ def _file_name(entry: Mapping[str, Any]) -> object:
 
 
 def _find_images(path: Path, entries: Sequence[Mapping[str, Any]]) -> Path:
+    # A few names, for the first image may be the one that is missing.
+    names = [name for entry in entries[:10] if isinstance(name := _file_name(entry), str)]
     for folder in (path.parent, path.parent / "images"):
-        name = _file_name(entries[0]) if entries else None
-        found = inside(folder, name) if isinstance(name, str) else None
-        if found is not None and is_file(found):
+        if any((file := inside(folder, name)) is not None and is_file(file) for name in names):
             return folder
     return path.parent
 
