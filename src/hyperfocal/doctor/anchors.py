@@ -269,4 +269,5 @@ def _by_category(chosen: NDArray[np.bool_], labels: NDArray[np.int64], names: li
     hit = np.bincount(labels[chosen], minlength=len(names))
     share = hit / np.maximum(total, 1)
     order = np.lexsort((-hit, -share))[:5]
-    return ", ".join(f"{names[k]} {share[k]:.0%} of {total[k]}" for k in order if hit[k])
+    worth = [k for k in order if share[k] >= 0.01] or list(order[:1])
+    return ", ".join(f"{names[k]} {share[k]:.0%} of {total[k]}" for k in worth)

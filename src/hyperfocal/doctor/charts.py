@@ -12,7 +12,7 @@ from hyperfocal.doctor.anchors import BoxTable
 from hyperfocal.figures.style import BLUE, GREY, GROUP_NAMES, VERMILLION, group_colours
 
 WIDTH, HEIGHT = 900, 240
-_LEFT, _BOTTOM, _TOP = 56, 26, 12
+_LEFT, _RIGHT, _BOTTOM, _TOP = 56, 20, 26, 12
 
 
 def category_chart(
@@ -26,16 +26,16 @@ def category_chart(
     colours = group_colours(group_names)
     top = max([*images, 1])
     decades = max(1, math.ceil(math.log10(top + 1)))
-    plot_h, plot_w = HEIGHT - _BOTTOM - _TOP, WIDTH - _LEFT - 8
+    plot_h, plot_w = HEIGHT - _BOTTOM - _TOP, WIDTH - _LEFT - _RIGHT
     step = plot_w / max(len(names), 1)
     parts = []
     for decade in range(decades + 1):
         y = _TOP + plot_h * (1 - decade / decades)
-        parts.append(_line(_LEFT, y, WIDTH - 8, y, "#ddd"))
+        parts.append(_line(_LEFT, y, WIDTH - _RIGHT, y, "#ddd"))
         parts.append(_text(_LEFT - 6, y + 4, f"{10**decade:,}", "end"))
     for place, k in enumerate(order):
-        # A category without images gets a stump, so that it can be pointed at.
-        height = plot_h * math.log10(images[k] + 1) / decades if images[k] else 2.0
+        # A category with one image or none gets a stump, so that it can be pointed at.
+        height = max(2.0, plot_h * math.log10(max(images[k], 1)) / decades)
         colour = colours.get(groups[k] or "", GREY)
         title = html.escape(f"{names[k]}: {images[k]} training images")
         parts.append(
@@ -65,7 +65,7 @@ def box_chart(table: BoxTable, shapes: Sequence[tuple[float, float]]) -> str:
     """
     x_range, y_range = (1.0, 11.0), (-4.0, 4.0)  # log2: 2 to 2048 px, 1:16 to 16:1
     columns, rows = 60, 32
-    plot_h, plot_w = HEIGHT + 60 - _BOTTOM - _TOP, WIDTH - _LEFT - 8
+    plot_h, plot_w = HEIGHT + 60 - _BOTTOM - _TOP, WIDTH - _LEFT - _RIGHT
 
     def place(log_side: float, log_ratio: float) -> tuple[float, float]:
         x = (log_side - x_range[0]) / (x_range[1] - x_range[0])
@@ -80,7 +80,7 @@ def box_chart(table: BoxTable, shapes: Sequence[tuple[float, float]]) -> str:
     for exponent in (-4, -2, 0, 2, 4):
         _, y = place(1, exponent)
         label = f"{2**exponent}:1" if exponent >= 0 else f"1:{2**-exponent}"
-        parts.append(_line(_LEFT, y, WIDTH - 8, y, "#eee"))
+        parts.append(_line(_LEFT, y, WIDTH - _RIGHT, y, "#eee"))
         parts.append(_text(_LEFT - 6, y + 4, label, "end"))
     if len(table.boxes):
         sides = np.clip(np.log2(table.side), x_range[0], x_range[1] - 1e-6)
