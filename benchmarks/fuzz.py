@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
+import dataclasses
 import faulthandler
 import io
 import json
@@ -26,18 +27,26 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
+from rich.console import Console
 
-from hyperfocal.data import load_sample, read_annotations, read_image
+from hyperfocal.data import Split, load_sample, read_annotations, read_image
 from hyperfocal.data.images import read_header
+from hyperfocal.doctor import advise, examine, print_report
+from hyperfocal.doctor.page import page
+from hyperfocal.engine.experiment import Experiment
+from hyperfocal.recipes import load_recipe
 from hyperfocal.types import HyperfocalError, HyperfocalWarning
 
 SECONDS = 20
 MAX_LINES = 13
+DOCTORED = 0.1
+"""Share of annotation files that `hyperfocal doctor` sees too."""
 
 ODD: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 2**31, 2**63, 10**30, 10**400, -0.0, 1e308, 1e-320,
@@ -246,8 +255,20 @@ def attempt(what: str, use: Callable[[], None], seen: Counter[str]) -> str | Non
     return None
 
 
+def see_doctor(file: Path, images: Path | None, recipe: Experiment) -> None:
+    """Examine a file as both splits; whatever is wrong must become a finding."""
+    split = Split(file, images)
+    data = dataclasses.replace(recipe.data, train=split, val=split)
+    found = examine(dataclasses.replace(recipe, data=data), "none")
+    advice = advise(found, recipe, "demo")
+    page(found, advice)
+    json.dumps([finding.as_json() for finding in found.findings])
+    print_report(found, advice, Console(file=io.StringIO()))
+
+
 def fuzz_annotations(count: int, seed: int, seen: Counter[str]) -> list[str]:
     failures = []
+    recipe = load_recipe("demo")
     with tempfile.TemporaryDirectory() as name:
         sets = Sets(Path(name))
         formats: dict[str, Callable[[random.Random], tuple[Path, Path | None]]] = {
@@ -275,6 +296,10 @@ def fuzz_annotations(count: int, seed: int, seen: Counter[str]) -> list[str]:
             problem = attempt(kind, use, seen)
             if problem:
                 failures.append(f"annotations {n} ({kind}, check {check}): {problem}")
+            if rng.random() < DOCTORED:
+                problem = attempt("doctor", partial(see_doctor, file, images, recipe), seen)
+                if problem:
+                    failures.append(f"annotations {n} ({kind}), doctor: {problem}")
     return failures
 
 

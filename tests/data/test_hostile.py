@@ -205,7 +205,7 @@ def test_names_too_long_for_a_file(coco, tmp_path):
     (folder / "9.xml").write_text(
         f"<a><filename>{name}</filename><object><name>cat</name></object></a>"
     )
-    with pytest.raises(DataError, match="image id 1: .*too long"):
+    with pytest.raises(DataError, match=r"image id 1: .*too long"):
         read_annotations(folder, coco.images)
     (tmp_path / "data.yaml").write_text(f"names: [a]\ntrain: {name}\n")
     with pytest.raises(DataError, match="the image folder does not exist"):
