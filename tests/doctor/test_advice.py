@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from hyperfocal.config import dump, override
-from hyperfocal.doctor import advise
+from hyperfocal.doctor import advise, examine, find_splits
 from hyperfocal.doctor.advise_anchors import advise_anchors
 from hyperfocal.doctor.advise_loss import advise_loss, advise_prior
 from hyperfocal.doctor.advise_schedule import advise_lr, advise_sampler, advise_schedule
@@ -98,6 +98,18 @@ def test_the_printed_overrides_build_an_experiment(two, recipe):
         assert proposal.reason
         assert proposal.source
     assert advice.as_json()["command"] == advice.command
+
+
+@pytest.mark.parametrize("kind", ["fcos", "atss", "paa", "improved_baseline"])
+def test_every_detector_is_advised(two, kind):
+    two.write()
+    recipe = override(load_recipe("demo"), ["--model", kind], prog="test")
+    data = dataclasses.replace(recipe.data, **find_splits(two.root))
+    recipe = dataclasses.replace(recipe, data=data)
+    advice = advise(examine(recipe), recipe, "demo")
+    assert 0 < advice.measured.positives < advice.measured.priors
+    (anchors,) = [proposal for proposal in advice.proposals if proposal.topic == "anchors"]
+    assert anchors.flags == ()
 
 
 def test_no_advice_without_training_data(two):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 
 import pytest
 from PIL import Image
 
+from hyperfocal.doctor import examine, find_splits
+from hyperfocal.recipes import load_recipe
 from hyperfocal.types import ConfigError
 
 
@@ -78,8 +81,6 @@ def test_what_is_left_out_or_mended_is_a_warning_with_its_boxes(two):
 def test_a_file_that_cannot_be_parsed(two, split: str):
     experiment = two.experiment()
     (two.root / f"{split}.json").write_text('{"images": [')
-    from hyperfocal.doctor import examine
-
     found = examine(experiment)
     assert two.only(found, "unreadable").split == split
     assert (found.train is None) == (split == "train")
@@ -90,6 +91,15 @@ def test_all_bad_entries_are_told_not_ten(two):
         image["file_name"] = "../" + image["file_name"]
     found = two.examine()
     assert sum(f.kind == "unreadable" for f in found.findings) == 15
+
+
+def test_bad_images_that_training_skips_are_no_error(two):
+    experiment = two.experiment()
+    (two.root / "train" / "5.png").unlink()
+    data = dataclasses.replace(experiment.data, bad_images="skip")
+    found = examine(dataclasses.replace(experiment, data=data))
+    assert two.only(found, "file").severity == "warning"
+    assert not found.has_errors
 
 
 # --------------------------------------------------------------------------- ids
@@ -190,10 +200,6 @@ def test_hidden_damage_is_found_by_decoding(two):
 
 
 def test_decoding_needs_open_files(two):
-    import dataclasses
-
-    from hyperfocal.doctor import examine
-
     experiment = two.experiment()
     data = dataclasses.replace(experiment.data, check="none")
     with pytest.raises(ConfigError, match="--decode asks for it"):
@@ -202,3 +208,58 @@ def test_decoding_needs_open_files(two):
         file.unlink()
     found = examine(dataclasses.replace(experiment, data=data), "none")
     assert not found.has_errors
+
+
+# --------------------------------------------------------------------------- other formats
+
+
+def yolo(root, lines):
+    """20 pictures with these lines each, two classes."""
+    for split in ("train", "val"):
+        (root / "images" / split).mkdir(parents=True)
+        (root / "labels" / split).mkdir(parents=True)
+        for n in range(20):
+            image = Image.new("RGB", (100, 80), (n, 0, 0 if split == "val" else 99))
+            image.save(root / "images" / split / f"{n}.png")
+            (root / "labels" / split / f"{n}.txt").write_text("\n".join(lines))
+    (root / "data.yaml").write_text("names: [cat, ant]\ntrain: images/train\nval: images/val\n")
+    recipe = load_recipe("demo")
+    data = dataclasses.replace(recipe.data, **find_splits(root))
+    return examine(dataclasses.replace(recipe, data=data))
+
+
+def kinds(found):
+    return {(finding.kind, finding.split) for finding in found.findings}
+
+
+def test_sound_yolo(tmp_path):
+    assert kinds(yolo(tmp_path, ["0 0.5 0.5 0.4 0.4", "1 0.3 0.3 0.5 0.5"])) == set()
+
+
+def test_yolo_with_corners(tmp_path):
+    found = yolo(tmp_path, ["0 0.5 0.5 0.9 0.9", "1 0.2 0.3 0.9 0.8"])
+    assert {("xyxy_boxes", "train"), ("xyxy_boxes", "val")} <= kinds(found)
+
+
+def test_yolo_with_classes_from_1(tmp_path):
+    found = yolo(tmp_path, ["1 0.5 0.5 0.4 0.4", "2 0.3 0.3 0.5 0.5"])
+    assert ("category_ids_off_by_one", "train") in kinds(found)
+
+
+def test_voc_with_difficult_objects(tmp_path):
+    (tmp_path / "Annotations").mkdir()
+    (tmp_path / "JPEGImages").mkdir()
+    for n in range(3):
+        Image.new("RGB", (50, 40), (n * 50, 0, 0)).save(tmp_path / "JPEGImages" / f"{n}.png")
+        box = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>40</xmax><ymax>30</ymax></bndbox>"
+        (tmp_path / "Annotations" / f"{n}.xml").write_text(
+            f"<a><filename>{n}.png</filename><object><name>cat</name>{box}</object>"
+            f"<object><name>cat</name><difficult>1</difficult>{box}</object></a>"
+        )
+    recipe = load_recipe("demo")
+    data = dataclasses.replace(recipe.data, **find_splits(tmp_path))
+    found = examine(dataclasses.replace(recipe, data=data))
+    (told,) = [finding for finding in found.findings if "difficult" in finding.text]
+    assert (told.severity, told.count) == ("note", 3)
+    # A difficult object may lie on another: it isn't trained on.
+    assert ("duplicate_boxes", "train") not in kinds(found)

@@ -141,6 +141,7 @@ def _split(
             categories,
             open_images=opens,
             follow_links=data.follow_links,
+            skip_bad=data.bad_images == "skip",
             advance=advance,
         )
     findings += found

@@ -111,6 +111,7 @@ def check_split(
     *,
     open_images: bool = True,
     follow_links: bool = False,
+    skip_bad: bool = False,
     advance: Callable[[int], None] = lambda images: None,
 ) -> tuple[Examined, list[Finding]]:
     """Note what `hyperfocal.data.read_annotations` would warn of or refuse, and go on.
@@ -121,13 +122,14 @@ def check_split(
         categories: the training split's, for val.
         open_images: look at every image file's header and end.
         follow_links: see `hyperfocal.data.read_annotations`.
+        skip_bad: training will leave out images that can't be used, so they are no error.
         advance: called with 1 after each image file.
     """
     raw, findings = mend(name, raw, follow_links)
     headers: Sequence[Header | DataError] = ()
     if open_images:
         headers = look_at_images(raw.images, "headers", advance)
-        findings += _unusable_images(name, raw, headers)
+        findings += _unusable_images(name, raw, headers, "warning" if skip_bad else "error")
     examined = Examined(name, raw, headers, None)
     problems = Problems(raw.source, quiet=True)
     check: Literal["headers", "none"] = "headers" if open_images else "none"
@@ -223,7 +225,10 @@ def take(raw: RawAnnotations, keep: NDArray[np.bool_]) -> RawAnnotations:
 
 
 def _unusable_images(
-    name: SplitName, raw: RawAnnotations, headers: Sequence[Header | DataError]
+    name: SplitName,
+    raw: RawAnnotations,
+    headers: Sequence[Header | DataError],
+    severity: Severity,
 ) -> list[Finding]:
     pairs = zip(raw.images, headers, strict=True)
     bad = [(image, error) for image, error in pairs if isinstance(error, DataError)]
@@ -237,7 +242,7 @@ def _unusable_images(
         Case(str(image.path), image.id, note=_without_source(str(error), image.path))
         for image, error in bad
     )
-    return [Finding("error", "file", name, text, len(bad), cases)]
+    return [Finding(severity, "file", name, text, len(bad), cases)]
 
 
 def _told(name: SplitName, problems: Problems, examined: Examined | None) -> list[Finding]:
