@@ -27,6 +27,17 @@ def test_near_pairs_are_those_of_all_pairs():
         np.testing.assert_allclose(iou, whole[first, second], rtol=1e-12)
 
 
+def test_many_boxes_of_one_size_take_no_endless_time(monkeypatch):
+    monkeypatch.setattr("hyperfocal.doctor.boxes.MAX_NEIGHBOURS", 3)
+    corners = np.stack(np.meshgrid(np.arange(30.0), np.arange(30.0)), axis=-1).reshape(-1, 2) * 9
+    boxes = np.concatenate([corners, corners + 5], axis=1)
+    twins = np.concatenate([boxes, boxes[::-1]])
+    first, second, _ = near_pairs(twins, np.zeros(len(twins), np.int64), 0.95)
+    assert set(zip(first.tolist(), second.tolist(), strict=True)) == {
+        (n, 1799 - n) for n in range(900)
+    }
+
+
 def test_no_boxes_have_no_pairs():
     first, second, iou = near_pairs(np.zeros((0, 4)), np.zeros(0, np.int64), 0.5)
     assert len(first) == len(second) == len(iou) == 0

@@ -33,7 +33,7 @@ class Touch:
 def test_code_in_a_pickle_is_not_run(tmp_path, read, how):
     trap, file = tmp_path / "trap", tmp_path / "weights.pth"
     if how == "pickle":
-        file.write_bytes(pickle.dumps({"model": Touch(trap)}))
+        file.write_bytes(pickle.dumps({"model": Touch(trap)}, protocol=2))
     elif how == "nested":
         torch.save({"state_dict": {"a": torch.zeros(1), "b": Touch(trap)}}, file)
     else:

@@ -12,6 +12,9 @@ from hyperfocal.doctor.reading import Examined
 NEAR_IOU = 0.95
 """IoU from which two boxes of one category in one image are taken for one object."""
 
+MAX_NEIGHBOURS = 500
+"""Boxes of nearly its size, in its image, that a box is compared with."""
+
 LEAVES_IMAGE = 0.1
 """Share of boxes that must stand out of their image before their format is doubted."""
 
@@ -116,7 +119,8 @@ def near_pairs(
     """Pairs of boxes in one group (image) with an IoU of at least ``least``.
 
     Boxes are compared with the next, the second next, ... of their group, all groups at once, so
-    that there is no loop over images.
+    that there is no loop over images. Where an image has more than `MAX_NEIGHBOURS` boxes of nearly
+    one size, only equal boxes are sure to be found.
 
     Args:
         boxes: ``(N, 4)`` xyxy with positive areas.
@@ -126,14 +130,14 @@ def near_pairs(
     Returns:
         Rows of the first and of the second of each pair, and their IoU.
     """
-    # Equal boxes have equal areas, and IoU >= t needs areas within a factor t: sorted by area
-    # within a group, a comparison can stop at the first box that is too large.
+    # IoU >= t needs areas within a factor t: sorted by area within a group, a comparison can stop
+    # at the first box that is too large. Equal boxes come to lie side by side.
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    order = np.lexsort((area, groups))
+    order = np.lexsort((boxes[:, 1], boxes[:, 0], area, groups))
     b, g, a = boxes[order], groups[order], area[order]
     firsts, seconds, ious = [], [], []
     left, step = np.arange(len(order) - 1), 1
-    while len(left):
+    while len(left) and step <= MAX_NEIGHBOURS:
         right = left + step
         near = (g[left] == g[right]) & (a[left] >= least * a[right])
         left, right = left[near], right[near]

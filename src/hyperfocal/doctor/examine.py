@@ -82,7 +82,9 @@ def examine(experiment: Experiment, decode: Decode = "none", stage: Stage = sile
     if data.train.annotations is None:
         raise ConfigError("no training annotations are given")
     if data.check == "none" and decode != "none":
-        raise ConfigError("--data.check none opens no image, but --decode asks for it")
+        raise ConfigError(
+            "--data.check none opens no image, but --decode asks for it; add --decode none"
+        )
     findings: list[Finding] = []
     train = _split(experiment, "train", None, findings, stage)
     val = None
