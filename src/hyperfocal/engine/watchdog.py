@@ -18,6 +18,8 @@ from typing import Any
 import torch.distributed as dist
 
 SIGNS_PER_TIMEOUT = 5
+LONGEST_SILENCE = 10.0
+"""Seconds between two signs of life, at most."""
 
 
 class Watchdog:
@@ -32,6 +34,7 @@ class Watchdog:
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self.place, self.since = "starting", time.monotonic()
+        self._pause = min(seconds / SIGNS_PER_TIMEOUT, LONGEST_SILENCE)
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
@@ -59,7 +62,7 @@ class Watchdog:
         self._ended.set()
 
     def _watch(self) -> None:
-        while not self._ended.wait(min(self.seconds / SIGNS_PER_TIMEOUT, 10.0)):
+        while not self._ended.wait(self._pause):
             place, age = self.place, time.monotonic() - self.since
             try:
                 self._store.set(self._key(self.rank), json.dumps([place, age, time.time()]))
@@ -86,7 +89,7 @@ class Watchdog:
                 continue
             place, age, told = json.loads(self._store.get(key))
             silent = time.time() - told
-            if silent > 2 * self.seconds / SIGNS_PER_TIMEOUT + 5:
+            if silent > 3 * self._pause:
                 text = f"rank {rank} has been silent for {silent:.0f} s, last in {place}"
                 found.append((1, text))
             elif place != self.place:
