@@ -81,11 +81,7 @@ def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
     yield popen
     for process in started:
-        for number in (signal.SIGCONT, signal.SIGKILL):
-            try:
-                os.killpg(process.pid, number)
-            except ProcessLookupError:
-                break
+        kill(family(process.pid))
         process.wait()
 
 
@@ -116,8 +112,8 @@ def wait_for_steps(out: Path, count: int, process: subprocess.Popen[str]) -> Non
         time.sleep(0.01)
 
 
-def rank_process(rank: int, within: int) -> int:
-    """Process id of a rank among the descendants of a process."""
+def family(root: int) -> list[int]:
+    """A process and its descendants (torchrun gives its workers sessions of their own)."""
     children: dict[int, list[int]] = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -125,14 +121,27 @@ def rank_process(rank: int, within: int) -> int:
         except (FileNotFoundError, ProcessLookupError):
             continue
         children.setdefault(parent, []).append(int(folder.name))
-    queue = [within]
-    for pid in queue:
-        queue += children.get(pid, [])
-    for pid in queue:
+    found = [root]
+    for pid in found:
+        found += children.get(pid, [])
+    return found
+
+
+def rank_process(rank: int, within: int) -> int:
+    """Process id of a rank among the descendants of a process."""
+    for pid in family(within):
         variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
         if f"LOCAL_RANK={rank}".encode() in variables:
             return pid
     raise AssertionError(f"no rank {rank} under {within}")
+
+
+def kill(processes: list[int]) -> None:
+    for pid in processes:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
 
 
 def one(flags: list[str], out: Path) -> dict[str, torch.Tensor]:
@@ -208,7 +217,7 @@ def test_two_nodes_train_lose_one_and_go_on(
     second = start(*words[:9], f"{words[9]},is_host=0", *words[10:])
     wait_for_steps(out, 3, first)
     assert second.poll() is None
-    os.killpg(second.pid, signal.SIGKILL)  # a node that is gone takes all its processes along
+    kill(family(second.pid))  # a node that is gone takes all its processes along
     seen = len(lines(out))
     text, _ = first.communicate(timeout=120)
     assert first.returncode == 0, text
@@ -225,9 +234,10 @@ def test_a_stuck_process_is_named_by_the_one_that_waits(
     more = ["--devices", "2", "--out", str(out), "--timeout", "4", "--train.iterations", "10000"]
     process = start("hyperfocal.cli", "train", "demo", *flags, *more)
     wait_for_steps(out, 2, process)
-    os.kill(rank_process(1, process.pid), signal.SIGSTOP)
+    stopped = rank_process(1, process.pid)
+    os.kill(stopped, signal.SIGSTOP)
     assert process.wait(timeout=60) != 0
-    os.killpg(process.pid, signal.SIGKILL)  # the stopped one holds the pipe open
+    kill([stopped])  # it holds the pipe open
     text, _ = process.communicate(timeout=60)
     _, found, rest = text.partition("rank 0 has been stuck for ")
     assert found, text
