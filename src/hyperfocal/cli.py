@@ -21,6 +21,7 @@ commands:
   predict RUN PATH...       annotated pictures and predictions.json
   figures NAME|RUN...       the papers' figures, redrawn from functions and runs
   recipes                   what there is to train, and what each is for
+  replay FILE               make a step again whose loss wasn't finite (RUN/blackbox)
   import torchvision F      bring torchvision RetinaNet or FCOS weights over
 
 `hyperfocal COMMAND --help` tells more; `hyperfocal train RECIPE --help` lists every setting.
@@ -34,6 +35,7 @@ COMMANDS = {
     "predict": "predict",
     "figures": "figures",
     "recipes": "recipes",
+    "replay": "replay",
     "import": "import_weights",
 }
 

@@ -185,7 +185,7 @@ ALIASES = {
     "sampler": "data.sampler",
     "lr": "train.lr",
     "epochs": "train.epochs",
-    "resume": "train.resume",
+    "on-nonfinite": "train.on-nonfinite",
 }
 """Short names for the flags that people reach for first."""
 

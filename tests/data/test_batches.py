@@ -71,8 +71,11 @@ def test_ranks_share_a_batch():
     parts = [batch[rank_slice(12, rank, 3)] for rank in range(3)]
     assert [n for part in parts for n in part] == batch
     assert {len(part) for part in parts} == {4}
-    with pytest.raises(ConfigError, match="batch_size = 12 can't be shared evenly by 5"):
-        rank_slice(12, 0, 5)
+    parts = [batch[rank_slice(12, rank, 5)] for rank in range(5)]
+    assert [n for part in parts for n in part] == batch
+    assert {len(part) for part in parts} == {2, 3}
+    with pytest.raises(ConfigError, match="batch_size = 12 doesn't give each of 13 processes"):
+        rank_slice(12, 0, 13)
     with pytest.raises(ConfigError, match="batch_size = 0"):
         BatchStream(PlainSampler(3, 0), 0)
 

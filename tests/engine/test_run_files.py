@@ -46,7 +46,7 @@ def test_checkpoint_round_trip_and_damage(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(HyperfocalError, match="damaged checkpoint"):
         load_checkpoint(file)
-    with pytest.raises(HyperfocalError, match="no checkpoint to resume from"):
+    with pytest.raises(HyperfocalError, match="no such checkpoint"):
         load_checkpoint(tmp_path / "absent.pt")
 
 

@@ -24,7 +24,8 @@ from hyperfocal.config import override
 from hyperfocal.data import Split, TransformConfig
 from hyperfocal.engine.experiment import Experiment, TrainConfig
 from hyperfocal.engine.run_folder import RunFolder
-from hyperfocal.engine.train import TrainResult, micro_batches, train
+from hyperfocal.engine.step import micro_batches
+from hyperfocal.engine.train import TrainResult, train
 from hyperfocal.recipes import load_recipe
 from hyperfocal.types import ConfigError, HyperfocalError
 
@@ -70,7 +71,7 @@ def losses(out: Path) -> list[float]:
 def test_a_run_leaves_everything_and_reloads(drawn: Path, tmp_path: Path) -> None:
     result = run(small(drawn), tmp_path / "run")
     folder = RunFolder(tmp_path / "run")
-    for file in ("config", "categories", "environment", "log", "metrics", "weights", "checkpoint"):
+    for file in ("config", "categories", "environment", "log", "metrics", "weights", "checkpoints"):
         assert getattr(folder, file).exists(), file
     assert [line["step"] for line in lines(folder.path)] == [1, 2, 3, 4, 5, 6]
     assert result.evaluation is not None
@@ -97,7 +98,7 @@ def test_every_detector_trains_resumes_and_predicts(
     assert (saved["model"]["kind"], saved["model"]["loss"]["kind"]) == (model, "efl")
     assert saved["data"]["sampler"]["kind"] == "rfs"
     with monkeypatch.context() as patch:  # as if asked to stop after the second step
-        patch.setattr("hyperfocal.engine.train._Loop.agreed", lambda self, _: self.state.step == 2)
+        patch.setattr("hyperfocal.engine.train._Loop.stopping", lambda self: self.state.step == 2)
         run(whole, tmp_path / "parts")
     assert len(losses(tmp_path / "parts")) == 2
     run(dataclasses.replace(whole, resume=True), tmp_path / "parts")
@@ -248,7 +249,7 @@ def test_two_processes_equal_one(drawn: Path, tmp_path: Path, launcher: str, mod
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_causes(drawn: Path, tmp_path: Path) -> None:
     wild = small(drawn, lr=1e12, optimizer="sgd", clip_norm=None, iterations=40, evaluations=0)
-    with pytest.raises(HyperfocalError, match=r"the loss is (nan|inf).*lr = 1000000000000"):
+    with pytest.raises(HyperfocalError, match=r"the loss is (nan|inf)[^$]*lr = 1e\+12"):
         run(wild, tmp_path / "run")
     assert not RunFolder(tmp_path / "run").weights.exists()
 
@@ -280,9 +281,9 @@ def test_every_loss_trains_by_its_flag(drawn: Path, tmp_path: Path, loss: str) -
     assert saved["data"]["sampler"]["kind"] == "rfs"
 
 
-def test_batch_must_divide_over_devices(drawn: Path, tmp_path: Path) -> None:
-    experiment = dataclasses.replace(small(drawn, batch_size=3), devices=2, accelerator="cpu")
-    with pytest.raises(ConfigError, match=r"batch_size = 3 doesn't divide over 2 devices"):
+def test_every_process_needs_an_image(drawn: Path, tmp_path: Path) -> None:
+    experiment = dataclasses.replace(small(drawn, batch_size=3), devices=4, accelerator="cpu")
+    with pytest.raises(ConfigError, match=r"batch_size = 3 doesn't give each of 4 processes"):
         run(experiment, tmp_path / "run")
 
 

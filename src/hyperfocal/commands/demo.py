@@ -35,8 +35,8 @@ def run(words: list[str]) -> int:
     )
     result = train(dataclasses.replace(experiment, data=data), RunFolder(out), console)
     if result.stopped_by is not None:
-        console.print(f"stopped by {result.stopped_by}")
-        return 130
+        console.print(f"stopped by {result.stopped_by}; go on with: hyperfocal demo --resume")
+        return 130 if result.stopped_by == "SIGINT" else 0
     if result.is_main:
         close_training(result, console)
     return 0

@@ -153,7 +153,9 @@ def _detect(
     )
     total = len(annotations.images)
     with ProgressBar(console, "evaluate", total, "images", transient=True) as bar, model.autocast():
-        return detect_all(model.detector, batches, model.device, bar.advance)
+        found = detect_all(model.detector, batches, model.device, bar.advance)
+    assert found is not None  # nobody asks it to stop
+    return found
 
 
 def _parse(words: list[str]) -> argparse.Namespace:

@@ -98,15 +98,14 @@ class BatchStream:
 
 
 def rank_slice(batch_size: int, rank: int, world_size: int) -> slice:
-    """The part of a global batch that belongs to one process.
+    """The part of a global batch that belongs to one process; parts differ by at most one image.
 
     Raises:
-        ConfigError: ``batch_size`` is not a multiple of ``world_size``.
+        ConfigError: a process would get no image.
     """
-    if batch_size % world_size:
+    if batch_size < world_size:
         raise ConfigError(
-            f"batch_size = {batch_size} can't be shared evenly by {world_size} processes; "
-            f"make it a multiple of {world_size}"
+            f"batch_size = {batch_size} doesn't give each of {world_size} processes an image; "
+            f"make it at least {world_size}"
         )
-    share = batch_size // world_size
-    return slice(rank * share, (rank + 1) * share)
+    return slice(batch_size * rank // world_size, batch_size * (rank + 1) // world_size)

@@ -254,17 +254,20 @@ class _Steps(Dataset["_Packed | _Failure"]):
         return apply(sample, plan, self.transform)
 
 
+_OURS = {signal.SIGINT, signal.SIGTERM}
+
+
 def _same(item: Any) -> Any:
     return item
 
 
 @contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Keep Ctrl-C waiting while workers start: they inherit this until they ignore it."""
+    """Keep signals waiting while workers start: they inherit this until they ignore them."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _OURS)
     try:
         yield
     finally:
@@ -272,6 +275,10 @@ def _interrupts_held() -> Iterator[None]:
 
 
 def _start_worker(worker: int) -> None:
-    # Ctrl-C reaches the whole process group. The main process decides what to do about it and
-    # ends its workers; one that died by itself would break the checkpoint being saved.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C and a scheduler's SIGTERM reach the whole process group. The main process decides what
+    # to do about them and ends its workers; one that died by itself would break the checkpoint
+    # being saved. A worker whose main process was killed notices and ends too.
+    for number in _OURS:
+        signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _OURS)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Callable
+import warnings
+import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
-from hyperfocal.types import ConfigError, HyperfocalError
+from hyperfocal.types import ConfigError, HyperfocalError, HyperfocalWarning
 
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
@@ -29,36 +32,167 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in ``folder`` outlast a power failure, where the system can."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:  # Windows doesn't open folders
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError:  # some network file systems
+        pass
+    finally:
+        os.close(descriptor)
+
+
+def sweep_parts(folder: Path) -> None:
+    """Delete the temporary files that a process left which was killed in `write_whole`."""
+    for part in folder.glob(".*.part"):
+        part.unlink(missing_ok=True)
+
+
+def attempt(write: Callable[[], None], what: object, then: str) -> bool:
+    """Write something without which the training can go on.
+
+    Returns:
+        Whether it was written; if not (a full disk, a read-only folder) a warning has said
+        ``what`` could not be written, why, and what is going to happen: ``then``.
+    """
+    try:
+        write()
+    except OSError as error:
+        message = f"{what}: can't be written ({error.strerror or error}); {then}"
+        warnings.warn(message, HyperfocalWarning, stacklevel=2)
+        return False
+    return True
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write ``state`` (tensors, numbers, strings, nested dicts and lists) to ``path``."""
-    write_whole(path, lambda part: torch.save(state, part))
+    """Write ``state`` (tensors, numbers, strings, nested dicts and lists) to ``path``.
+
+    Raises:
+        OSError: it can't be written.
+    """
+
+    def write(part: Path) -> None:
+        try:
+            torch.save(state, part)
+        except RuntimeError as error:  # how torch's zip writer tells of a full disk
+            if "StreamWriter" not in str(error) and "inline_container" not in str(error):
+                raise
+            raise OSError(str(error).splitlines()[0]) from None
+
+    write_whole(path, write)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read what `save_checkpoint` wrote, to the CPU; executes nothing from the file.
 
     Raises:
-        HyperfocalError: no such file, or it is damaged.
+        HyperfocalError: no such file, or it is damaged (each part's checksum is compared).
     """
     try:
+        # torch.load leaves the checksums alone, and a flipped bit would train on unnoticed.
+        with zipfile.ZipFile(path) as archive:
+            if (wrong := archive.testzip()) is not None:
+                raise zipfile.BadZipFile(wrong)
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise HyperfocalError(
-            f"{path}: no checkpoint to resume from. Start without --resume."
-        ) from None
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError, pickle.UnpicklingError) as error:
-        raise HyperfocalError(
-            f"{path}: damaged checkpoint ({type(error).__name__}). Start again without --resume."
-        ) from None
+        raise HyperfocalError(f"{path}: no such checkpoint") from None
+    except (
+        RuntimeError,
+        EOFError,
+        ValueError,
+        KeyError,
+        OSError,
+        pickle.UnpicklingError,
+        zipfile.BadZipFile,
+    ) as error:
+        raise HyperfocalError(f"{path}: damaged checkpoint ({type(error).__name__})") from None
     return state
 
 
+class Checkpoints:
+    """The checkpoints of a run, ``STEP.pt``, of which the newest few stay.
+
+    Args:
+        folder: where they lie; made when the first one is written.
+        keep: how many stay.
+    """
+
+    def __init__(self, folder: Path, keep: int = 2) -> None:
+        self.folder, self.keep = folder, keep
+
+    def paths(self) -> list[Path]:
+        """Newest first."""
+        return sorted(self.folder.glob("[0-9]*.pt"), reverse=True)
+
+    def save(self, step: int, state: dict[str, Any]) -> None:
+        """Write the checkpoint of ``step``, then delete those that are too many.
+
+        Raises:
+            OSError: it can't be written; the others are untouched.
+        """
+        save_checkpoint(self.folder / f"{step:08d}.pt", state)
+        for path in self.paths()[self.keep :]:
+            path.unlink(missing_ok=True)
+
+    def load_newest(self) -> dict[str, Any] | None:
+        """The newest one that isn't damaged; None without any.
+
+        A damaged one is named in a warning and put aside as ``STEP.pt.damaged``.
+
+        Raises:
+            HyperfocalError: all of them are damaged.
+        """
+        damaged: list[str] = []
+        for path in self.paths():
+            try:
+                state = load_checkpoint(path)
+            except HyperfocalError as error:
+                damaged.append(str(error))
+                continue
+            for message in damaged:
+                warnings.warn(f"{message}; {path.name} is used", HyperfocalWarning, stacklevel=2)
+            self._put_aside(path)
+            return state
+        if damaged:
+            raise HyperfocalError(
+                f"{'; '.join(damaged)}. No other is left: start again with --overwrite"
+            )
+        return None
+
+    def _put_aside(self, good: Path) -> None:
+        for path in self.paths():
+            if path == good:
+                return
+            path.replace(path.with_name(f"{path.name}.damaged"))
+
+
 def save_weights(path: Path, model: nn.Module) -> None:
-    """Write the model's parameters and buffers as safetensors."""
-    weights = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    write_whole(path, lambda part: save_file(weights, part))
+    """Write the model's parameters and buffers as safetensors.
+
+    Raises:
+        OSError: the file can't be written.
+    """
+    save_tensors(path, model.state_dict())
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write named tensors as safetensors.
+
+    Raises:
+        OSError: the file can't be written.
+    """
+    weights = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    try:
+        write_whole(path, lambda part: save_file(weights, part))
+    except SafetensorError as error:  # how it tells of a full disk
+        raise OSError(str(error)) from None
 
 
 def load_weights(path: Path, model: nn.Module) -> None:

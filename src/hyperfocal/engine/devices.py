@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import logging
+import os
+from datetime import timedelta
 from typing import Literal
 
 import torch
 from lightning_fabric import Fabric, seed_everything
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning_fabric.strategies.ddp import DDPStrategy
+from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
+from lightning_fabric.strategies.strategy import Strategy
 from torch import Tensor, nn
+from torch.distributed import DistError
+from torch.distributed.device_mesh import DeviceMesh
 from torch.nn.parallel import DistributedDataParallel
 
 from hyperfocal.engine.experiment import Experiment
+from hyperfocal.engine.sharding import shard
 from hyperfocal.losses.memory import own_buffers
 from hyperfocal.models import Detector
 from hyperfocal.types import Batch, ConfigError
@@ -19,24 +29,70 @@ from hyperfocal.types import Batch, ConfigError
 def launch(experiment: Experiment) -> Fabric:
     """Start the processes, seed them and set the arithmetic.
 
+    Under torchrun or SLURM the processes have been started; their number is taken from there.
+
     Raises:
-        ConfigError: the batch doesn't divide over the devices.
+        ConfigError: fewer images in a batch than processes, or settings that exclude each other.
     """
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # our own lines suffice
     precision: Literal["bf16-mixed", "32-true"]
     precision = "bf16-mixed" if experiment.train.precision == "bf16" else "32-true"
-    fabric = Fabric(
-        accelerator=experiment.accelerator, devices=experiment.devices, precision=precision
-    )
-    if experiment.train.batch_size % fabric.world_size:
+    nodes, devices = started_processes() or (1, experiment.devices)
+    if experiment.train.batch_size < nodes * devices:
         raise ConfigError(
-            f"train.batch_size = {experiment.train.batch_size} doesn't divide over "
-            f"{fabric.world_size} devices; use a multiple of {fabric.world_size}"
+            f"train.batch_size = {experiment.train.batch_size} doesn't give each of "
+            f"{nodes * devices} processes an image; use at least {nodes * devices}"
         )
+    if experiment.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    fabric = Fabric(
+        accelerator=experiment.accelerator,
+        devices=devices,
+        num_nodes=nodes,
+        strategy=_strategy(experiment, nodes * devices),
+        precision=precision,
+    )
     fabric.launch()
     seed_everything(experiment.seed, verbose=False)
     torch.use_deterministic_algorithms(experiment.deterministic)
     return fabric
+
+
+def started_processes() -> tuple[int, int] | None:
+    """Nodes and processes a node, where torchrun or SLURM's srun has started this one."""
+    if TorchElasticEnvironment.detect():
+        local = int(os.environ["LOCAL_WORLD_SIZE"])
+        return int(os.environ["WORLD_SIZE"]) // local, local
+    if SLURMEnvironment.detect() and "SLURM_NTASKS_PER_NODE" in os.environ:
+        return int(os.environ["SLURM_NNODES"]), int(os.environ["SLURM_NTASKS_PER_NODE"])
+    return None
+
+
+def _strategy(experiment: Experiment, processes: int) -> Strategy | str:
+    if processes == 1:
+        return "auto"
+    # The watchdog knows which process is behind, so it speaks first.
+    timeout = timedelta(seconds=experiment.timeout + 60)
+    if experiment.strategy == "ddp":
+        return DDPStrategy(timeout=timeout)
+    if experiment.train.micro_batches == "auto":
+        raise ConfigError("train.micro_batches = auto doesn't go with strategy fsdp; give a number")
+    return ModelParallelStrategy(
+        shard, data_parallel_size=processes, tensor_parallel_size=1, timeout=timeout
+    )
+
+
+def mesh_of(fabric: Fabric) -> DeviceMesh | None:
+    """Over which weights are sharded; None where they aren't."""
+    strategy = fabric.strategy
+    return strategy.device_mesh if isinstance(strategy, ModelParallelStrategy) else None
+
+
+def lost_contact(error: RuntimeError) -> bool:
+    """Whether an error of a collective says that another process has ended."""
+    text = str(error)
+    signs = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "recvBytes")
+    return isinstance(error, DistError) or any(sign in text for sign in signs)
 
 
 class Sealed:

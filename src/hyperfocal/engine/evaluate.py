@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from hyperfocal.engine.experiment import EvaluationConfig
-from hyperfocal.engine.run_folder import RunFolder, finite, write_json
+from hyperfocal.engine.run_folder import RunFolder, finite, read_json, write_json
 from hyperfocal.evaluation import CategoryMetrics, CocoEvaluator, LvisEvaluator, OpenImagesEvaluator
 from hyperfocal.models import Detector
 from hyperfocal.types import AnnotationSet, Batch, CategoryCounts, ConfigError, Detections
@@ -47,31 +47,59 @@ class Evaluation:
         """Write metrics.json of the run."""
         write_json(run.metrics, self.as_json(step))
 
+    @classmethod
+    def read(cls, run: RunFolder, step: int) -> Evaluation | None:
+        """Back from metrics.json; None unless that is of ``step``."""
+        if not run.metrics.exists():
+            return None
+        data = read_json(run.metrics)
+        if data["step"] != step:
+            return None
+        metrics = {name: _number(value) for name, value in data["metrics"].items()}
+        rows = [
+            row | {name: _number(row[name]) for name in ("AP", "AP50")}
+            for row in data["categories"]
+        ]
+        return cls(metrics, tuple(CategoryMetrics(**row) for row in rows))
+
 
 @torch.no_grad()
 def detect_all(
-    model: Detector, batches: Iterable[Batch], device: torch.device, advance: Callable[[int], None]
-) -> dict[int, Detections]:
+    model: Detector,
+    batches: Iterable[Batch],
+    device: torch.device,
+    advance: Callable[[int], None],
+    stop: Callable[[], bool] = lambda: False,
+) -> dict[int, Detections] | None:
     """Detections of every image of ``batches`` by image id, gathered from all processes.
+
+    None where any process was asked to stop before its last batch.
 
     Args:
         model: put in eval mode here; the caller sets the mode it needs afterwards.
         batches: this process's share of the images.
         device: where the model is.
         advance: called with the number of images done, for a progress bar.
+        stop: asked before each batch.
     """
     model.eval()
     found: dict[int, Detections] = {}
+    stopped = False
     for batch in batches:
+        if stopped := stop():
+            break
         detections = model.detect(batch.to(device, non_blocking=True))
         found.update(
             (image_id, d.to("cpu")) for image_id, d in zip(batch.image_ids, detections, strict=True)
         )
         advance(len(batch))
     if not dist.is_initialized() or dist.get_world_size() == 1:
-        return found
+        return None if stopped else found
+    own = None if stopped else {i: (d.boxes, d.scores, d.labels) for i, d in found.items()}
     shares: list[dict[int, tuple[Tensor, Tensor, Tensor]] | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(shares, {i: (d.boxes, d.scores, d.labels) for i, d in found.items()})
+    dist.all_gather_object(shares, own)
+    if any(share is None for share in shares):
+        return None
     return {i: Detections(*parts) for share in shares for i, parts in (share or {}).items()}
 
 
@@ -130,3 +158,7 @@ def measure(
     metrics = evaluator.compute()
     advance(len(annotations.images))
     return Evaluation(metrics, evaluator.per_category())
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else value

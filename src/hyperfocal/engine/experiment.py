@@ -22,9 +22,9 @@ class TrainConfig(Config):
     """Passes over the training images, in place of iterations."""
     batch_size: int = 16
     """Images per optimizer step, over all devices and micro-batches."""
-    micro_batches: int = 1
+    micro_batches: int | Literal["auto"] = 1
     """Parts that a device's share of the batch is split into, to save memory (gradient
-    accumulation). The result is the same whatever their number."""
+    accumulation). The result is the same whatever their number. auto: as few as memory allows."""
 
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """SGD with momentum, or AdamW."""
@@ -59,6 +59,10 @@ class TrainConfig(Config):
     ema_decay: float | None = None
     """Keep an exponential moving average of the weights and evaluate that."""
 
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    """When a loss or gradient isn't finite: stop, or leave that step out. Either way RUN/blackbox
+    gets what is needed to see why."""
+
     evaluations: int = 10
     """Evaluations on the val split, evenly spaced; the last is after the last step."""
     log_every: int = 20
@@ -70,8 +74,10 @@ class TrainConfig(Config):
             self._require(False, "iterations", "given, or epochs: exactly one of the two")
         self._require(self.iterations is None or self.iterations >= 1, "iterations", ">= 1")
         self._require(self.epochs is None or self.epochs > 0, "epochs", "> 0")
-        for name in ("batch_size", "micro_batches", "log_every"):
+        for name in ("batch_size", "log_every"):
             self._require(getattr(self, name) >= 1, name, ">= 1")
+        parts = self.micro_batches
+        self._require(parts == "auto" or parts >= 1, "micro_batches", ">= 1, or auto")
         for name in ("backbone_lr_scale", "weight_decay", "final_lr", "warmup_iterations"):
             self._require(getattr(self, name) >= 0, name, ">= 0")
         self._require(self.lr > 0, "lr", "> 0")
@@ -129,9 +135,14 @@ class Experiment(Config):
     out: Path | None = None
     """Run folder; default runs/RECIPE."""
     resume: bool = False
-    """Go on from the newest checkpoint in the run folder."""
+    """Go on from the newest checkpoint in the run folder; without any, start."""
     overwrite: bool = False
     """Replace an earlier run in the run folder."""
+    keep: int = 2
+    """Checkpoints that stay, the newest ones."""
+    checkpoint_seconds: float = 600.0
+    """A checkpoint is written when the last one is older than this, and before each evaluation, and
+    when a signal stops the run. 0: after every step."""
     seed: int = 0
     """Seed of weights, sampling and augmentation."""
     deterministic: bool = False
@@ -139,4 +150,17 @@ class Experiment(Config):
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to run."""
     devices: int = 1
-    """Processes, one a device; under torchrun its own count."""
+    """Processes, one a device; under torchrun or srun their own count."""
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    """With several processes: every one has all weights (ddp), or they share them (fsdp), which
+    saves memory and costs time."""
+    timeout: float = 1800.0
+    """Seconds that a process waits for the others before the run ends and says for whom. Longer
+    than computing the metrics takes, which the main process does alone."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        self._require(self.keep >= 1, "keep", ">= 1")
+        self._require(self.checkpoint_seconds >= 0, "checkpoint_seconds", ">= 0")
+        self._require(self.devices >= 1, "devices", ">= 1")
+        self._require(self.timeout > 0, "timeout", "> 0")

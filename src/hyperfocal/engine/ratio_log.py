@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from hyperfocal.engine.json_lines import read_lines, write_lines
+from hyperfocal.engine.json_lines import LineFile, read_lines, write_lines
 from hyperfocal.losses.memory import GradientRatioLoss
 
 POINTS = 200
@@ -42,10 +41,10 @@ class RatioLog:
     def __init__(self, path: Path, model: nn.Module, step: int, total: int) -> None:
         losses = (m for m in model.modules() if isinstance(m, GradientRatioLoss))
         self.loss = next(losses, None)
-        self.path = path
         self.steps = logged_steps(total)
         if self.loss is not None:
             write_lines(path, [line for line in read_lines(path) if line["step"] <= step])
+        self.file = LineFile(path)
 
     def after(self, step: int) -> None:
         """Write the ratios as they are after optimizer step ``step``, if it is one to be logged."""
@@ -55,5 +54,4 @@ class RatioLog:
         for name in ("ratio", "pos_grad", "neg_grad"):
             values = getattr(self.loss, name).tolist()
             line[name] = [float(f"{value:.6g}") for value in values]
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        self.file.append(line)

@@ -6,9 +6,11 @@ import json
 import os
 import platform
 import shlex
+import shutil
 import sys
 import time
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -17,10 +19,17 @@ from typing import Any
 import torch
 
 from hyperfocal import config as configs
-from hyperfocal.engine.checkpoint import write_whole
+from hyperfocal.engine.checkpoint import attempt, sweep_parts, write_whole
 from hyperfocal.engine.experiment import Experiment
-from hyperfocal.engine.json_lines import read_lines, write_lines
-from hyperfocal.types import Category, CategoryCounts, ConfigError, HyperfocalError
+from hyperfocal.engine.json_lines import LineFile, read_lines, write_lines
+from hyperfocal.engine.window import Spike
+from hyperfocal.types import (
+    Category,
+    CategoryCounts,
+    ConfigError,
+    HyperfocalError,
+    HyperfocalWarning,
+)
 
 
 @dataclass(frozen=True)
@@ -65,9 +74,26 @@ class RunFolder:
         return self.path / "model.safetensors"
 
     @property
-    def checkpoint(self) -> Path:
-        """Everything needed to go on."""
-        return self.path / "checkpoints" / "last.pt"
+    def checkpoints(self) -> Path:
+        """Folder of the newest few checkpoints: everything needed to go on."""
+        return self.path / "checkpoints"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Folder of TensorBoard's event files: metrics.jsonl once more."""
+        return self.path / "tensorboard"
+
+    @property
+    def blackbox(self) -> Path:
+        """Folder of the steps whose loss or gradient wasn't finite."""
+        return self.path / "blackbox"
+
+    def clear(self) -> None:
+        """Delete an earlier run's files, checkpoints first, so that none of it can be resumed."""
+        for folder in (self.checkpoints, self.tensorboard, self.blackbox):
+            shutil.rmtree(folder, ignore_errors=True)
+        for file in (self.log, self.ratios, self.metrics, self.weights):
+            file.unlink(missing_ok=True)
 
     def start(self, experiment: Experiment, categories: TrainedCategories) -> None:
         """Write what is known before the first step.
@@ -77,6 +103,8 @@ class RunFolder:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            for folder in (self.path, self.checkpoints):
+                sweep_parts(folder)
             write_json(self.config, configs.dump(experiment))
             write_json(self.categories, categories.as_json())
             write_json(self.environment, describe_environment())
@@ -144,32 +172,62 @@ class MetricsLog:
     """Appends lines to metrics.jsonl, and to TensorBoard where that is installed.
 
     Steps after ``step`` and evaluations after ``evaluated`` are dropped first, so that a resumed
-    run repeats none.
+    run repeats none. TensorBoard's files are made anew from the lines that stay: its writer keeps
+    minutes of events in memory, which a killed process takes with it.
     """
 
     def __init__(self, run: RunFolder, step: int, evaluated: int) -> None:
-        if run.log.exists():
-            known = {"step": step, "evaluation": evaluated}
-            kept = [line for line in read_lines(run.log) if line["step"] <= known[line["kind"]]]
-            write_lines(run.log, kept)
-        self._file = run.log.open("a", encoding="utf-8")
-        self._board = _tensorboard(run.path / "tensorboard", step)
+        known = {"step": step, "evaluation": evaluated}
+        kept = [line for line in read_lines(run.log) if line["step"] <= known[line["kind"]]]
+        write_lines(run.log, kept)
+        self._file = LineFile(run.log)
+        shutil.rmtree(run.tensorboard, ignore_errors=True)
+        self._board = _tensorboard(run.tensorboard)
+        for line in kept:
+            self._draw(line)
 
-    def write(self, kind: str, step: int, values: Mapping[str, float | None]) -> None:
-        """Append one line; a value that isn't finite becomes null."""
-        line = {"kind": kind, "step": step} | {k: finite(v) for k, v in values.items()}
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
-        if self._board is not None:
-            for name, value in line.items():
-                if isinstance(value, int | float) and name != "step":
-                    self._board.add_scalar(f"{kind}/{name}", value, step)
+    def write(
+        self,
+        kind: str,
+        step: int,
+        values: Mapping[str, float | None],
+        spikes: Sequence[Spike] = (),
+    ) -> None:
+        """Append one line, with the ``time`` now; a value that isn't finite becomes null."""
+        line: dict[str, Any] = {"kind": kind, "step": step}
+        line |= {k: finite(v) for k, v in values.items()}
+        if spikes:
+            line["spikes"] = [spike.as_json() for spike in spikes]
+        line["time"] = round(time.time(), 3)
+        self._file.append(line)
+        self._draw(line)
+
+    def sync(self) -> None:
+        """Bring the lines to the disk, before a checkpoint that relies on them."""
+        self._file.sync()
 
     def close(self) -> None:
         """Close the files."""
-        self._file.close()
         if self._board is not None:
-            self._board.close()
+            attempt(self._board.close, "TensorBoard's files", "metrics.jsonl has all of it")
+
+    def _draw(self, line: dict[str, Any]) -> None:
+        if self._board is None:
+            return
+        try:
+            for name, value in line.items():
+                if isinstance(value, int | float) and name not in ("step", "time"):
+                    self._board.add_scalar(
+                        f"{line['kind']}/{name}", value, line["step"], line.get("time")
+                    )
+        except OSError as error:
+            self._board = None
+            warnings.warn(
+                f"TensorBoard's files can't be written ({error.strerror or error}) and are left "
+                "as they are; metrics.jsonl goes on",
+                HyperfocalWarning,
+                stacklevel=3,
+            )
 
 
 def finite(value: float | None) -> float | None:
@@ -218,9 +276,9 @@ def _write_text(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def _tensorboard(path: Path, purge_step: int) -> Any:
+def _tensorboard(path: Path) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(str(path), purge_step=purge_step + 1)
+    return SummaryWriter(str(path))

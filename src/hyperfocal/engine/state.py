@@ -6,47 +6,93 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
+from lightning_fabric import Fabric
 from torch import optim
 
 from hyperfocal.engine.ema import WeightAverage
 from hyperfocal.engine.evaluate import Evaluation
+from hyperfocal.engine.sharding import (
+    full_optimizer_state,
+    full_state,
+    load_full_state,
+    shard_optimizer_state,
+)
+from hyperfocal.engine.window import LossWindow
 from hyperfocal.models import Detector
 
 
 @dataclass
 class TrainState:
-    """What changes while training goes on; all of it is in a checkpoint."""
+    """What changes while training goes on; all of it is in a checkpoint.
+
+    Samplers, augmentation and torch's generators are not: they are functions of the seed and the
+    step (`BatchStream`, `Draw.rng`, `step_seed`).
+
+    Attributes:
+        model: the detector, with its loss's statistics.
+        optimizer: of the model's parameters.
+        average: of the model's weights, or None.
+        window: loss terms since the last line of the log.
+        step: optimizer steps done.
+        evaluated: the step of the last evaluation that ended.
+        best: AP of the weights in the run folder; -1 where none could be measured.
+        evaluation: the last one, where it ended in this process.
+    """
 
     model: Detector
     optimizer: optim.Optimizer
     average: WeightAverage | None
+    window: LossWindow = field(default_factory=LossWindow)
     step: int = 0
     evaluated: int = 0
     best: float = -math.inf
     evaluation: Evaluation | None = field(default=None, repr=False)
 
+    @property
+    def kept(self) -> Detector:
+        """What is evaluated and kept: the average where there is one."""
+        average = self.average
+        return self.model if average is None else average.model  # type: ignore[return-value]
+
+    def share(self, fabric: Fabric) -> None:
+        """Make what differs between processes the same: collective.
+
+        Batch norms see other images in each process. All go on with the main process's statistics,
+        as they would from the checkpoint.
+        """
+        self.window.share(fabric)
+        if fabric.world_size > 1:
+            for module in (self.model, self.kept):
+                for buffer in module.buffers():
+                    buffer.copy_(fabric.broadcast(buffer))
+
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and numbers only, so that it loads without executing anything."""
+        """Tensors and numbers only, so that it loads without executing anything; collective."""
         average = self.average
         return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "average": average
-            and {"model": average.model.state_dict(), "updates": average.updates},
+            "model": full_state(self.model),
+            "optimizer": full_optimizer_state(self.optimizer),
+            "average": average and {"model": full_state(average.model), "updates": average.updates},
+            "window": self.window.state_dict(),
             "step": self.step,
             "evaluated": self.evaluated,
             "best": self.best,
-            "rng": torch.get_rng_state(),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go back to where `state_dict` was taken."""
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.average is not None and state["average"] is not None:
-            self.average.model.load_state_dict(state["average"]["model"])
-            self.average.updates = state["average"]["updates"]
+    def load_state_dict(self, state: dict[str, Any], fabric: Fabric) -> None:
+        """Go back to where `state_dict` was taken; the optimizer keeps its own settings."""
+        load_full_state(self.model, state["model"])
+        own, saved = self.optimizer.state_dict()["param_groups"], state["optimizer"]
+        groups = [
+            mine | {"lr": theirs["lr"]}  # set before every step; here only for who reads the file
+            for mine, theirs in zip(own, saved["param_groups"], strict=True)
+        ]
+        saved = shard_optimizer_state(self.optimizer, saved)
+        self.optimizer.load_state_dict(saved | {"param_groups": groups})
+        if self.average is not None:  # a run that starts to average starts from its weights
+            average = state["average"] or {"model": state["model"], "updates": 0}
+            load_full_state(self.average.model, average["model"])
+            self.average.updates = average["updates"]
+        self.window.load_state_dict(state["window"], fabric)
         self.step, self.evaluated = state["step"], state["evaluated"]
         self.best = state["best"]
-        torch.set_rng_state(state["rng"])

@@ -2,39 +2,36 @@
 
 from __future__ import annotations
 
-import itertools
-import math
-import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 from rich.console import Console
-from torch import Tensor
 
 from hyperfocal.data import epoch_length, eval_batches, train_batches
-from hyperfocal.engine.checkpoint import load_checkpoint, save_checkpoint, save_weights
-from hyperfocal.engine.devices import Sealed, TrainingForward, launch
+from hyperfocal.engine.agreement import Verdict, agree
+from hyperfocal.engine.checkpoint import Checkpoints
+from hyperfocal.engine.devices import TrainingForward, launch, lost_contact, mesh_of
 from hyperfocal.engine.ema import WeightAverage
 from hyperfocal.engine.evaluate import Evaluation, check_protocol, detect_all, measure
-from hyperfocal.engine.experiment import Experiment, TrainConfig
-from hyperfocal.engine.interrupt import StopRequest
+from hyperfocal.engine.experiment import Experiment
+from hyperfocal.engine.incident import MOST_IN_A_ROW, Rewind, examine, looks_at_each_step
+from hyperfocal.engine.interrupt import Abandoned, StopRequest
 from hyperfocal.engine.optim import build_optimizer, lr_factor, set_lr
 from hyperfocal.engine.progress import ProgressBar
-from hyperfocal.engine.ratio_log import RatioLog
-from hyperfocal.engine.run_folder import MetricsLog, RunFolder, TrainedCategories
+from hyperfocal.engine.recorder import Recorder
+from hyperfocal.engine.resume import restore
+from hyperfocal.engine.run_folder import RunFolder, TrainedCategories
 from hyperfocal.engine.saturation import Saturation, SaturationWarning, saturation
+from hyperfocal.engine.schedule import evaluation_steps, total_steps
+from hyperfocal.engine.sharding import full_state, whole
 from hyperfocal.engine.splits import Splits, read_splits
 from hyperfocal.engine.state import TrainState
-from hyperfocal.engine.window import LossWindow
-from hyperfocal.models import Detector
-from hyperfocal.types import Batch, ConfigError, HyperfocalError, HyperfocalWarning, LossTerms
-
-CHECKPOINT_SECONDS = 600.0
-"""A checkpoint is written at every evaluation, and when the last one is older than this."""
+from hyperfocal.engine.step import Gradients, Stepper
+from hyperfocal.engine.watchdog import Watchdog
+from hyperfocal.types import Batch, ConfigError, HyperfocalError, HyperfocalWarning
 
 
 @dataclass(frozen=True)
@@ -65,10 +62,10 @@ def train(experiment: Experiment, run: RunFolder, console: Console) -> TrainResu
     in ``micro_batches`` parts under one normaliser, so that neither number changes the result.
 
     Raises:
-        HyperfocalError: settings or data that can't work, before the first step; or a loss that is
-            no longer finite.
+        HyperfocalError: settings or data that can't work, before the first step; a loss that is
+            no longer finite; or a run that ended without its last files.
     """
-    if run.checkpoint.exists() and not (experiment.resume or experiment.overwrite):
+    if Checkpoints(run.checkpoints).paths() and not (experiment.resume or experiment.overwrite):
         raise ConfigError(
             f"{run.path} already holds a run. Add --resume to go on with it, --overwrite to "
             "replace it, or choose another --out."
@@ -80,22 +77,42 @@ def train(experiment: Experiment, run: RunFolder, console: Console) -> TrainResu
     if splits.val is not None:
         check_protocol(splits.val, experiment.evaluation)
     counts = splits.train.counts()
-    config = experiment.train
-    epoch = epoch_length(experiment.data, splits.train)
-    total = total_steps(config, epoch)
     model = experiment.model.build(len(splits.train.categories), counts)
-    optimizer = build_optimizer(model, config)
-    forward, wrapped = fabric.setup(TrainingForward(model), optimizer)
-    average = WeightAverage(model, config.ema_decay) if config.ema_decay else None
+    model = model.to(fabric.device)
+    decay = experiment.train.ema_decay
+    average = WeightAverage(model, decay, mesh_of(fabric)) if decay else None
+    forward = fabric.setup_module(TrainingForward(model))
+    optimizer = build_optimizer(model, experiment.train)
+    wrapped = fabric.setup_optimizers(optimizer)
     state = TrainState(model, optimizer, average)
     if experiment.resume:
-        state.load_state_dict(load_checkpoint(run.checkpoint))
+        restore(state, experiment, run, fabric)
     if fabric.is_global_zero:
+        if not experiment.resume:
+            run.clear()
+        elif state.step == 0:
+            console.print(f"{run.path}: no checkpoint yet, so this starts at the first step")
         run.start(experiment, TrainedCategories(splits.train.categories, counts))
     fabric.barrier()
+    stepper = Stepper(fabric, forward, wrapped, state, experiment.train, experiment.seed)
 
-    loop = _Loop(experiment, fabric, forward, wrapped, state, splits, run, console, total, epoch)
-    return loop.run_all()
+    def run_all(watch: bool) -> TrainResult:
+        return _Loop(experiment, fabric, stepper, state, splits, run, console, dog, watch).run_all()
+
+    with Watchdog(experiment.timeout) as dog:
+        try:
+            try:
+                return run_all(watch=looks_at_each_step(fabric))
+            except Rewind:
+                restore(state, experiment, run, fabric)
+                return run_all(watch=True)
+        except RuntimeError as error:
+            if not lost_contact(error):
+                raise
+            raise HyperfocalError(
+                f"rank {fabric.global_rank} lost the other processes in {dog.place}: one of them "
+                "ended. Its own message says why; go on with --resume."
+            ) from None
 
 
 class _Loop:
@@ -105,54 +122,67 @@ class _Loop:
         self,
         experiment: Experiment,
         fabric: Fabric,
-        forward: Any,
-        optimizer: Any,
+        stepper: Stepper,
         state: TrainState,
         splits: Splits,
         run: RunFolder,
         console: Console,
-        total: int,
-        epoch_length: float,
+        dog: Watchdog,
+        watch: bool,
     ) -> None:
-        self.experiment, self.config = experiment, experiment.train
-        self.fabric, self.forward, self.optimizer, self.state = fabric, forward, optimizer, state
-        self.splits, self.run, self.console, self.total = splits, run, console, total
-        self.epoch_length = epoch_length
-        self.main = fabric.is_global_zero
-        self.log = MetricsLog(run, state.step, state.evaluated) if self.main else None
-        self.ratios = RatioLog(run.ratios, state.model, state.step, total) if self.main else None
-        self.saturated = SaturationWarning(state.model, splits.train.counts(), total)
-        self.evaluation_steps = evaluation_steps(self.config.evaluations, total)
-        self.saved_at = time.monotonic()
-        self.window = LossWindow()
+        self.experiment, self.config, self.fabric = experiment, experiment.train, fabric
+        self.stepper, self.state, self.splits, self.run = stepper, state, splits, run
+        epoch = epoch_length(experiment.data, splits.train)
+        self.total = total_steps(self.config, epoch)
+        self.evaluation_steps = evaluation_steps(self.config.evaluations, self.total)
+        self.recorder = Recorder(
+            run, experiment, state, fabric, console, self.total, epoch, splits.train
+        )
+        main = fabric.is_global_zero
+        self.progress = ProgressBar(console, "train", self.total, "it", state.step, main)
+        self.stop, self.verdict, self.skipped = StopRequest(), Verdict(), 0
+        self.dog = dog
+        self.saturated = SaturationWarning(state.model, splits.train.counts(), self.total)
+        self.watch, self.unseen = watch, torch.zeros((), dtype=torch.bool, device=fabric.device)
 
     def run_all(self) -> TrainResult:
         """From the state's step to the last one."""
         state = self.state
-        progress = ProgressBar(self.console, "train", self.total, "it", state.step, self.main)
-        with StopRequest() as stop, progress:
+        with self.stop, self.progress:
+            self.save()  # a folder that can't be written is known before the first hour
             batches = self.batches()
-            while True:
-                if state.step in self.evaluation_steps and state.evaluated < state.step:
-                    self.save_checkpoint()
-                    self.evaluate()
-                if state.step == self.total or self.agreed(stop.received is not None):
+            while not self.stopping():
+                if self.evaluation_due():
+                    self.save()  # first, so that an evaluation that is cut short is made again
+                    if not self.evaluate():
+                        break
+                if state.step == self.total:
                     break
-                self.one_step(next(batches))
-                progress.advance(1, self.window.note)
-                if time.monotonic() - self.saved_at > CHECKPOINT_SECONDS:
-                    self.save_checkpoint()
-        self.save_checkpoint()
-        if self.main and state.step == self.total and not self.evaluation_steps:
-            save_weights(self.run.weights, self.best_model)
-        if self.log is not None:
-            self.log.close()
-        finished = state.step == self.total
-        stopped_by = None if finished else stop.received or "another process"
+                self.dog.at(f"step {state.step + 1}, reading images")
+                batch = next(batches)
+                self.dog.at(f"step {state.step + 1}, forward, backward and update")
+                self.one_step(batch)
+                self.progress.advance(1, state.window.note)
+                if self.verdict.save:
+                    self.save()
+            self.look()
+            self.recorder.finish()
+        ended = state.step == self.total and not self.evaluation_due()
+        stopped_by = None if ended else self.stop.received or "another process"
+        main = self.fabric.is_global_zero
+        if ended and main and state.evaluation is None:  # it had ended before
+            state.evaluation = Evaluation.read(self.run, state.evaluated)
         saturated = saturation(state.model, self.splits.train.counts())
-        return TrainResult(
-            self.run, self.splits, state.evaluation, stopped_by, self.main, saturated
-        )
+        return TrainResult(self.run, self.splits, state.evaluation, stopped_by, main, saturated)
+
+    def stopping(self) -> bool:
+        """Whether all processes stop before the next step."""
+        alone = self.fabric.world_size == 1
+        return self.verdict.stop or (alone and self.stop.received is not None)
+
+    def evaluation_due(self) -> bool:
+        """Whether the state is to be measured before it goes on."""
+        return self.state.step in self.evaluation_steps and self.state.evaluated < self.state.step
 
     def batches(self) -> Iterator[Batch]:
         """This process's share of the global batches from the next step on."""
@@ -174,134 +204,100 @@ class _Loop:
         state, config = self.state, self.config
         lr = config.lr * lr_factor(state.step, self.total, config)
         set_lr(state.optimizer, lr)
-        state.model.train()
         batch = batch.to(self.fabric.device, non_blocking=True)
-        # In one piece the forward pass finds the normaliser itself, with the assignment it makes.
-        z, parts = None, micro_batches(len(batch), config.micro_batches)
-        if config.micro_batches > 1:
-            with self.fabric.autocast():  # it may run the network
-                z = state.model.normalizer(batch, parts)
-        for part in parts:
-            last = part is parts[-1]
-            with self.fabric.no_backward_sync(self.forward, enabled=not last):
-                sealed = Sealed(batch[part], None if z is None else z[part])
-                terms = LossTerms(**self.forward(sealed))
-                self.fabric.backward(terms.total)
-            self.window.add(terms, len(batch[part]))
-        self.window.steps += 1
-        grad_norm = self.fabric.clip_gradients(
-            self.forward,
-            self.optimizer,
-            max_norm=config.clip_norm or math.inf,
-            error_if_nonfinite=False,
+        gradients = self.stepper.gradients(batch)
+        self.unseen |= gradients.bad
+        self.verdict = agree(
+            self.fabric,
+            bad=self.unseen if self.watch else None,
+            stop=self.stop.received is not None,
+            save=self.recorder.checkpoint_due,
         )
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        state.model.step()
-        if state.average is not None:
-            state.average.update(state.model)
-        state.step += 1
-        if self.ratios is not None:
-            self.ratios.after(state.step)
+        if self.verdict.bad:
+            self.leave_out(batch, gradients)
+        else:
+            self.skipped = 0
+            self.stepper.update()
+            state.window.add(gradients.terms, state.step, config.batch_size, batch.image_ids)
+        if self.fabric.is_global_zero:
+            self.recorder.ratios.after(state.step)
         if state.step % config.log_every == 0 or state.step == self.total:
-            self.log_window(lr, grad_norm)
+            self.look()
+            self.recorder.write_step(lr, gradients.norm)
 
-    def log_window(self, lr: float, grad_norm: Tensor | None) -> None:
-        """Write the mean of the terms since the last line, over all processes."""
-        values = self.window.close(self.fabric)
-        if not math.isfinite(values["loss"]):
-            raise HyperfocalError(
-                f"step {self.state.step}: the loss is {values['loss']}. The weights of the last "
-                f"checkpoint are untouched. Likely causes: train.lr = {self.config.lr} is too high "
-                f"for a batch of {self.config.batch_size}, no prior on the classification bias, or "
-                f"too short a warm-up (train.warmup_iterations = {self.config.warmup_iterations}); "
-                "train.clip_norm = 10 often helps."
-            )
-        values |= {"lr": lr, "epoch": self.epoch}
-        if grad_norm is not None:
-            values["grad_norm"] = float(grad_norm)
-        if self.log is not None:
-            self.log.write("step", self.state.step, values)
+    def leave_out(self, batch: Batch, gradients: Gradients) -> None:
+        """Go on without a step that isn't finite, or stop.
 
-    @property
-    def epoch(self) -> float:
-        """Passes of the sampler so far."""
-        return self.state.step * self.config.batch_size / self.epoch_length
+        Raises:
+            HyperfocalError: ``on_nonfinite`` is stop, or too many such steps came in a row.
+        """
+        message = examine(self.stepper, batch, gradients, self.run, self.splits.train, self.total)
+        self.unseen.zero_()
+        self.skipped += 1
+        if self.config.on_nonfinite == "stop" or self.skipped == MOST_IN_A_ROW:
+            self.save()
+            main = self.fabric.is_global_zero
+            raise HyperfocalError(message if main else "stopped with the main process")
+        warnings.warn(message.splitlines()[0], HyperfocalWarning, stacklevel=2)
+        self.state.step += 1
 
-    @property
-    def best_model(self) -> Detector:
-        """What is evaluated and kept: the average where there is one."""
-        average = self.state.average
-        return self.state.model if average is None else average.model  # type: ignore[return-value]
+    def save(self) -> None:
+        """Write a checkpoint of a state that is sound."""
+        self.look()
+        self.dog.at(f"the checkpoint of step {self.state.step}")
+        self.recorder.save()
 
-    def evaluate(self) -> None:
-        """Measure on the val split; keep the weights if they are the best so far."""
-        splits, state, fabric = self.splits, self.state, self.fabric
-        state.evaluated = state.step
+    def look(self) -> None:
+        """Make sure that all steps so far were finite.
+
+        Raises:
+            Rewind: one wasn't.
+        """
+        if not self.watch and bool(self.unseen):
+            raise Rewind
+
+    def evaluate(self) -> bool:
+        """Measure on the val split; keep the weights if they are the best so far.
+
+        Returns:
+            False where a signal cut it short.
+        """
+        val, state, fabric = self.splits.val, self.state, self.fabric
+        state.share(fabric)
         self.saturated.at(state.step)
-        if splits.val is None:
-            if self.main:
-                save_weights(self.run.weights, self.best_model)
-            return
-        batches = eval_batches(
-            self.experiment.data,
-            splits.val,
-            batch_size=self.experiment.evaluation.batch_size,
-            rank=fabric.global_rank,
-            world_size=fabric.world_size,
-        )
-        with fabric.autocast():
-            found = detect_all(self.best_model, batches, fabric.device, lambda images: None)
-        if self.main:
-            counts = splits.train.counts()
-            result = measure(found, splits.val, counts, self.experiment.evaluation)
-            state.evaluation = result
-            result.write(self.run, state.step)
-            assert self.log is not None
-            self.log.write("evaluation", state.step, {"epoch": self.epoch} | result.metrics)
-            ap = result.ap
-            if ap >= state.best or not self.run.weights.exists():
-                state.best = max(ap, state.best)
-                save_weights(self.run.weights, self.best_model)
-            self.console.print(_one_line(state.step, self.total, result.metrics), highlight=False)
-        fabric.barrier()
-
-    def save_checkpoint(self) -> None:
-        """Write checkpoints/last.pt."""
-        if self.main:
-            save_checkpoint(self.run.checkpoint, self.state.state_dict())
-        self.saved_at = time.monotonic()
-        self.fabric.barrier()
-
-    def agreed(self, stop: bool) -> bool:
-        """Whether any process was asked to stop, so that all of them do at the same step."""
-        if self.fabric.world_size == 1:
-            return stop
-        flag = torch.tensor(float(stop), device=self.fabric.device)
-        return bool(self.fabric.all_reduce(flag, reduce_op="sum") > 0)  # type: ignore[operator]
-
-
-def total_steps(config: TrainConfig, epoch: float) -> int:
-    """Optimizer steps of the whole training, with ``epoch`` images in a pass of the sampler."""
-    if config.iterations is not None:
-        return config.iterations
-    assert config.epochs is not None
-    return max(round(config.epochs * epoch / config.batch_size), 1)
-
-
-def micro_batches(images: int, parts: int) -> list[slice]:
-    """``parts`` slices of ``images`` as even as can be; fewer where there are fewer images."""
-    parts = min(parts, images)
-    bounds = [images * i // parts for i in range(parts + 1)]
-    return [slice(start, stop) for start, stop in itertools.pairwise(bounds)]
-
-
-def evaluation_steps(evaluations: int, total: int) -> frozenset[int]:
-    """Steps after which to evaluate: evenly spaced, the last one included."""
-    return frozenset(math.ceil(total * i / evaluations) for i in range(1, evaluations + 1))
-
-
-def _one_line(step: int, total: int, metrics: dict[str, float]) -> str:
-    shown = ("AP", "AP50", "APr", "APc", "APf", "AP1", "AP5")
-    parts = [f"{n} {metrics[n]:.3f}" for n in shown if n in metrics and metrics[n] == metrics[n]]
-    return f"step {step}/{total}  " + "  ".join(parts)
+        found = None
+        if val is not None:
+            batches = eval_batches(
+                self.experiment.data,
+                val,
+                batch_size=self.experiment.evaluation.batch_size,
+                rank=fabric.global_rank,
+                world_size=fabric.world_size,
+            )
+            place = f"the evaluation after step {state.step}"
+            with fabric.autocast(), whole(state.kept):
+                found = detect_all(
+                    state.kept,
+                    batches,
+                    fabric.device,
+                    advance=lambda images: self.dog.at(place),
+                    stop=lambda: self.stop.received is not None,
+                )
+            if found is None:
+                return False
+        self.dog.at(f"the metrics after step {state.step}")
+        weights, ended = full_state(state.kept), True
+        if fabric.is_global_zero:
+            result = None
+            try:
+                if val is not None and found is not None:
+                    with self.stop.abandoning():
+                        counts = self.splits.train.counts()
+                        result = measure(found, val, counts, self.experiment.evaluation)
+                self.recorder.write_evaluation(result, weights)
+            except Abandoned:
+                ended = False
+        if fabric.broadcast(ended):
+            state.evaluated = state.step
+            return True
+        return False

@@ -1,39 +1,139 @@
-"""Means of the loss terms between two lines of the log."""
+"""Means of the loss terms between two lines of the log, and which losses stood out."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import asdict, dataclass
+from typing import Any
 
+import torch
+import torch.distributed as dist
 from lightning_fabric import Fabric
 from torch import Tensor
 
+from hyperfocal.engine.spikes import RunningRange
 from hyperfocal.types import LossTerms
 
 
+@dataclass(frozen=True)
+class Spike:
+    """A loss far above its running range.
+
+    Attributes:
+        step: after which number of optimizer steps it was logged.
+        loss: of the step, over all processes.
+        usual: running mean before it.
+        image_ids: of the global batch.
+    """
+
+    step: int
+    loss: float
+    usual: float
+    image_ids: tuple[int, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON-able form."""
+        return asdict(self)
+
+
 class LossWindow:
-    """Sums of the loss terms since the last line of the log."""
+    """Loss terms since the last line of the log; part of a checkpoint.
+
+    Nothing is read from the device before the window closes.
+
+    Attributes:
+        sums: by term, over the window's optimizer steps.
+        note: the last mean loss, in words.
+    """
 
     def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.images = 0
-        self.steps = 0
-        self.began = time.monotonic()
         self.note = ""
+        self.range = RunningRange()
+        self._clear()
 
-    def add(self, terms: LossTerms, images: int) -> None:
-        """Add one forward pass."""
-        for name, value in terms.named().items():
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
-        self.images += images
+    def _clear(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self._losses: list[Tensor] = []
+        self._after: list[int] = []
+        self._image_ids: list[tuple[int, ...]] = []
+        self._images = 0  # since `_began`, which a resumed run starts anew
+        self._began = time.monotonic()
 
-    def close(self, fabric: Fabric) -> dict[str, float]:
-        """Means per optimizer step over all processes; starts the next window."""
-        values = {}
-        for name, value in self.sums.items():
-            mean = fabric.all_reduce(value / self.steps, reduce_op="mean")
-            values[name] = float(mean)  # type: ignore[arg-type]
-        seconds = max(time.monotonic() - self.began, 1e-9)
-        values["images_per_second"] = self.images * fabric.world_size / seconds
-        self.__init__()  # type: ignore[misc]
+    def __len__(self) -> int:
+        return len(self._losses)
+
+    def add(
+        self, parts: list[LossTerms], step: int, images: int, image_ids: tuple[int, ...]
+    ) -> None:
+        """Add one optimizer step.
+
+        Args:
+            parts: its micro-batches' terms.
+            step: optimizer steps done, this one included.
+            images: of the global batch.
+            image_ids: of this process's share.
+        """
+        losses = []
+        for terms in parts:
+            named = terms.named()
+            losses.append(named["loss"])
+            for name, value in named.items():
+                self.sums[name] = self.sums[name] + value if name in self.sums else value
+        self._losses.append(torch.stack(losses).sum())
+        self._after.append(step)
+        self._image_ids.append(image_ids)
+        self._images += images
+
+    def share(self, fabric: Fabric) -> None:
+        """Replace each process's values by their mean over all: what is saved speaks for all."""
+        if fabric.world_size == 1 or not self._losses:
+            return
+        flat = torch.stack([*self.sums.values(), *self._losses]).float()
+        mean = fabric.all_reduce(flat, reduce_op="mean")
+        values = list(mean.unbind())  # type: ignore[union-attr]
+        self.sums = dict(zip(self.sums, values, strict=False))
+        self._losses = values[len(self.sums) :]
+
+    def close(self, fabric: Fabric) -> tuple[dict[str, float], list[Spike]]:
+        """Means per optimizer step over all processes, and spikes; starts the next window."""
+        self.share(fabric)
+        values = {name: float(value / len(self)) for name, value in self.sums.items()}
         self.note = f"loss {values['loss']:.3f}"
-        return values
+        spikes = []
+        for n, loss in enumerate(torch.stack(self._losses).tolist()):
+            usual = self.range.mean
+            if self.range.is_spike(loss):  # in all processes alike: they share the losses
+                ids = self._all_ids(n, fabric)
+                spikes.append(Spike(self._after[n], loss, usual, ids))
+        seconds = max(time.monotonic() - self._began, 1e-9)
+        values["images_per_second"] = self._images / seconds
+        self._clear()
+        return values, spikes
+
+    def _all_ids(self, n: int, fabric: Fabric) -> tuple[int, ...]:
+        if fabric.world_size == 1:
+            return self._image_ids[n]
+        shares: list[Any] = [None] * fabric.world_size
+        dist.all_gather_object(shares, self._image_ids[n])
+        return tuple(image_id for share in shares for image_id in share)
+
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint; call `share` first."""
+        return {
+            "sums": self.sums,
+            "losses": self._losses,
+            "after": self._after,
+            "image_ids": [list(ids) for ids in self._image_ids],
+            "range": self.range.state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any], fabric: Fabric) -> None:
+        """Go on with a window that was open when the checkpoint was written."""
+        self._clear()
+        self.sums = {name: value.to(fabric.device) for name, value in state["sums"].items()}
+        self._losses = [value.to(fabric.device) for value in state["losses"]]
+        self._after = list(state["after"])
+        # The main process's; the others' images of steps before the checkpoint are not known.
+        known = fabric.is_global_zero
+        self._image_ids = [tuple(ids) if known else () for ids in state["image_ids"]]
+        self.range = RunningRange(state["range"])

@@ -85,7 +85,7 @@ def read_log(run: Path) -> Log:
         metrics={
             name: _column([line for _, line in evaluations], name)
             for name in names
-            if name not in ("kind", "step", "epoch")
+            if name not in ("kind", "step", "epoch", "time")
         },
     )
 

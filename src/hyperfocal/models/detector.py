@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hyperfocal.losses import step_losses
+from hyperfocal.models.diagnosis import Diagnosis
 from hyperfocal.models.samples import Samples
 from hyperfocal.types import Batch, Detections, LossTerms
 
@@ -72,6 +73,10 @@ class Detector(nn.Module, ABC):
     @abstractmethod
     def samples(self, batch: Batch) -> Samples:
         """What the classification loss would see of a batch, all logits at once."""
+
+    def diagnose(self, batch: Batch) -> Diagnosis | None:
+        """Its classification loss by level and category; None where it can't tell."""
+        return None
 
     def step(self) -> None:
         """Let losses with memory fold in the statistics of an optimizer step."""

@@ -25,11 +25,11 @@ LEAST_WEIGHT = 1e-6
 class LossNormalizer(nn.Module):
     """A divisor for each image of a batch from the number of its positive priors.
 
-    With n_b positives in image b, N their sum over every process, B the images of this process and
-    R the number of processes (whose gradients are averaged, hence the division by R)::
+    With n_b positives in image b, N their sum over every process and R the number of processes
+    (whose gradients are averaged, hence the division by R)::
 
         global      z_b = max(N, 1) / R
-        per_image   z_b = max(n_b, 1) · B
+        per_image   z_b = max(n_b, 1) · B / R, with B the images of all processes
         ema         z_b = E / R,   E <- 0.9 E + 0.1 max(N, 1), E = 100 at the start
 
     E is a buffer; it moves at each call in training mode, so call this once per optimizer step.
@@ -53,12 +53,14 @@ class LossNormalizer(nn.Module):
     def forward(self, positives: Tensor) -> Tensor:
         """Divisors ``(B,)`` float32 from the positives ``(B,)`` of each image."""
         count = positives.float()
-        if self.kind == "per_image":
-            return count.clamp(min=1) * len(count)
         total, processes = count.sum(), 1
+        if self.kind == "per_image":
+            total = total.new_tensor(len(count))
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(total)
             processes = dist.get_world_size()
+        if self.kind == "per_image":
+            return count.clamp(min=1) * total / processes
         total = total.clamp(min=1)
         if self.kind == "ema":
             if self.training:

@@ -13,6 +13,7 @@ from torch import Tensor
 from hyperfocal.losses.streamed_topk import streamed_topk
 from hyperfocal.models.classification import classification_loss
 from hyperfocal.models.detector import WHOLE, Detector, predicting
+from hyperfocal.models.diagnosis import Diagnosis, diagnose
 from hyperfocal.models.head import TowerFeatures
 from hyperfocal.models.matched import Matched, match
 from hyperfocal.models.mining import counted, mine
@@ -174,6 +175,10 @@ class QualityDetector(Detector):
     def voting(self) -> float | None:
         """Spread of the score voting, None for none."""
         return None
+
+    def diagnose(self, batch: Batch) -> Diagnosis:
+        """See `Detector.diagnose`."""
+        return diagnose(self, batch)
 
     def features(self, batch: Batch) -> tuple[Tensor, ...]:
         """The pyramid's maps ``(B, C, H, W)``."""

@@ -23,6 +23,7 @@ from hyperfocal.losses.streamed_topk import streamed_topk
 from hyperfocal.models.backbone import Backbone
 from hyperfocal.models.classification import classification_loss
 from hyperfocal.models.detector import SHARED_FIELDS, WHOLE, Detector, predicting
+from hyperfocal.models.diagnosis import Diagnosis, diagnose
 from hyperfocal.models.fpn import FPN
 from hyperfocal.models.head import DenseHead, join_levels
 from hyperfocal.models.inference import Inference
@@ -227,6 +228,10 @@ class RetinaNet(Detector):
         iou = paired_iou(self.decode(matched.deltas, matched.anchors), matched.boxes)
         logits = self.head.classify([self.head.cls_tower(level) for level in levels])
         return Samples.of(logits, assignment.labels, matched, iou)
+
+    def diagnose(self, batch: Batch) -> Diagnosis:
+        """See `Detector.diagnose`."""
+        return diagnose(self, batch)
 
     def features(self, batch: Batch) -> tuple[Tensor, ...]:
         """The pyramid's maps ``(B, C, H, W)``."""

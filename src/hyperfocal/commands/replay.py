@@ -1,0 +1,33 @@
+"""``hyperfocal replay RUN/blackbox/STEP/batch-0.pt``: make one step of a training again."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def run(words: list[str]) -> int:
+    """Print the loss terms of the step and what in it isn't finite."""
+    parser = argparse.ArgumentParser(
+        prog="hyperfocal replay",
+        description="Make the forward and backward pass again that a run left in its blackbox "
+        "folder because the loss or gradient wasn't finite.",
+    )
+    parser.add_argument("FILE", type=Path, help="batch-RANK.pt in RUN/blackbox/STEP")
+    parser.add_argument("--accelerator", choices=["cpu", "cuda", "mps"], help="default: the run's")
+    args = parser.parse_args(words)
+    from rich.console import Console
+
+    from hyperfocal.engine.blackbox import replay
+
+    made, console = replay(args.FILE, args.accelerator), Console()
+    console.print(f"step {made.step}, images {', '.join(map(str, made.image_ids))}")
+    for terms in made.gradients.terms:
+        values = [f"{name} {float(value):.6g}" for name, value in terms.named().items()]
+        console.print("  ".join(values), highlight=False)
+    console.print(f"gradient norm {float(made.gradients.norm):.6g}", highlight=False)
+    for name in made.bad_gradients[:20]:
+        console.print(f"  not finite: gradient of {name}", highlight=False)
+    if not bool(made.gradients.bad):
+        console.print("Everything is finite here: the run's device or precision made it otherwise.")
+    return 0

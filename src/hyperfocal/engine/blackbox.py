@@ -1,0 +1,219 @@
+"""RUN/blackbox: what is needed to see why a step's loss or gradient wasn't finite."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor, nn
+
+from hyperfocal.engine.causes import broken_boxes
+from hyperfocal.engine.checkpoint import (
+    load_checkpoint,
+    load_weights,
+    save_checkpoint,
+    save_tensors,
+)
+from hyperfocal.engine.devices import TrainingForward, launch
+from hyperfocal.engine.optim import build_optimizer
+from hyperfocal.engine.run_folder import RunFolder, finite, write_json
+from hyperfocal.engine.sharding import full_state, local, whole
+from hyperfocal.engine.state import TrainState
+from hyperfocal.engine.step import Gradients, Stepper
+from hyperfocal.models import Detector
+from hyperfocal.types import AnnotationSet, Batch, LossTerms, Target
+
+MOST = 5
+"""Black boxes in a run; a run that skips steps may meet more of them."""
+
+
+@dataclass(frozen=True)
+class Incident:
+    """A step that isn't to be taken.
+
+    Attributes:
+        step: optimizer steps done before.
+        rank: of this process.
+        batch: this process's images.
+        normalizer: what their losses are divided by; None: what the batch itself gives.
+        terms: of each micro-batch.
+        norm: of the gradient.
+        bad_gradients: names of the parameters whose gradient isn't finite.
+        causes: likeliest first.
+    """
+
+    step: int
+    rank: int
+    batch: Batch
+    normalizer: Tensor | None
+    terms: tuple[LossTerms, ...]
+    norm: float
+    bad_gradients: tuple[str, ...]
+    causes: tuple[str, ...]
+
+    def folder(self, run: RunFolder) -> Path:
+        """Where it is written."""
+        return run.blackbox / f"step-{self.step:08d}"
+
+    def replay_command(self, run: RunFolder) -> str:
+        """What makes the step once more."""
+        return f"hyperfocal replay {self.folder(run) / f'batch-{self.rank}.pt'}"
+
+
+def bad_gradients(model: nn.Module) -> tuple[str, ...]:
+    """Names of the parameters whose gradient isn't finite."""
+    named = [(n, p.grad) for n, p in model.named_parameters() if p.grad is not None]
+    return tuple(name for name, grad in named if not bool(local(grad).isfinite().all()))
+
+
+def write_black_box(
+    incident: Incident, run: RunFolder, model: Detector, annotations: AnnotationSet
+) -> None:
+    """Write the batch as images with boxes, the terms, the weights and what replays the step.
+
+    Every process writes its own images and report; the main one also the weights, which are those
+    before the step.
+
+    Args:
+        incident: the step.
+        run: its folder.
+        model: with the weights and buffers before the step.
+        annotations: the training split, for names.
+    """
+    folder = incident.folder(run)
+    folder.mkdir(parents=True, exist_ok=True)
+    batch = incident.batch.to("cpu")
+    save_checkpoint(folder / f"batch-{incident.rank}.pt", _as_state(incident, batch))
+    weights = full_state(model)
+    if incident.rank == 0:
+        save_tensors(folder / "weights.safetensors", weights)
+    names = [category.name for category in annotations.categories]
+    for n, image_id in enumerate(batch.image_ids):
+        draw(batch, n, names).save(folder / f"{incident.rank}-{n}-image-{image_id}.png")
+    paths = {record.id: str(record.path) for record in annotations.images}
+    write_json(
+        folder / f"report-{incident.rank}.json",
+        {
+            "step": incident.step,
+            "replay": incident.replay_command(run),
+            "causes": incident.causes,
+            "gradient_norm": finite(incident.norm),
+            "terms": [
+                {name: finite(float(value)) for name, value in terms.named().items()}
+                for terms in incident.terms
+            ],
+            "gradients_not_finite": incident.bad_gradients,
+            "broken_boxes": broken_boxes(batch),
+            "images": [paths.get(image_id, str(image_id)) for image_id in batch.image_ids],
+            "classification": _taken_apart(model, incident.batch, names),
+        },
+    )
+
+
+def _taken_apart(model: Detector, batch: Batch, names: Sequence[str]) -> Any:
+    model.train()
+    with whole(model):
+        found = model.diagnose(batch)
+    if found is None:
+        return None
+    categories = zip(names, found.categories, strict=True)
+    return {
+        "levels": [_finite(asdict(level)) for level in found.levels],
+        "categories": [{"name": name} | _finite(asdict(row)) for name, row in categories],
+    }
+
+
+def _finite(row: dict[str, Any]) -> dict[str, Any]:
+    return {k: finite(v) if isinstance(v, float) else v for k, v in row.items()}
+
+
+def _as_state(incident: Incident, batch: Batch) -> dict[str, Any]:
+    z = incident.normalizer
+    return {
+        "step": incident.step,
+        "rank": incident.rank,
+        "parts": len(incident.terms),
+        "normalizer": None if z is None else z.cpu(),
+        "images": batch.images,
+        "valid_hw": batch.valid_hw,
+        "original_hw": batch.original_hw,
+        "boxes": [target.boxes for target in batch.targets],
+        "labels": [target.labels for target in batch.targets],
+        "image_ids": list(batch.image_ids),
+    }
+
+
+def draw(batch: Batch, n: int, names: Sequence[str]) -> Image.Image:
+    """Image ``n`` of a batch as the network sees it, with its boxes; broken ones are left out."""
+    height, width = batch.valid_hw[n].tolist()
+    pixels = batch.images[n, :, :height, :width]
+    if pixels.is_floating_point():
+        pixels = (pixels.nan_to_num(0) * 255).clamp(0, 255).to(torch.uint8)
+    image = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
+    pen, target = ImageDraw.Draw(image), batch.targets[n]
+    for box, label in zip(target.boxes.tolist(), target.labels.tolist(), strict=True):
+        x1, y1, x2, y2 = box
+        if all(map(math.isfinite, box)) and x1 <= x2 and y1 <= y2:
+            pen.rectangle((x1, y1, x2, y2), outline="#d55e00", width=2)
+            pen.text((x1 + 3, y1 + 2), names[label], fill="#d55e00")
+    return image
+
+
+class Replay(NamedTuple):
+    """One step made again.
+
+    Attributes:
+        step: optimizer steps done before.
+        image_ids: of its batch.
+        gradients: terms, norm, and whether any isn't finite.
+        bad_gradients: names of the parameters whose gradient isn't finite.
+    """
+
+    step: int
+    image_ids: tuple[int, ...]
+    gradients: Gradients
+    bad_gradients: tuple[str, ...]
+
+
+def replay(file: Path, accelerator: Literal["auto", "cpu", "cuda", "mps"] | None = None) -> Replay:
+    """Make the forward and backward pass of a black box again, in one process.
+
+    Args:
+        file: ``batch-RANK.pt`` of a black box inside its run folder.
+        accelerator: where; by default as the run.
+
+    Raises:
+        HyperfocalError: a file is missing or damaged.
+    """
+    saved = load_checkpoint(file)
+    run = RunFolder(file.resolve().parents[2])
+    experiment = dataclasses.replace(run.read_experiment(), devices=1)
+    config = dataclasses.replace(experiment.train, micro_batches=saved["parts"])
+    experiment = dataclasses.replace(
+        experiment, train=config, accelerator=accelerator or experiment.accelerator
+    )
+    trained = run.read_categories()
+    fabric = launch(experiment)
+    model = experiment.model.offline().build(len(trained.categories), trained.counts)
+    load_weights(file.with_name("weights.safetensors"), model)
+    optimizer = build_optimizer(model, config)
+    forward, wrapped = fabric.setup(TrainingForward(model), optimizer)
+    state = TrainState(model, optimizer, None, step=saved["step"])
+    stepper = Stepper(fabric, forward, wrapped, state, config, experiment.seed)
+    targets = zip(saved["boxes"], saved["labels"], strict=True)
+    batch = Batch(
+        saved["images"],
+        saved["valid_hw"],
+        saved["original_hw"],
+        tuple(Target(boxes, labels) for boxes, labels in targets),
+        tuple(saved["image_ids"]),
+    ).to(fabric.device)
+    z = saved["normalizer"]
+    gradients = stepper.gradients(batch, None if z is None else z.to(fabric.device), saved["rank"])
+    return Replay(saved["step"], batch.image_ids, gradients, bad_gradients(model))

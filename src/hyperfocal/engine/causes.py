@@ -1,0 +1,96 @@
+"""Why a loss or gradient may have stopped being finite: the likely causes, likeliest first."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from hyperfocal.engine.experiment import TrainConfig
+from hyperfocal.engine.sharding import largest, local
+from hyperfocal.types import Batch
+
+LR_FOR_16 = {"sgd": 0.01, "adamw": 1e-3}
+"""Usual peak rates for a batch of 16."""
+HIGH_PRIOR = 0.1
+"""An untrained classifier that sees an object in more anchors than this lacks its prior."""
+
+
+def broken_boxes(batch: Batch) -> list[str]:
+    """Boxes that aren't finite, have no area, or lie outside their image; by image id."""
+    found = []
+    pairs = zip(batch.image_ids, batch.targets, batch.valid_hw.tolist(), strict=True)
+    for image_id, target, (height, width) in pairs:
+        for box in target.boxes.tolist():
+            x1, y1, x2, y2 = box
+            inside = -1 <= x1 < x2 <= width + 1 and -1 <= y1 < y2 <= height + 1
+            if not all(map(math.isfinite, box)) or not inside:
+                found.append(f"image {image_id}: box {[round(v, 2) for v in box]}")
+    return found
+
+
+def likely_causes(
+    config: TrainConfig, model: nn.Module, batch: Batch, step: int, total: int
+) -> list[str]:
+    """Causes with what to change, likeliest first.
+
+    Args:
+        config: the optimizer's settings.
+        model: as it was before the step.
+        batch: of the step, with this process's images.
+        step: optimizer steps done before.
+        total: optimizer steps of the training.
+    """
+    ranked = [
+        _broken_box(batch),
+        _weights(model, config),
+        _prior(model, step),
+        _learning_rate(config, step, total),
+        _precision(config),
+    ]
+    return [text for score, text in sorted(ranked, key=lambda c: -c[0]) if score > 0]
+
+
+def _broken_box(batch: Batch) -> tuple[float, str]:
+    wrong = broken_boxes(batch)
+    return 10.0 * bool(wrong), f"a broken box: {'; '.join(wrong[:3])}; mend the annotations"
+
+
+def _weights(model: nn.Module, config: TrainConfig) -> tuple[float, str]:
+    most = largest(model)
+    score = 9.0 if most > 1e4 else 0.0
+    return score, (
+        f"earlier updates: a weight is {most:.3g} already, so train.lr = {config.lr:g} made "
+        "steps that were too large; start again with a lower one"
+    )
+
+
+def _prior(model: nn.Module, step: int) -> tuple[float, str]:
+    head = getattr(model, "head", None)
+    bias = getattr(getattr(head, "cls_logits", None), "bias", None)
+    if bias is None:
+        return 0.0, ""
+    p = float(torch.sigmoid(local(bias.detach()).float()).mean())
+    score = (7.0 if step < 1000 else 3.0) if p > HIGH_PRIOR else 0.0
+    return score, (
+        f"no prior: the classifier's bias says {p:.2f} for every anchor, most of which are "
+        "background; --model.head.prior 0.01"
+    )
+
+
+def _learning_rate(config: TrainConfig, step: int, total: int) -> tuple[float, str]:
+    usual = LR_FOR_16[config.optimizer] * config.batch_size / 16
+    warmup = min(config.warmup_iterations, total // 10)
+    score = min(max(5 + math.log2(config.lr / usual), 1.0), 8.0)
+    clip = "" if config.clip_norm else ", --train.clip-norm 10 bounds the steps"
+    return score, (
+        f"the learning rate for the batch: train.lr = {config.lr:g} with a batch of "
+        f"{config.batch_size}, where {usual:.2g} is usual for {config.optimizer}; the warm-up "
+        f"takes {warmup} steps, this is step {step}{clip}"
+    )
+
+
+def _precision(config: TrainConfig) -> tuple[float, str]:
+    score = 4.0 if config.precision == "bf16" else 0.0
+    return score, "precision: bf16 has 8 bits of mantissa; see if --train.precision fp32 is stable"

@@ -1,0 +1,94 @@
+"""What is done about a step whose loss or gradient isn't finite.
+
+Looking at a value means waiting for the device. With several processes that is done in every step
+anyway, to agree on stopping; on a CPU it costs nothing. A single GPU would lose the overlap of its
+work with the host's, so there the flags are only added up on the device and read with the log and
+before a checkpoint. If one is up, the run goes back to its last checkpoint, which is sound, makes
+the same steps again (resuming is exact) and looks at each: `Rewind`. The normal step pays nothing.
+"""
+
+from __future__ import annotations
+
+import math
+
+from lightning_fabric import Fabric
+
+from hyperfocal.engine.blackbox import MOST, Incident, bad_gradients, write_black_box
+from hyperfocal.engine.causes import likely_causes
+from hyperfocal.engine.checkpoint import attempt
+from hyperfocal.engine.experiment import TrainConfig
+from hyperfocal.engine.run_folder import RunFolder
+from hyperfocal.engine.sharding import whole
+from hyperfocal.engine.step import Gradients, Stepper, micro_batches
+from hyperfocal.types import AnnotationSet, Batch
+
+MOST_IN_A_ROW = 20
+"""Steps left out one after another before a run that skips stops."""
+
+
+class Rewind(Exception):
+    """A step since the last checkpoint was not finite; which one isn't known."""
+
+
+def looks_at_each_step(fabric: Fabric) -> bool:
+    """Whether reading a flag in every step costs nothing that isn't paid already."""
+    return fabric.world_size > 1 or fabric.device.type == "cpu"
+
+
+def examine(
+    stepper: Stepper,
+    batch: Batch,
+    gradients: Gradients,
+    run: RunFolder,
+    annotations: AnnotationSet,
+    total: int,
+) -> str:
+    """Write the black box of a step, undo it, and say what happened; collective.
+
+    Returns:
+        The message: what isn't finite, likely causes in order, where to look, how to replay.
+    """
+    state, fabric, config = stepper.state, stepper.fabric, stepper.config
+    wrong = bad_gradients(state.model)
+    stepper.undo()
+    normalizer = None
+    if fabric.world_size > 1:
+        parts = micro_batches(len(batch), stepper.parts)
+        with whole(state.model), fabric.autocast():
+            normalizer = state.model.normalizer(batch, parts)
+    incident = Incident(
+        step=state.step,
+        rank=fabric.global_rank,
+        batch=batch,
+        normalizer=normalizer,
+        terms=tuple(gradients.terms),
+        norm=float(gradients.norm),
+        bad_gradients=wrong,
+        causes=tuple(likely_causes(config, state.model, batch, state.step, total)),
+    )
+    stepper.undo()
+    written = len(list(run.blackbox.glob("step-*"))) if run.blackbox.exists() else 0
+    if written < MOST or incident.folder(run).exists():
+        attempt(
+            lambda: write_black_box(incident, run, state.model, annotations),
+            run.blackbox,
+            "the step can't be looked at later",
+        )
+        stepper.undo()
+    return describe(incident, run, config)
+
+
+def describe(incident: Incident, run: RunFolder, config: TrainConfig) -> str:
+    """The message for a person."""
+    loss = math.fsum(float(terms.total.detach()) for terms in incident.terms)
+    what = f"the loss is {loss:g}"
+    if math.isfinite(loss):
+        what = f"the loss is {loss:g}, but the gradient's norm is {incident.norm:g}"
+    causes = "\n".join(f"  {n}. {text}" for n, text in enumerate(incident.causes, start=1))
+    return (
+        f"step {incident.step + 1}: {what}; its update was not made. Likely causes, likeliest "
+        f"first:\n{causes}\n"
+        f"  Look at {incident.folder(run)}: the images with their boxes, report-*.json.\n"
+        f"  Make the step again: {incident.replay_command(run)}\n"
+        "  Leave such steps out: --train.on-nonfinite skip"
+    )

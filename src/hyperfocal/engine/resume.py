@@ -1,0 +1,87 @@
+"""Going on with a run: its newest good checkpoint, and what is no longer as it was."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from lightning_fabric import Fabric
+
+from hyperfocal import config as configs
+from hyperfocal.engine.checkpoint import Checkpoints
+from hyperfocal.engine.experiment import Experiment
+from hyperfocal.engine.run_folder import RunFolder, read_json
+from hyperfocal.engine.state import TrainState
+from hyperfocal.types import ConfigError, HyperfocalError, HyperfocalWarning
+
+FREE = frozenset(
+    (
+        *("out", "resume", "overwrite", "keep", "checkpoint_seconds"),
+        *("accelerator", "devices", "strategy", "timeout"),
+        *("train.micro_batches", "train.on_nonfinite", "evaluation.batch_size"),
+        *("data.workers", "data.check", "data.bad_images"),
+    )
+)
+"""Settings that may change in mid-run without another result."""
+
+
+def restore(state: TrainState, experiment: Experiment, run: RunFolder, fabric: Fabric) -> None:
+    """Bring ``state`` to the newest good checkpoint; without any it stays as it is.
+
+    The main process reads and the others get it from there, so that all take the same one, and
+    only the main one needs to see the folder.
+
+    Raises:
+        HyperfocalError: every checkpoint is damaged, or this model can't take it.
+    """
+    saved: dict[str, Any] | str | None = None
+    if fabric.is_global_zero:
+        try:
+            saved = Checkpoints(run.checkpoints, experiment.keep).load_newest()
+        except HyperfocalError as error:
+            saved = str(error)  # raised everywhere, so that nobody waits
+    saved = fabric.broadcast(saved)
+    if isinstance(saved, str):
+        raise HyperfocalError(saved)
+    if saved is None:
+        return
+    if fabric.is_global_zero:
+        warn_of_changes(experiment, run)
+    try:
+        state.load_state_dict(saved, fabric)
+    except (RuntimeError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"{run.checkpoints}: the checkpoint doesn't fit this model or optimizer ({reason}). "
+            "Resume with the settings of config.json, or choose another --out."
+        ) from None
+
+
+def warn_of_changes(experiment: Experiment, run: RunFolder) -> None:
+    """Name settings that differ from the run's config.json and change its result."""
+    try:
+        before = dict(_flat(read_json(run.config)))
+    except ConfigError:
+        return  # `RunFolder.start` writes it anew
+    now = dict(_flat(configs.dump(experiment)))
+    changed = [
+        f"{name} = {now.get(name)} (was {before.get(name)})"
+        for name in sorted(now.keys() | before.keys())
+        if now.get(name) != before.get(name) and name not in FREE
+    ]
+    if changed:
+        warnings.warn(
+            f"{run.path} goes on with other settings than it began with, so it is no longer the "
+            f"run that config.json told: {'; '.join(changed)}",
+            HyperfocalWarning,
+            stacklevel=3,
+        )
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value

@@ -1,0 +1,115 @@
+"""Weights in shards (FSDP) and whole: one checkpoint format, whatever the number of processes.
+
+With ``fully_shard`` every process holds a part of each parameter and of its optimizer state, as
+`DTensor`; they are put together for a forward pass, and here for a checkpoint. Without sharding
+everything here is a plain pass-through. Buffers are whole everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn, optim
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+
+def shard(module: nn.Module, mesh: DeviceMesh) -> nn.Module:
+    """Spread the parameters of ``module`` over the data-parallel processes, child by child."""
+    module.to(memory_format=torch.contiguous_format)  # fully_shard takes no other
+    data = mesh["data_parallel"]
+    for child in _units(module):
+        fully_shard(child, mesh=data)
+    fully_shard(module, mesh=data)
+    return module
+
+
+def _units(module: nn.Module) -> list[nn.Module]:
+    """Modules that are put together at a time: a backbone's stages need not all be whole at once.
+
+    Heads and necks are left to the root: a detector calls their parts one by one.
+    """
+    backbone = getattr(getattr(module, "detector", module), "backbone", None)
+    return [] if backbone is None else [backbone]
+
+
+def full(value: Tensor) -> Tensor:
+    """A tensor put together from its shards; collective if there are any."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def local(value: Tensor) -> Tensor:
+    """This process's part of a tensor, sharing its memory."""
+    return value.to_local() if isinstance(value, DTensor) else value
+
+
+def full_state(module: nn.Module) -> dict[str, Tensor]:
+    """``module.state_dict()`` with whole tensors; collective if sharded."""
+    return {name: full(value) for name, value in module.state_dict().items()}
+
+
+def load_full_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """The inverse of `full_state`.
+
+    Raises:
+        RuntimeError: names or shapes differ.
+    """
+    own = module.state_dict()
+    module.load_state_dict(
+        {name: _like(value, own[name]) if name in own else value for name, value in state.items()}
+    )
+
+
+def full_optimizer_state(optimizer: optim.Optimizer) -> dict[str, Any]:
+    """``optimizer.state_dict()`` with whole tensors; collective if sharded."""
+    saved = optimizer.state_dict()
+    state = {
+        n: {k: full(v) if isinstance(v, Tensor) else v for k, v in slots.items()}
+        for n, slots in saved["state"].items()
+    }
+    return {"state": state, "param_groups": saved["param_groups"]}
+
+
+def shard_optimizer_state(optimizer: optim.Optimizer, saved: dict[str, Any]) -> dict[str, Any]:
+    """What `full_optimizer_state` gave, spread as the optimizer's parameters are."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    state = {
+        n: {
+            k: _like(v, parameters[n]) if isinstance(v, Tensor) and v.ndim else v
+            for k, v in slots.items()
+        }
+        for n, slots in saved["state"].items()
+    }
+    return saved | {"state": state}
+
+
+def _like(value: Tensor, own: Tensor) -> Tensor:
+    if not isinstance(own, DTensor) or own.shape != value.shape:
+        return value
+    return distribute_tensor(value.to(own.device), own.device_mesh, own.placements)
+
+
+@contextmanager
+def whole(module: nn.Module) -> Iterator[None]:
+    """Put the parameters together while the module is used otherwise than by its forward."""
+    units = [m for m in module.modules() if isinstance(m, FSDPModule)]
+    with ExitStack() as stack:
+        for unit in units:
+            unit.unshard()
+            stack.callback(unit.reshard)
+        yield
+
+
+def is_sharded(module: nn.Module) -> bool:
+    """Whether `shard` was here."""
+    return any(isinstance(p, DTensor) for p in module.parameters())
+
+
+def largest(module: nn.Module) -> float:
+    """Largest absolute weight of this process's part."""
+    parts = [local(p.detach()) for p in module.parameters()]
+    return max(float(torch.nan_to_num(p, nan=torch.inf).abs().max()) for p in parts if p.numel())

@@ -1,0 +1,220 @@
+"""One optimizer step on one global batch."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import warnings
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from hyperfocal.engine.devices import Sealed
+from hyperfocal.engine.experiment import TrainConfig
+from hyperfocal.engine.sharding import full, whole
+from hyperfocal.engine.state import TrainState
+from hyperfocal.types import Batch, HyperfocalError, HyperfocalWarning, LossTerms
+
+_KEY = 3  # keeps these seeds apart from those of `data.samplers` and `data.batches`
+
+
+class Gradients(NamedTuple):
+    """What a forward and backward pass left beside the parameters' gradients.
+
+    Attributes:
+        terms: of each micro-batch.
+        norm: the gradient's L2 norm before clipping.
+        bad: bool scalar on the device; this process's loss or the gradient isn't finite.
+    """
+
+    terms: list[LossTerms]
+    norm: Tensor
+    bad: Tensor
+
+
+class Stepper:
+    """Gradients of a global batch, and the update that they make.
+
+    Before each step the model's buffers (batch norms' and losses' statistics) are put by, so that a
+    step that goes wrong can be undone: `gradients` changes nothing else. The copies are a few
+    hundred kilobytes.
+
+    Args:
+        fabric: of the training.
+        forward: the detector, as Fabric wrapped it.
+        optimizer: as Fabric wrapped it.
+        state: what the update changes.
+        config: the optimizer's settings.
+        seed: of the run.
+
+    Attributes:
+        parts: micro-batches of a step.
+    """
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        forward: Any,
+        optimizer: Any,
+        state: TrainState,
+        config: TrainConfig,
+        seed: int,
+    ) -> None:
+        self.fabric, self.forward, self.optimizer = fabric, forward, optimizer
+        self.state, self.config, self.seed = state, config, seed
+        self.auto = config.micro_batches == "auto"
+        self.parts = 1 if config.micro_batches == "auto" else config.micro_batches
+        self._buffers = list(state.model.buffers())
+        self._kept = [buffer.clone() for buffer in self._buffers]
+
+    def gradients(
+        self, batch: Batch, normalizer: Tensor | None = None, rank: int | None = None
+    ) -> Gradients:
+        """Gradients of this process's share of a batch, averaged over all processes, clipped.
+
+        Args:
+            batch: on the device.
+            normalizer: ``(B, ...)``; by default the batch's own.
+            rank: whose random numbers to draw; by default this process's.
+
+        Raises:
+            HyperfocalError: out of memory, and not ``micro_batches = "auto"``.
+        """
+        torch._foreach_copy_(self._kept, self._buffers)
+        seed = step_seed(
+            self.seed, self.state.step, self.fabric.global_rank if rank is None else rank
+        )
+        tried = self.parts
+        while (terms := self._passes(batch, normalizer, seed)) is None:
+            self.undo()
+            self._split_further(batch)
+        if self.parts != tried:
+            say_what_fits(self.auto, tried, self.parts, len(batch))
+        norm = self.fabric.clip_gradients(
+            self.forward,
+            self.optimizer,
+            max_norm=self.config.clip_norm or math.inf,
+            error_if_nonfinite=False,
+        )
+        assert norm is not None
+        norm = full(norm)
+        losses = torch.stack([part.total.detach() for part in terms])
+        return Gradients(terms, norm, ~(losses.isfinite().all() & norm.isfinite()))
+
+    def _passes(self, batch: Batch, normalizer: Tensor | None, seed: int) -> list[LossTerms] | None:
+        """Forward and backward over all micro-batches; None where the memory didn't suffice."""
+        model = self.state.model
+        model.train()
+        torch.manual_seed(seed)
+        # A process that runs out of memory must leave none of the others in a collective, so with
+        # "auto" they meet only when all have come through.
+        apart = self.auto and self.fabric.world_size > 1
+        z, parts = normalizer, micro_batches(len(batch), self.parts)
+        if z is None and (apart or self.parts > 1):
+            # In one piece the forward pass finds it itself, with the assignment it makes.
+            with whole(model), self.fabric.autocast():  # it may run the network
+                z = model.normalizer(batch, parts)
+        terms: list[LossTerms] = []
+        full = False
+        try:
+            for part in parts:
+                meet = part is parts[-1] and not apart
+                with self.fabric.no_backward_sync(self.forward, enabled=not meet):
+                    sealed = Sealed(batch[part], None if z is None else z[part])
+                    made = LossTerms(**self.forward(sealed))
+                    self.fabric.backward(made.total)
+                terms.append(made)
+        except torch.OutOfMemoryError as error:
+            if self.fabric.world_size > 1 and not apart:
+                raise HyperfocalError(out_of_memory(self.parts)) from error
+            full = True
+        if apart:
+            failed = torch.tensor(float(full), device=self.fabric.device)
+            full = bool(self.fabric.all_reduce(failed, reduce_op="sum") > 0)  # type: ignore[operator]
+            if not full:
+                average_gradients(model)
+        return None if full else terms
+
+    def _split_further(self, batch: Batch) -> None:
+        if self.parts >= len(batch):
+            raise HyperfocalError(
+                "out of memory with one image at a time: use smaller images "
+                "(data.train_transform), a smaller model, or --train.precision bf16"
+            )
+        self.parts = min(2 * self.parts, len(batch))
+        if self.fabric.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def undo(self) -> None:
+        """Put everything back as it was before `gradients`."""
+        torch._foreach_copy_(self._buffers, self._kept)
+        self.optimizer.zero_grad()
+
+    def update(self) -> None:
+        """Move the weights, their average and the losses' statistics; a step is done."""
+        state = self.state
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        state.model.step()
+        if state.average is not None:
+            state.average.update(state.model)
+        state.step += 1
+
+
+def average_gradients(model: nn.Module) -> None:
+    """Mean gradient over all processes, for passes that were made apart; collective."""
+    gradients = []
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            gradients.append(parameter.grad)
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    parts = torch.split(flat, [gradient.numel() for gradient in gradients])
+    for gradient, part in zip(gradients, parts, strict=True):
+        gradient.copy_(part.view_as(gradient))
+
+
+def say_what_fits(auto: bool, before: int, now: int, images: int) -> None:
+    """Warn of the new split, or stop where it was not asked for.
+
+    Raises:
+        HyperfocalError: not ``auto``; the message has the split that fits.
+    """
+    if not auto:
+        raise HyperfocalError(
+            f"{out_of_memory(before)} {now} of {-(-images // now)} images fit: add "
+            f"--train.micro-batches {now}"
+        )
+    warnings.warn(
+        f"out of memory: from here on {now} micro-batches of up to {-(-images // now)} images make "
+        "the same global batch",
+        HyperfocalWarning,
+        stacklevel=2,
+    )
+
+
+def out_of_memory(parts: int) -> str:
+    """The first sentences of the message."""
+    return (
+        f"out of memory with train.micro_batches = {parts}. More and smaller ones give the same "
+        "result: --train.micro-batches auto finds how many."
+    )
+
+
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """Seed of torch's generators in one step, so that dropout and its like need no saved state."""
+    return int(np.random.SeedSequence([seed, step, rank, _KEY]).generate_state(1)[0])
+
+
+def micro_batches(images: int, parts: int) -> list[slice]:
+    """``parts`` slices of ``images`` as even as can be; fewer where there are fewer images."""
+    parts = min(parts, images)
+    bounds = [images * i // parts for i in range(parts + 1)]
+    return [slice(start, stop) for start, stop in itertools.pairwise(bounds)]

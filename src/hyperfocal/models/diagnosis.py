@@ -1,0 +1,129 @@
+"""A detector's classification loss taken apart, to find out where a step went wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from hyperfocal.losses import QualityLoss
+from hyperfocal.models.head import DenseHead, join_levels
+from hyperfocal.types import IGNORED, Assignment, Batch, Priors
+
+
+@dataclass(frozen=True)
+class LevelReport:
+    """One pyramid level.
+
+    Attributes:
+        priors: of one image.
+        positives: in all images of the batch.
+        loss: classification loss of this level's priors, divided by all positives.
+        low: smallest finite logit.
+        high: largest finite logit.
+        nonfinite: logits that aren't finite.
+    """
+
+    priors: int
+    positives: int
+    loss: float
+    low: float
+    high: float
+    nonfinite: int
+
+
+@dataclass(frozen=True)
+class CategoryReport:
+    """One category.
+
+    Attributes:
+        positives: priors that answer for it.
+        gradient: sum of the absolute gradients of its logits.
+        nonfinite: its logits that aren't finite.
+    """
+
+    positives: int
+    gradient: float
+    nonfinite: int
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Classification by level, fine to coarse, and by category, in label order."""
+
+    levels: tuple[LevelReport, ...]
+    categories: tuple[CategoryReport, ...]
+
+
+class DenseParts(Protocol):
+    """What `diagnose` needs of a detector."""
+
+    num_classes: int
+    head: DenseHead
+    loss: nn.Module
+
+    def features(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Pyramid maps."""
+
+    def priors(self, batch: Batch) -> Priors:
+        """Of the batch's images."""
+
+    def assign(self, batch: Batch) -> Assignment:
+        """What every prior may answer for."""
+
+
+def diagnose(detector: DenseParts, batch: Batch) -> Diagnosis:
+    """Classification loss by level and its gradient by category.
+
+    The network runs as in training; of assigners that look at predictions the candidates are taken.
+    A loss with memory adds to its pending sums, so its buffers are to be put back afterwards.
+    """
+    k, loss = detector.num_classes, detector.loss
+    labels = detector.assign(batch).labels
+    maps = [detector.head.cls_tower(level) for level in detector.features(batch)]
+    logits = [join_levels([detector.head.cls_logits(m)], k).float() for m in maps]
+    every = [level.detach().requires_grad_() for level in logits]
+    total = ((labels >= 0) & (labels < k)).sum().clamp(min=1).float()
+    shares = torch.split(labels, [level.shape[1] for level in every], dim=1)
+    losses = [_loss(loss, x, y, total, k) for x, y in zip(every, shares, strict=True)]
+    gradients = torch.autograd.grad(torch.stack(losses).sum(), every)
+    levels = [_level(x, y, v, k) for x, y, v in zip(every, shares, losses, strict=True)]
+    return Diagnosis(tuple(levels), _categories(every, gradients, labels, k))
+
+
+def _loss(loss: nn.Module, logits: Tensor, labels: Tensor, total: Tensor, k: int) -> Tensor:
+    flat, wanted = logits.flatten(0, 1), labels.flatten()
+    extra = {}
+    if isinstance(loss, QualityLoss):  # as if every predicted box were its object's
+        extra["quality"] = ((wanted != IGNORED) & (wanted < k)).float()
+    value: Tensor = loss(flat, wanted, total, **extra)
+    return value
+
+
+def _level(logits: Tensor, labels: Tensor, loss: Tensor, k: int) -> LevelReport:
+    values = logits.detach()
+    finite = values[values.isfinite()]
+    nothing = float("nan")
+    return LevelReport(
+        priors=logits.shape[1],
+        positives=int(((labels >= 0) & (labels < k)).sum()),
+        loss=float(loss.detach()),
+        low=float(finite.min()) if len(finite) else nothing,
+        high=float(finite.max()) if len(finite) else nothing,
+        nonfinite=values.numel() - len(finite),
+    )
+
+
+def _categories(
+    logits: Sequence[Tensor], gradients: Sequence[Tensor], labels: Tensor, k: int
+) -> tuple[CategoryReport, ...]:
+    positives = torch.bincount(labels[(labels >= 0) & (labels < k)], minlength=k).tolist()
+    strength = sum(g.abs().sum(dim=(0, 1)) for g in gradients)
+    wrong = sum((~x.detach().isfinite()).sum(dim=(0, 1)) for x in logits)
+    assert isinstance(strength, Tensor)
+    assert isinstance(wrong, Tensor)
+    rows = zip(positives, strength.tolist(), wrong.tolist(), strict=True)
+    return tuple(CategoryReport(*row) for row in rows)
