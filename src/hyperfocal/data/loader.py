@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import signal
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -278,7 +280,18 @@ def _start_worker(worker: int) -> None:
     # Ctrl-C and a scheduler's SIGTERM reach the whole process group. The main process decides what
     # to do about them and ends its workers; one that died by itself would break the checkpoint
     # being saved. A worker whose main process was killed notices and ends too.
-    for number in _OURS:
-        signal.signal(number, signal.SIG_IGN)
-    if hasattr(signal, "pthread_sigmask"):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if not hasattr(signal, "pthread_sigmask"):
+        return
+    if hasattr(signal, "sigwaitinfo"):  # Linux: SIGTERM stays blocked, and a thread takes it
+        threading.Thread(target=_end_for_parent, daemon=True).start()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    else:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _OURS)
+
+
+def _end_for_parent() -> None:
+    """End on SIGTERM from the main process, not from anyone else."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
