@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -129,6 +131,21 @@ def test_ranks_together_give_the_same_global_batch(dataset, world_size):
         assert sum((piece.image_ids for piece in pieces), ()) == batch.image_ids
         boxes = [target.boxes for piece in pieces for target in piece.targets]
         assert all(map(torch.equal, boxes, (target.boxes for target in batch.targets)))
+
+
+@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="who sent it is not known here")
+def test_sigterm_ends_a_worker_only_from_its_main_process(dataset):
+    batches = iter(train_batches(settings(1), dataset, batch_size=2, seed=0))
+    next(batches)
+    (worker,) = multiprocessing.active_children()
+    subprocess.run(["kill", "-TERM", str(worker.pid)], check=True)
+    for _ in range(10):
+        next(batches)
+    assert worker.is_alive()
+    worker.terminate()
+    worker.join(10)
+    assert worker.exitcode == 0
+    batches.close()
 
 
 def test_torchs_global_generator_is_left_alone(dataset):

@@ -138,6 +138,22 @@ def test_keep_limits_the_checkpoints_and_overwrite_leaves_none_of_the_old_run(
     assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
 
 
+def test_an_average_and_a_clip_that_clips_nothing_change_no_weight(
+    drawn: Path, tmp_path: Path
+) -> None:
+    for name, flags in {
+        "plain": ["--train.ema-decay", "None", "--train.clip-norm", "None"],
+        "average": ["--train.ema-decay", "0.9", "--train.clip-norm", "None"],
+        "clip": ["--train.ema-decay", "None", "--train.clip-norm", "1e9"],
+    }.items():
+        run(tiny(drawn, *flags, deterministic=True), tmp_path / name)
+    torch.use_deterministic_algorithms(False)
+    plain, average, clip = (newest(tmp_path / name) for name in ("plain", "average", "clip"))
+    assert same(plain["model"], average["model"])
+    assert same(plain["model"], clip["model"])
+    assert not same(average["average"]["model"], average["model"])
+
+
 def damage(path: Path) -> None:
     """Flip one bit in the middle, where a tensor is."""
     data = bytearray(path.read_bytes())
