@@ -66,7 +66,11 @@ def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     started: list[subprocess.Popen[str]] = []
 
     def popen(*words: str) -> subprocess.Popen[str]:
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_PORT": free_port()}
+        environment = os.environ | {
+            "OMP_NUM_THREADS": "1",
+            "MASTER_PORT": free_port(),
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",  # docs/scale.md says why
+        }
         started.append(
             subprocess.Popen(
                 [sys.executable, "-m", *words],
@@ -187,7 +191,7 @@ def test_a_killed_rank_restarts_the_group_and_the_run_goes_on(
     out = tmp_path / "two"
     process = start(
         "torch.distributed.run", "--nproc-per-node=2", "--max-restarts=1", "--monitor-interval=0.1",
-        f"--master-port={free_port()}", "-m", "hyperfocal.cli", "train", "demo", *flags,
+        "--standalone", "-m", "hyperfocal.cli", "train", "demo", *flags,
         "--out", str(out), "--resume",
     )  # fmt: skip
     wait_for_steps(out, 3, process)
