@@ -23,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from hyperfocal import losses
 from hyperfocal.config import override
 from hyperfocal.data import Split, TransformConfig
-from hyperfocal.engine.checkpoint import load_checkpoint
+from hyperfocal.engine.checkpoint import Checkpoints
 from hyperfocal.engine.devices import Sealed, TrainingForward
 from hyperfocal.engine.experiment import Experiment
 from hyperfocal.engine.run_folder import RunFolder
@@ -68,10 +68,11 @@ def experiment(drawn: Path, case: tuple[str, str], *flags: str) -> Experiment:
 
 def statistics(out: Path) -> dict[str, Tensor]:
     """The state of the loss in a run's checkpoint."""
-    model = load_checkpoint(RunFolder(out).checkpoint)["model"]
+    saved = Checkpoints(RunFolder(out).checkpoints).load_newest()
+    assert saved is not None
     return {
         name.removeprefix("loss."): value
-        for name, value in model.items()
+        for name, value in saved["model"].items()
         if name.startswith("loss.")
     }
 
@@ -126,7 +127,7 @@ def test_ghm_counts_a_step_as_a_whole(drawn, tmp_path) -> None:
 def test_resumed_equals_uninterrupted(case, drawn, whole, tmp_path, monkeypatch) -> None:
     settings = experiment(drawn, case)
     with monkeypatch.context() as patch:  # as if asked to stop after the second step
-        patch.setattr("hyperfocal.engine.train._Loop.agreed", lambda self, _: self.state.step == 2)
+        patch.setattr("hyperfocal.engine.train._Loop.stopping", lambda self: self.state.step == 2)
         half = run(settings, tmp_path)
     assert (half["neg_grad"] < whole(case)["neg_grad"]).any()
     assert_same(run(dataclasses.replace(settings, resume=True), tmp_path), whole(case))
