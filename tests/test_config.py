@@ -133,3 +133,13 @@ def test_swapping_the_detector_keeps_what_both_share_and_was_set() -> None:
     swapped = override(untouched, ["--model", "fcos", "--model.assigner.radius", "2"], "test")
     assert swapped.model.neck.extra_source == "p5"
     assert swapped.model.assigner.radius == 2
+
+
+def test_every_short_name_leads_to_a_setting() -> None:
+    from hyperfocal.recipes import load_recipe
+
+    for name, path in config.ALIASES.items():
+        holder: object = load_recipe("demo")
+        for field in path.replace("-", "_").split("."):
+            assert hasattr(holder, field), f"--{name} is short for --{path}, which isn't there"
+            holder = getattr(holder, field)
