@@ -186,7 +186,6 @@ ALIASES = {
     "lr": "train.lr",
     "epochs": "train.epochs",
     "on-nonfinite": "train.on-nonfinite",
-    "on-nonfinite": "train.on-nonfinite",
 }
 """Short names for the flags that people reach for first."""
 
