@@ -20,6 +20,7 @@ commands:
   evaluate --detections F   measure anyone's COCO-format results
   predict RUN PATH...       annotated pictures and predictions.json
   figures NAME|RUN...       the papers' figures, redrawn from functions and runs
+  reproduce TABLE           a paper's table: its rows over seeds, beside the published numbers
   recipes                   what there is to train, and what each is for
   replay FILE               make a step again whose loss wasn't finite (RUN/blackbox)
   import torchvision F      bring torchvision RetinaNet or FCOS weights over
@@ -34,6 +35,7 @@ COMMANDS = {
     "evaluate": "evaluate",
     "predict": "predict",
     "figures": "figures",
+    "reproduce": "reproduce",
     "recipes": "recipes",
     "replay": "replay",
     "import": "import_weights",

@@ -1,0 +1,203 @@
+"""``hyperfocal reproduce TABLE``: a published table's rows, trained and put beside the paper's."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import shlex
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hyperfocal.types import ConfigError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from hyperfocal.reproduce.judge import Outcome
+    from hyperfocal.reproduce.plan import Plan
+    from hyperfocal.reproduce.runs import Job
+
+DESCRIPTION = """\
+Train the rows of a published table over seeds; write table.md and table.json.
+
+  hyperfocal reproduce 1b --scale small --seeds 3 --out runs/1b
+  hyperfocal reproduce 1b --data.train.annotations F --data.train.images D \\
+      --data.val.annotations F --data.val.images D --devices 8 --seeds 3 --out runs/1b
+
+Focal-loss paper: 1a 1b 1c 1d 1e 3 prior. EFL paper: efl1 efl3 efl4 efl6.
+
+The same command goes on where it was stopped: finished runs are kept, interrupted ones resumed. A
+run that diverges is a result. What isn't listed below goes to every training, as
+`hyperfocal train RECIPE` takes it (--train.iterations 2000 ...); a row's own settings prevail."""
+
+
+def run(words: list[str]) -> int:
+    """Train what is missing, then time and report."""
+    args, flags = _parse(words)
+    from rich.console import Console
+
+    from hyperfocal.data.synthetic import draw_dataset, is_drawn
+    from hyperfocal.reproduce import find_row, find_table
+    from hyperfocal.reproduce.plan import Plan, drawn_set, setting
+    from hyperfocal.reproduce.runs import run_jobs, same_or_write
+
+    table = find_table(args.table)
+    rows = [r for r in table.rows if r.runnable]
+    if args.only:
+        rows = [find_row(table, name) for name in dict.fromkeys(args.only)]
+    own_data = any(word.startswith("--data.train.annotations") for word in flags)
+    drawing = args.scale == "small" and not own_data
+    if args.imbalance is not None and not drawing:
+        raise ConfigError(
+            f"--imbalance {args.imbalance:g} is for the drawn set alone: --scale small without data"
+        )
+    recipe = args.recipe or ("demo" if args.scale == "small" else None)
+    drawn = drawn_set(args.imbalance or 1.0) if drawing else None
+    out = args.out or Path("runs") / f"reproduce_{table.name}"
+    plan = Plan(table, recipe, args.scale, tuple(flags), out, drawn)
+    experiments = [plan.experiment(row) for row in rows]
+    manifest = {
+        "table": table.name, "recipe": recipe, "scale": args.scale, "flags": flags,
+        "drawn": dataclasses.asdict(drawn) if drawn else None,
+    }  # fmt: skip
+    if changed := same_or_write(out / "reproduce.json", manifest):
+        raise ConfigError(f"{out} holds other runs: {changed}. Choose another --out.")
+
+    console = Console()
+    if drawn is not None and not is_drawn(out / "data", drawn):
+        console.print(f"drawing a long-tailed set in {out / 'data'} ...", highlight=False)
+        draw_dataset(out / "data", drawn)
+    jobs = plan.jobs(rows, range(args.seeds))
+    report = _Report(
+        plan, jobs, setting(experiments[0], plan), shlex.join(["hyperfocal", "reproduce", *words])
+    )
+    progress = _Progress(console, jobs)
+
+    def done(job: Job) -> None:
+        progress.tell(job)
+        report.write()
+
+    report.write()
+    stopped = run_jobs(jobs, args.jobs, _gpus(), done)
+    if stopped is not None:
+        console.print(f"Stopped by {stopped}; every run is saved. The same command goes on.")
+        return 130 if stopped == "SIGINT" else 0
+    if table.timed:
+        report.time()
+    report.write()
+    console.print(out / "table.md", highlight=False, soft_wrap=True)
+    return 0
+
+
+class _Report:
+    """What has been measured so far, written again after each run."""
+
+    def __init__(self, plan: Plan, jobs: Sequence[Job], ours: dict[str, str], command: str) -> None:
+        self.plan, self.jobs, self.ours, self.command = plan, jobs, ours, command
+
+    @property
+    def timing(self) -> Path:
+        return self.plan.out / "timing.json"
+
+    def write(self) -> None:
+        """Gather the outcomes and write table.md and table.json."""
+        from hyperfocal.engine.run_folder import read_json
+        from hyperfocal.reproduce.report import write_report
+
+        timed = read_json(self.timing) if self.timing.exists() else {"ms": {}, "machine": None}
+        results: dict[str, dict[int, Outcome]] = {}
+        minutes = 0.0
+        for job in self.jobs:
+            minutes += job.seconds() / 60
+            outcome = job.outcome()
+            if outcome is None:
+                continue
+            if (ms := timed["ms"].get(job.folder.name)) is not None:
+                outcome = dataclasses.replace(outcome, metrics={**outcome.metrics, "ms": ms})
+            results.setdefault(job.row, {})[job.seed] = outcome
+        ours = self.ours | {"time": f"{minutes:.0f} minutes in all, summed over runs"}
+        if timed["machine"]:
+            ours["ms"] = f"{timed['machine']}"
+        write_report(self.plan.table, results, ours, self.command, self.plan.out)
+
+    def time(self) -> None:
+        """Time all rows in this process, unless that is done."""
+        from hyperfocal.engine.run_folder import read_json, write_json
+        from hyperfocal.reproduce.timing import machine, milliseconds
+
+        wanted = [
+            job for job in self.jobs
+            if (found := job.outcome()) is not None and found.diverged_at is None
+        ]  # fmt: skip
+        known = read_json(self.timing)["ms"] if self.timing.exists() else {}
+        if all(job.folder.name in known for job in wanted):
+            return
+        ms = {job.folder.name: milliseconds(job.folder) for job in wanted}
+        write_json(self.timing, {"machine": machine(), "ms": ms})
+
+
+class _Progress:
+    """A line for each run that ends, with the time that is left."""
+
+    def __init__(self, console: Console, jobs: Sequence[Job]) -> None:
+        self.console, self.total = console, len(jobs)
+        self.done = self.before = sum(job.outcome() is not None for job in jobs)
+        self.began = time.monotonic()
+        console.print(f"{self.done} of {self.total} runs are done", highlight=False)
+
+    def tell(self, job: Job) -> None:
+        """Say what became of a run."""
+        outcome = job.outcome()
+        if outcome is None:
+            what = "interrupted"
+        elif outcome.diverged_at is not None:
+            what = f"diverged at step {outcome.diverged_at}"
+        else:
+            what = f"AP {outcome.metrics.get('AP', float('nan')):.1f}"
+        self.done += outcome is not None
+        made = self.done - self.before
+        left = (time.monotonic() - self.began) / max(made, 1) * (self.total - self.done)
+        self.console.print(
+            f"[{self.done}/{self.total}] {job.row}, seed {job.seed}: {what}, "
+            f"{job.seconds():.0f} s; about {left / 60:.0f} min left",
+            highlight=False, markup=False, soft_wrap=True,
+        )  # fmt: skip
+
+
+def _gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def _parse(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    parser = argparse.ArgumentParser(
+        prog="hyperfocal reproduce",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("table", metavar="TABLE")
+    parser.add_argument("--recipe", metavar="R", help="in place of the table's (small: demo)")
+    parser.add_argument(
+        "--scale",
+        choices=["full", "small"],
+        default="full",
+        help="small: the drawn set, or your own small data with --recipe",
+    )
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds 0 to N-1")
+    parser.add_argument("--only", action="append", metavar="ROW", help="this row; several times")
+    parser.add_argument("--out", type=Path, metavar="D", help="default runs/reproduce_TABLE")
+    parser.add_argument("--jobs", type=int, default=1, metavar="J", help="runs at a time")
+    parser.add_argument("--imbalance", type=float, metavar="X",
+                        help="drawn set: times as many background anchors a positive")  # fmt: skip
+    args, flags = parser.parse_known_args(words)
+    for name in ("seeds", "jobs"):
+        if getattr(args, name) < 1:
+            raise ConfigError(f"--{name} {getattr(args, name)}, but it must be at least 1")
+    for word in flags:
+        if word.split("=")[0] in ("--seed", "--resume", "--overwrite", "--no-resume"):
+            raise ConfigError(f"{word} is set for each run here; --seeds N chooses the seeds")
+    return args, flags

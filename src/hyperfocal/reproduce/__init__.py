@@ -1,0 +1,50 @@
+"""The papers' tables: their rows as experiments, their conclusions as statements to test.
+
+One file a paper (`focal_loss`, `equalized_focal`); `judge` weighs a conclusion on results, `runs`
+makes the results, `report` writes them beside the published numbers.
+"""
+
+from __future__ import annotations
+
+import difflib
+
+from hyperfocal.reproduce.equalized_focal import TABLES as EFL_TABLES
+from hyperfocal.reproduce.focal_loss import TABLES as FL_TABLES
+from hyperfocal.reproduce.table import Row, Table
+from hyperfocal.types import ConfigError
+
+__all__ = ["TABLES", "Row", "Table", "find_row", "find_table"]
+
+TABLES: dict[str, Table] = {table.name: table for table in (*FL_TABLES, *EFL_TABLES)}
+
+
+def find_table(name: str) -> Table:
+    """The table of this name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name in TABLES:
+        return TABLES[name]
+    close = difflib.get_close_matches(name, TABLES, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(TABLES)}"
+    raise ConfigError(f"no table {name!r}; {hint}")
+
+
+def find_row(table: Table, name: str) -> Row:
+    """The row of this name.
+
+    Raises:
+        ConfigError: the table has none, or it needs a detector that isn't here.
+    """
+    rows = {row.name: row for row in table.rows}
+    if name not in rows:
+        close = difflib.get_close_matches(name, rows, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(rows)}"
+        raise ConfigError(f"--only {name}: table {table.name} has no such row; {hint}")
+    if not rows[name].runnable:
+        raise ConfigError(
+            f"--only {name}: this row needs a two-stage detector, which is not here; it is listed "
+            "with its published numbers alone"
+        )
+    return rows[name]

@@ -1,0 +1,136 @@
+"""From a table and what a person gives to the trainings that make it."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from hyperfocal.config import override
+from hyperfocal.data.synthetic import SyntheticConfig
+from hyperfocal.engine.experiment import Experiment
+from hyperfocal.recipes import load_recipe
+from hyperfocal.reproduce.runs import Job
+from hyperfocal.reproduce.table import Row, Table
+from hyperfocal.types import ConfigError
+
+SHORT_SCHEDULE = shlex.split("--train.epochs None --train.iterations 600 --train.evaluations 1")
+"""A minute a run of the demo recipe on two cores."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be run.
+
+    Attributes:
+        table: which one.
+        recipe: in place of the table's; None: the rows' own.
+        scale: full: the table's image size and backbones; small: those of the recipe.
+        flags: for every run.
+        out: folder of all runs.
+        drawn: the set to draw; None: the person's data are in ``flags``.
+    """
+
+    table: Table
+    recipe: str | None
+    scale: Literal["full", "small"]
+    flags: tuple[str, ...]
+    out: Path
+    drawn: SyntheticConfig | None
+
+    def words(self, row: Row, seed: int) -> tuple[str, ...]:
+        """What `hyperfocal train` takes for one run; the row's flags come last and so prevail."""
+        small = self.scale == "small"
+        recipe = self.recipe or row.recipe or self.table.recipe
+        base = self.table.flags
+        if self.recipe is not None:  # the recipe's sizes; LVIS's tables compare detectors
+            detector, _, data = (row.recipe or self.table.recipe).partition("_r50_")
+            base = ("--model", detector) if data == "lvis" else ()
+        own = row.small_flags if small and row.small_flags is not None else row.flags
+        return (recipe, *base, *self.data, *self.flags, *own, "--seed", str(seed))
+
+    @property
+    def data(self) -> tuple[str, ...]:
+        """The flags that name the drawn set, its image size, and the short schedule."""
+        if self.drawn is None:
+            return ()
+        folder, size = self.out / "data", str(self.drawn.image_size)
+        words = [] if self.recipe != "demo" else list(SHORT_SCHEDULE)
+        for split in ("train", "val"):
+            words += [f"--data.{split}.annotations", str(folder / f"{split}.json")]
+            words += [f"--data.{split}.images", str(folder / split)]
+            words += [f"--data.{split}-transform.{side}={size}" for side in ("short", "long")]
+        return tuple(words)
+
+    def jobs(self, rows: Sequence[Row], seeds: Sequence[int]) -> list[Job]:
+        """All trainings, seed by seed, so that what there is can be compared at any time."""
+        return [
+            Job(row.name, seed, self.out / f"{row.name}-{seed}", self.words(row, seed))
+            for seed in seeds
+            for row in rows
+        ]
+
+    def experiment(self, row: Row) -> Experiment:
+        """The row's settings, checked.
+
+        Raises:
+            ConfigError: a recipe, setting or annotation file that isn't there.
+        """
+        recipe, *flags = self.words(row, 0)
+        experiment = override(load_recipe(recipe), flags, prog=f"hyperfocal train {recipe}")
+        for name in ("train", "val"):
+            path = getattr(experiment.data, name).annotations
+            if path is None:
+                raise ConfigError(
+                    f"no {name} data: give --data.{name}.annotations F --data.{name}.images D, or "
+                    "--scale small alone, which draws a set"
+                )
+            if self.drawn is None and not path.exists():
+                raise ConfigError(f"--data.{name}.annotations {path}: no such file or folder")
+        return experiment
+
+
+def drawn_set(imbalance: float) -> SyntheticConfig:
+    """The demo's set, with ``imbalance`` times as many background anchors a positive.
+
+    Images grow and objects keep their number and size in pixels, so that the anchors around
+    objects stay and the background grows with the area.
+
+    Raises:
+        ConfigError: below 1, or above what an image can be.
+    """
+    base = SyntheticConfig()
+    if not 1 <= imbalance <= 100:
+        raise ConfigError(f"--imbalance {imbalance:g}, but it must be from 1 (the demo's) to 100")
+    size = math.ceil(base.image_size * math.sqrt(imbalance) / 32) * 32
+    shrink = base.image_size / size
+    return SyntheticConfig(
+        image_size=size, min_object=base.min_object * shrink, max_object=base.max_object * shrink
+    )
+
+
+def setting(experiment: Experiment, plan: Plan) -> dict[str, str]:
+    """Our setting in words, for what differs from the paper."""
+    data, train = experiment.data, experiment.train
+    backbone = getattr(experiment.model, "backbone", None)
+    transform = data.train_transform
+    length = f"{train.iterations} steps" if train.iterations else f"{train.epochs:g} epochs"
+    initial = "its initial weights" if getattr(backbone, "pretrained", False) else "random weights"
+    drawn = plan.drawn
+    source = (
+        f"drawn by program, {drawn.train_images} training and {drawn.val_images} val images of "
+        f"{drawn.image_size} pixels, {drawn.num_categories} categories"
+        if drawn is not None
+        else f"{data.train.annotations}, {data.val.annotations}"
+    )
+    return {
+        "data": source,
+        "recipe": plan.recipe or plan.table.recipe,
+        "schedule": f"{length} of {train.batch_size} images, {train.optimizer}, lr {train.lr:g}",
+        "backbone": f"{getattr(backbone, 'name', 'its own')} from {initial}",
+        "image size": f"shorter side {transform.short}, longer at most {transform.long}",
+        "sampler": data.sampler.kind,
+    }

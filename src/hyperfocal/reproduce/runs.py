@@ -1,0 +1,198 @@
+"""The trainings of a table: a process and a run folder each, several at a time, resumable."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hyperfocal.engine.interrupt import StopRequest
+from hyperfocal.engine.run_folder import RunFolder, read_json, write_json
+from hyperfocal.reproduce.judge import Outcome
+from hyperfocal.types import HyperfocalError
+
+POLL_SECONDS = 0.1
+STOPPED = "everything is saved in"
+"""What `hyperfocal train` says when a signal ended it before its last step."""
+NOT_FINITE = re.compile(r"step (\d+): the loss is ")
+"""What it says of a step whose loss or gradient isn't finite."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training.
+
+    Attributes:
+        row: of the table.
+        seed: of the run.
+        folder: its run folder.
+        words: what `hyperfocal train` takes, without ``--out`` and ``--resume``.
+    """
+
+    row: str
+    seed: int
+    folder: Path
+    words: tuple[str, ...]
+
+    @property
+    def record(self) -> Path:
+        """How it ended, and after how many seconds."""
+        return self.folder / "outcome.json"
+
+    @property
+    def log(self) -> Path:
+        """What it printed."""
+        return self.folder / "log.txt"
+
+    def outcome(self) -> Outcome | None:
+        """What became of it; None if it isn't done."""
+        state = self._state()
+        if state.get("state") == "diverged":
+            return Outcome({}, int(state["step"]))
+        if state.get("state") != "finished":
+            return None
+        found = read_json(RunFolder(self.folder).metrics)["metrics"]
+        known = {k: v for k, v in found.items() if v is not None and math.isfinite(v)}
+        return Outcome({k: 100 * v if k.startswith("AP") else v for k, v in known.items()})
+
+    def seconds(self) -> float:
+        """Spent on it so far, over all its parts."""
+        return float(self._state().get("seconds", 0.0))
+
+    def _state(self) -> Mapping[str, float | str]:
+        if not self.record.exists():
+            return {}
+        state: Mapping[str, float | str] = read_json(self.record)
+        return state
+
+
+@dataclass
+class _Running:
+    job: Job
+    slot: int
+    process: subprocess.Popen[bytes]
+    began: float
+    log_start: int
+
+
+def run_jobs(
+    jobs: Sequence[Job], at_a_time: int, gpus: int, done: Callable[[Job], None]
+) -> str | None:
+    """Make what is missing.
+
+    Args:
+        jobs: in order; those that are done are left alone.
+        at_a_time: processes side by side; they share the CPU's cores, and take GPUs in turn.
+        gpus: how many there are.
+        done: called when a job has an outcome, or has failed.
+
+    Returns:
+        The signal that ended it early, or None. Every run was asked to save before that.
+
+    Raises:
+        HyperfocalError: a run ended for another reason than its loss; the message has its last
+            words. Those side by side with it are stopped and saved.
+    """
+    waiting = [job for job in jobs if job.outcome() is None]
+    threads = max(1, (os.cpu_count() or 1) // at_a_time)
+    free, running = list(range(at_a_time)), list[_Running]()
+    with StopRequest() as stop:
+        try:
+            while (waiting and stop.received is None) or running:
+                while waiting and free and stop.received is None:
+                    running.append(_start(waiting.pop(0), free.pop(0), threads, gpus))
+                if stop.received is not None:
+                    waiting.clear()
+                    _end(running)
+                for one in [r for r in running if r.process.poll() is not None]:
+                    running.remove(one)
+                    free.append(one.slot)
+                    _record(one)
+                    done(one.job)
+                time.sleep(POLL_SECONDS)
+        finally:
+            _end(running)
+    return stop.received
+
+
+def _start(job: Job, slot: int, threads: int, gpus: int) -> _Running:
+    job.folder.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "hyperfocal.cli", "train", *job.words]
+    command += ["--out", str(job.folder), "--resume"]
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    if gpus > 1:
+        environment["CUDA_VISIBLE_DEVICES"] = _gpu(slot, gpus)
+    with job.log.open("ab") as log:
+        start = log.tell()
+        # A session of its own: Ctrl-C reaches this process alone, which passes it on once.
+        process = subprocess.Popen(
+            command, stdout=log, stderr=log, env=environment, start_new_session=True
+        )
+    return _Running(job, slot, process, time.monotonic(), start)
+
+
+def _gpu(slot: int, gpus: int) -> str:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = visible.split(",") if visible else [str(n) for n in range(gpus)]
+    return names[slot % len(names)]
+
+
+def _end(running: Iterable[_Running]) -> None:
+    """Ask the runs to save and wait until they have; `StopRequest` counts one request only."""
+    for one in [r for r in running if r.process.poll() is None]:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(one.process.pid, signal.SIGTERM)
+    for one in running:
+        one.process.wait()
+
+
+def _record(one: _Running) -> None:
+    """Write how a run ended.
+
+    Raises:
+        HyperfocalError: neither at its end, nor stopped, nor diverged.
+    """
+    with one.job.log.open("rb") as file:
+        file.seek(one.log_start)
+        said = file.read().decode(errors="replace")
+    found: dict[str, float | str] = {
+        "seconds": round(one.job.seconds() + time.monotonic() - one.began, 1)
+    }
+    diverged = NOT_FINITE.search(said)
+    code = one.process.returncode
+    if diverged and code:
+        found |= {"state": "diverged", "step": int(diverged[1])}
+    elif STOPPED in said or code in (130, -signal.SIGINT, -signal.SIGTERM):
+        found |= {"state": "interrupted"}
+    elif code == 0 and RunFolder(one.job.folder).metrics.exists():
+        found |= {"state": "finished"}
+    else:
+        last = "\n".join(said.strip().splitlines()[-6:]) or "nothing"
+        raise HyperfocalError(
+            f"{one.job.folder}: the run ended with status {code}. It said:\n{last}\n"
+            f"All of it is in {one.job.log}. Mend that and give the same command again: runs that "
+            "are done are kept."
+        )
+    write_json(one.job.record, found)
+
+
+def same_or_write(path: Path, manifest: Mapping[str, object]) -> str | None:
+    """Keep what the folder's runs have in common; the first entry that differs from before."""
+    if path.exists():
+        old, new = read_json(path), json.loads(json.dumps(manifest))
+        for name in new:
+            if old.get(name) != new[name]:
+                return f"{name} was {old.get(name)!r}, now it is {new[name]!r}"
+        return None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, dict(manifest))
+    return None

@@ -1,0 +1,58 @@
+"""How long a trained detector takes for an image."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+import statistics
+import time
+from pathlib import Path
+
+import torch
+
+from hyperfocal.data import eval_batches, read_annotations
+from hyperfocal.engine.predict import load
+from hyperfocal.engine.run_folder import RunFolder
+
+IMAGES = 50
+WARM_UP = 5
+
+
+def milliseconds(run: Path) -> float:
+    """Median time of one image, network and suppression, over at most 50 val images.
+
+    The images are read and resized before; the first five are run twice, once to warm up.
+    """
+    model, data = load(run), RunFolder(run).read_experiment().data
+    assert data.val.annotations is not None
+    annotations = read_annotations(
+        data.val.annotations, data.val.images, split="val", categories=model.categories,
+        check="none",
+    )  # fmt: skip
+    few = dataclasses.replace(annotations, images=annotations.images[:IMAGES], federated=None)
+    batches = [batch.to(model.device) for batch in eval_batches(data, few, batch_size=1)]
+    times = []
+    with torch.no_grad(), model.autocast():
+        for batch in [*batches[:WARM_UP], *batches]:
+            _wait(model.device)
+            start = time.perf_counter()
+            model.detector.detect(batch)
+            _wait(model.device)
+            times.append(1000 * (time.perf_counter() - start))
+    return statistics.median(times[min(WARM_UP, len(batches)) :])
+
+
+def machine() -> str:
+    """What was timed on."""
+    if torch.cuda.is_available():
+        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
+    return (
+        f"{platform.processor() or platform.machine()} CPU, {os.cpu_count()} cores, "
+        f"{torch.get_num_threads()} threads, torch {torch.__version__}"
+    )
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

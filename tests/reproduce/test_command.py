@@ -1,0 +1,131 @@
+"""The command end to end on a small drawn set: interrupted, resumed, reported."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from hyperfocal.cli import main
+from hyperfocal.reproduce.runs import Job, run_jobs
+from hyperfocal.types import HyperfocalError
+
+ROWS = ["--only", "gamma=0", "--only", "gamma=2.0"]
+
+
+def words(drawn: Path, out: Path, *more: str) -> list[str]:
+    data = [
+        f"--data.{split}.{what}={path}"
+        for split in ("train", "val")
+        for what, path in (("annotations", drawn / f"{split}.json"), ("images", drawn / split))
+    ]
+    sizes = [
+        f"--data.{s}-transform.{side}=64" for s in ("train", "val") for side in ("short", "long")
+    ]
+    quick = "--train.epochs None --train.evaluations 1 --train.precision fp32 --data.workers 0"
+    base = ["reproduce", "1b", "--scale", "small", "--out", str(out), *ROWS]
+    return [*base, *data, *sizes, *quick.split(), *more]
+
+
+def test_two_rows_interrupted_and_resumed(drawn: Path, tmp_path: Path, monkeypatch) -> None:
+    """Stopped in mid-run, the same command goes on, keeps what is done, and reports the same."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    out = tmp_path / "table"
+    command = words(
+        drawn, out, "--seeds", "1", "--train.iterations", "12", "--train.log-every", "1"
+    )
+    process = subprocess.Popen([sys.executable, "-m", "hyperfocal.cli", *command])
+    log = out / "gamma=2.0-0" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (log.exists() and log.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    states = {p.parent.name: json.loads(p.read_text())["state"] for p in out.glob("*/outcome.json")}
+    assert states == {"gamma=0-0": "finished", "gamma=2.0-0": "interrupted"}
+    kept = (out / "gamma=0-0" / "metrics.jsonl").read_text()
+    half = json.loads((out / "table.json").read_text())
+    assert half["rows"][0]["runs"].keys() == {"0"}
+    assert all(c["answer"] != "holds" for c in half["conclusions"])
+
+    assert main(command) == 0
+    assert (out / "gamma=0-0" / "metrics.jsonl").read_text() == kept
+    steps = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [s["step"] for s in steps if s["kind"] == "step"] == list(range(1, 13))
+    table = (out / "table.md").read_text()
+    assert "too few seeds" in table
+    assert "| gamma=5.0 | 0 | - |" in table
+    measured = json.loads((out / "gamma=2.0-0" / "metrics.json").read_text())["metrics"]["AP"]
+    rows = {row["name"]: row for row in json.loads((out / "table.json").read_text())["rows"]}
+    assert rows["gamma=2.0"]["ours"]["AP"]["mean"] == pytest.approx(100 * measured)
+    assert rows["gamma=2.0"]["published"]["AP"] == 34.0
+
+    (out / "table.md").unlink()
+    assert main(command) == 0  # nothing is left to train
+    assert (out / "table.md").read_text() == table
+
+
+def test_a_diverging_row_is_a_result(drawn: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    out = tmp_path / "table"
+    blown = ["--train.optimizer", "sgd", "--train.lr", "1e20", "--train.clip-norm", "None"]
+    flags = ["--seeds", "1", "--train.iterations", "20", "--train.warmup-iterations", "0", *blown]
+    command = words(drawn, out, *flags)
+    command.remove("--only"), command.remove("gamma=0")
+    assert main(command) == 0
+    assert "diverged at step" in capsys.readouterr().out
+    text = (out / "table.md").read_text()
+    assert "Diverged, the loss or gradient wasn't finite: gamma=2.0 seed 0 (step " in text
+    assert main(command) == 0  # and it is not tried again
+    assert "1 of 1 runs are done" in capsys.readouterr().out
+
+
+def test_a_run_that_fails_otherwise_says_why(tmp_path: Path) -> None:
+    job = Job("row", 0, tmp_path / "row-0", ("no_such_recipe",))
+    with pytest.raises(HyperfocalError, match=r"(?s)status 2.*no recipe 'no_such_recipe'.*log.txt"):
+        run_jobs([job], 1, 0, lambda done: None)
+    assert job.outcome() is None
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["1bb"], "no table '1bb'; did you mean '1b'?"),
+        (["1b", "--only", "gamma=7"], "table 1b has no such row; did you mean"),
+        (["efl1", "--only", "faster-rcnn"], "needs a two-stage detector"),
+        (["1b", "--seeds", "0"], "--seeds 0, but it must be at least 1"),
+        (["1b", "--jobs", "0"], "--jobs 0, but it must be at least 1"),
+        (["1b", "--seed", "3"], "--seed is set for each run here; --seeds N"),
+        (["1b"], "no train data: give --data.train.annotations F"),
+        (["1b", "--data.train.annotations", "no.json"], "no.json: no such file or folder"),
+        (["1b", "--imbalance", "4"], "--imbalance 4 is for the drawn set alone"),
+        (
+            ["1b", "--scale", "small", "--imbalance", "0.5"],
+            "--imbalance 0.5, but it must be from 1",
+        ),
+        (["1b", "--scale", "small", "--recipe", "dmo"], "no recipe 'dmo'; did you mean 'demo'?"),
+        (["1b", "--scale", "small", "--loss", "focl"], "--model.loss focl: must be one of"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_made(
+    given: list[str], said: str, capsys, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["reproduce", *given]) == 2
+    assert said in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_runs_of_other_settings_are_not_mixed(drawn: Path, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "table"
+    out.mkdir()
+    (out / "reproduce.json").write_text(json.dumps({"table": "1a"}))
+    assert main(words(drawn, out, "--train.iterations", "2")) == 2
+    assert "table was '1a', now it is '1b'. Choose another --out" in capsys.readouterr().err
+    assert os.listdir(out) == ["reproduce.json"]
