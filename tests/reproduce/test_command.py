@@ -14,6 +14,7 @@ import pytest
 
 from hyperfocal.cli import main
 from hyperfocal.reproduce.runs import Job, run_jobs
+from hyperfocal.reproduce.timing import milliseconds
 from hyperfocal.types import HyperfocalError
 
 ROWS = ["--only", "gamma=0", "--only", "gamma=2.0"]
@@ -33,6 +34,7 @@ def words(drawn: Path, out: Path, *more: str) -> list[str]:
     return [*base, *data, *sizes, *quick.split(), *more]
 
 
+@pytest.mark.slow
 def test_two_rows_interrupted_and_resumed(drawn: Path, tmp_path: Path, monkeypatch) -> None:
     """Stopped in mid-run, the same command goes on, keeps what is done, and reports the same."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -65,6 +67,8 @@ def test_two_rows_interrupted_and_resumed(drawn: Path, tmp_path: Path, monkeypat
     rows = {row["name"]: row for row in json.loads((out / "table.json").read_text())["rows"]}
     assert rows["gamma=2.0"]["ours"]["AP"]["mean"] == pytest.approx(100 * measured)
     assert rows["gamma=2.0"]["published"]["AP"] == 34.0
+
+    assert milliseconds(out / "gamma=2.0-0") > 0
 
     (out / "table.md").unlink()
     assert main(command) == 0  # nothing is left to train

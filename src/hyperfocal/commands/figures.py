@@ -34,6 +34,9 @@ FROM_RUNS = {
     "efl2": "positive over negative samples and gradients per category (EFL paper, Fig. 2)",
     "efl4": "mean score of positives less that of negatives per category (Fig. 4)",
 }
+FROM_TABLES = {
+    "fl2": "AP against time an image (Fig. 2), from a folder of `hyperfocal reproduce 1e`",
+}
 SPLITS = {"fl4": "val", "efl2": "train", "efl4": "val"}
 """Which split of a run a figure looks at, as its paper does."""
 
@@ -52,6 +55,8 @@ Draw figures of the papers as PNG and SVG, with their data as CSV.
     + "\n".join(f"  {name:5} {what}" for name, what in FROM_FUNCTIONS.items())
     + "\nfrom runs and their data:\n"
     + "\n".join(f"  {name:5} {what}" for name, what in FROM_RUNS.items())
+    + "\nfrom a reproduced table:\n"
+    + "\n".join(f"  {name:5} {what}" for name, what in FROM_TABLES.items())
     + """
 
 A figure of a run shows its best weights over images of its own data (efl2: training images, the
@@ -70,6 +75,7 @@ def run(words: list[str]) -> int:
 
     console = Console()
     drawn = _from_functions([n for n in args.names if n in FROM_FUNCTIONS])
+    drawn |= _from_tables([n for n in args.names if n in FROM_TABLES], args.tables)
     drawn |= _from_runs([n for n in args.names if n in FROM_RUNS], args, console)
     for name, figure in drawn.items():
         for path in export(figure, args.out, name):
@@ -88,6 +94,14 @@ def _from_functions(names: Sequence[str]) -> dict[str, Drawn]:
         "efl3": loss_shapes.weighting_factor_figure,
     }
     return {name: draw[name]() for name in names}
+
+
+def _from_tables(names: Sequence[str], folders: Sequence[Path]) -> dict[str, Drawn]:
+    from hyperfocal.figures.speed import read_points, speed_figure
+
+    if len(names) * len(folders) > 1:
+        raise ConfigError(f"{names[0]} shows one table: name one folder, not {len(folders)}")
+    return {name: speed_figure(read_points(folder)) for name in names for folder in folders}
 
 
 def _from_runs(
@@ -219,7 +233,7 @@ def _parse(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--data.images", dest="images", type=Path, metavar="D", help="image folder")
     parser.add_argument("--device", default="auto", help="default: a GPU where there is one")
     args = parser.parse_args(words)
-    known = FROM_FUNCTIONS | FROM_RUNS
+    known = FROM_FUNCTIONS | FROM_RUNS | FROM_TABLES
     args.names = list(dict.fromkeys(word for word in args.what if word in known))
     args.runs = [Path(word) for word in args.what if word not in known]
     for path in args.runs:
@@ -229,6 +243,15 @@ def _parse(words: list[str]) -> argparse.Namespace:
             raise ConfigError(
                 f"{path} is neither a run folder nor a figure ({', '.join(known)}).{hint}"
             )
+    args.tables = [path for path in args.runs if (path / "table.json").exists()]
+    args.runs = [path for path in args.runs if path not in args.tables]
+    if args.tables and not any(name in FROM_TABLES for name in args.names):
+        args.names += FROM_TABLES
+    if "fl2" in args.names and not args.tables:
+        raise ConfigError(
+            "fl2 is drawn from a table: name its folder too, with table.json from "
+            "`hyperfocal reproduce 1e`"
+        )
     wanted = [name for name in args.names if name in FROM_RUNS]
     if wanted and not args.runs:
         raise ConfigError(f"{wanted[0]} is drawn from runs: name their folders too")
