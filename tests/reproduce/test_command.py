@@ -73,6 +73,11 @@ def test_two_rows_interrupted_and_resumed(drawn: Path, tmp_path: Path, monkeypat
     (out / "table.md").unlink()
     assert main(command) == 0  # nothing is left to train
     assert (out / "table.md").read_text() == table
+    one = [word for word in command if word not in ("--only", "gamma=0")]
+    one.insert(one.index("gamma=2.0"), "--only")
+    assert main(one) == 0  # rows that were made before stay in the table
+    rows = {row["name"]: row for row in json.loads((out / "table.json").read_text())["rows"]}
+    assert rows["gamma=0"]["runs"].keys() == {"0"}
 
 
 def test_a_diverging_row_is_a_result(drawn: Path, tmp_path: Path, monkeypatch, capsys) -> None:

@@ -70,8 +70,9 @@ def run(words: list[str]) -> int:
         console.print(f"drawing a long-tailed set in {out / 'data'} ...", highlight=False)
         draw_dataset(out / "data", drawn)
     jobs = plan.jobs(rows, range(args.seeds))
+    every = plan.jobs([r for r in table.rows if r.runnable], range(args.seeds))
     report = _Report(
-        plan, jobs, setting(experiments[0], plan), shlex.join(["hyperfocal", "reproduce", *words])
+        plan, every, setting(experiments[0], plan), shlex.join(["hyperfocal", "reproduce", *words])
     )
     progress = _Progress(console, jobs)
 

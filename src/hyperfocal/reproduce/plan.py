@@ -18,7 +18,7 @@ from hyperfocal.reproduce.table import Row, Table
 from hyperfocal.types import ConfigError
 
 SHORT_SCHEDULE = shlex.split("--train.epochs None --train.iterations 600 --train.evaluations 1")
-"""A minute a run of the demo recipe on two cores."""
+"""600 of the demo's 1500 steps."""
 
 
 @dataclass(frozen=True)

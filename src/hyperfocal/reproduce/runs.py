@@ -103,7 +103,7 @@ def run_jobs(
             words. Those side by side with it are stopped and saved.
     """
     waiting = [job for job in jobs if job.outcome() is None]
-    threads = max(1, (os.cpu_count() or 1) // at_a_time)
+    threads = max(1, int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1) // at_a_time)
     free, running = list(range(at_a_time)), list[_Running]()
     with StopRequest() as stop:
         try:
