@@ -213,8 +213,8 @@ TABLE_1E = Table(
     ),
     notes=(
         "At small scale ResNet-10 and ResNet-18 stand for 50 and 101, and 160 pixels for 600.",
-        "ms: the weights of the first seed, one image at a time, suppression included, images read "
-        "and resized before; the median over val images (at most 50), all rows in one process.",
+        "ms: the trained weights of every seed, one image at a time, suppression included, images "
+        "read and resized before; median over val images (at most 50), all rows in one process.",
     ),
     timed=True,
 )
