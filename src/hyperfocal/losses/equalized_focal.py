@@ -27,7 +27,8 @@ scramble or scale them.
 The accumulated ratio tends to 1 where training settles: at a stationary point the gradient of a
 category's bias, positives minus negatives, is zero. It stays below 1 for a category whose bias has
 to fall from the prior all through the training, and above 1 (cut to 1: focal loss) for one whose
-bias has to rise. ``ratio_of="cross_entropy"`` compares |p - y| instead, which has no such end.
+bias has to rise. ``ratio_of="cross_entropy"`` compares |p - y| instead, which has no such end; it may have
+another: on a small set all ratios went to 0 (docs/long_tail.md).
 
 Use it for long-tailed categories in a one-stage detector, with a small prior (0.001). On balanced
 data it is focal loss at a slightly higher price. Don't compare runs whose normalizers differ: the
@@ -239,7 +240,7 @@ class EqualizedFocalLoss(GradientRatioLoss):
         the ablation of the paper's Table 3."""
         ratio_of: RatioOf = "own"
         """Whose gradients the ratios compare: this loss's own (as released), or cross entropy's,
-        which don't fade with gamma: a way out where all ratios stand at 1."""
+        which don't fade with gamma. The latter is for study: all ratios may go to 0."""
 
         def __post_init__(self) -> None:
             self._require(self.alpha is None or 0 <= self.alpha <= 1, "alpha", "in [0, 1] or none")
