@@ -27,8 +27,8 @@ scramble or scale them.
 The accumulated ratio tends to 1 where training settles: at a stationary point the gradient of a
 category's bias, positives minus negatives, is zero. It stays below 1 for a category whose bias has
 to fall from the prior all through the training, and above 1 (cut to 1: focal loss) for one whose
-bias has to rise. ``ratio_of="cross_entropy"`` compares |p - y| instead, which has no such end; it may have
-another: on a small set all ratios went to 0 (docs/long_tail.md).
+bias has to rise. ``ratio_of="cross_entropy"`` compares |p - y| instead, which has no such end; it
+may have another: on a small set all ratios went to 0 (docs/long_tail.md).
 
 Use it for long-tailed categories in a one-stage detector, with a small prior (0.001). On balanced
 data it is focal loss at a slightly higher price. Don't compare runs whose normalizers differ: the
