@@ -168,13 +168,9 @@ def equalized_focal_gradients(
 
 
 def cross_entropy_gradients(
-    logits: Tensor, targets: Tensor, normalizer: Number = 1.0, fused: bool = False
+    logits: Tensor, targets: Tensor, normalizer: Number = 1.0
 ) -> tuple[Tensor, Tensor]:
     """|p - y| over the normalizer, added up per category: over positives and over negatives."""
-    if fused:
-        settings = focal_settings(None, 0.0, logits.shape[-1])
-        positive, negative = fused_sum(logits.detach(), targets, settings, normalizer, sums=True)[1]
-        return positive, negative
     inputs = prepare(logits.detach(), targets)
     positive, negative = one_vs_all_sums(inputs, cross_entropy_slope)
     normalizer = scalar_normalizer(normalizer)
@@ -285,39 +281,42 @@ class EqualizedFocalLoss(GradientRatioLoss):
 
     def forward(self, logits: Tensor, targets: Tensor, normalizer: Number = 1.0) -> Tensor:
         """Scalar: the sum over all logits ``(..., K)`` that aren't ignored, over ``normalizer``."""
-        fused = serves(self.backend, logits, targets, normalizer=normalizer)
-        other = self.statistics(logits.shape[-1]) if self.training else None
-        if other is not None:
-            self.remember(*cross_entropy_gradients(logits, targets, normalizer, fused))
-        own_sums = self.training and other is None
-        if fused:
-            settings = self.settings(logits.shape[-1])
+        categories = logits.shape[-1]
+        other = self.statistics(categories) if self.training else None
+        if serves(self.backend, logits, targets, normalizer=normalizer):
+            own_sums = self.training and other is None
+            settings = self.settings(categories)
             loss, sums = fused_sum(logits, targets, settings, normalizer, sums=own_sums)
-            if own_sums:
+            if other is not None:
+                sums = fused_sum(logits.detach(), targets, other, normalizer, sums=True)[1]
+            if self.training:
                 self.remember(*sums)
             return loss
+        alpha, gamma, scale, factors = self.alpha, self.gamma, self.scale, self.factors
         loss = equalized_focal_loss(
             logits,
             targets,
             self.ratio,
-            alpha=self.alpha,
-            gamma=self.gamma,
-            scale=self.scale,
-            factors=self.factors,
+            alpha=alpha,
+            gamma=gamma,
+            scale=scale,
+            factors=factors,
             reduction="sum",
             normalizer=normalizer,
             backend="plain",
         )
-        if own_sums:
+        if other is not None:
+            self.remember(*cross_entropy_gradients(logits, targets, normalizer))
+        elif self.training:
             self.remember(
                 *equalized_focal_gradients(
                     logits,
                     targets,
                     self.ratio,
-                    alpha=self.alpha,
-                    gamma=self.gamma,
-                    scale=self.scale,
-                    factors=self.factors,
+                    alpha=alpha,
+                    gamma=gamma,
+                    scale=scale,
+                    factors=factors,
                     normalizer=normalizer,
                 )
             )
