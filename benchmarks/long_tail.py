@@ -5,26 +5,31 @@
         --data.val.annotations val.json --data.val.images images --model.backbone.weights FILE
 
 What follows ``--`` is what `hyperfocal train` takes, the same for every run; each run adds its own
-``--model``, ``--loss``, ``--sampler`` and ``--seed``. ``--synthetic`` draws a set of 60 categories
-from 500 to 1 training images into the output folder and trains on that. A finished run is not made
-again, an interrupted one is resumed, so the same command goes on; every finished run renews
-``table.md`` and ``table.json``. Seeds come last in the order, so that what there is can be compared
-at any time. All runs draw the same images in the same order for a seed and sampler.
+``--model``, ``--loss``, ``--sampler``, ``--seed``, and with ``--priors`` ``--model.head.prior``.
+``--synthetic`` draws a set of 60 categories from 500 to 1 training images into the output folder
+and trains on that. ``--jobs`` runs go side by side, each with a ``log.txt`` in its folder. A
+finished run is not made again, an interrupted one is resumed, so the same command goes on; every
+run that ends renews ``table.md`` and ``table.json``. Seeds come last in the order, so that what
+there is can be compared at any time. All runs draw the same images in the same order for a seed and
+sampler.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
 import statistics
-import subprocess
 import sys
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch
+
+from hyperfocal.data.synthetic import SyntheticConfig, draw_dataset, is_drawn
+from hyperfocal.reproduce.runs import Job, run_jobs
+from hyperfocal.types import HyperfocalError
 
 # Focal loss is EFL with scale 0, to the last bit, and so keeps its gradient ratios too.
 LOSSES = {
@@ -42,24 +47,32 @@ SATURATED = 0.999
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One run of the grid."""
+class Setting:
+    """What the runs of the grid differ in, apart from the seed.
+
+    Attributes:
+        model: one of `MODELS`.
+        loss: one of `LOSSES`.
+        sampler: one of `SAMPLERS`.
+        prior: the head's; None: the recipe's.
+    """
 
     model: str
     loss: str
     sampler: str
-    seed: int
-
-    @property
-    def name(self) -> str:
-        """Its folder."""
-        return f"{self.model}-{self.loss}-{self.sampler}-{self.seed}"
+    prior: float | None
 
     @property
     def flags(self) -> list[str]:
         """What tells it from the others."""
-        words = (MODELS[self.model], LOSSES[self.loss], SAMPLERS[self.sampler])
-        return [*shlex.split(" ".join(words)), "--seed", str(self.seed)]
+        flags = shlex.split(f"{MODELS[self.model]} {LOSSES[self.loss]} {SAMPLERS[self.sampler]}")
+        return flags if self.prior is None else [*flags, "--model.head.prior", str(self.prior)]
+
+    @property
+    def name(self) -> str:
+        """The folders' of its runs, without the seed."""
+        words = [self.model, self.loss, self.sampler]
+        return "-".join(words if self.prior is None else [*words, f"prior={self.prior}"])
 
 
 def main() -> int:
@@ -67,24 +80,27 @@ def main() -> int:
     options = parse()
     options.out.mkdir(parents=True, exist_ok=True)
     data = draw(options.out) if options.synthetic else []
-    for cell in cells(options):
-        run = options.out / cell.name
-        if not finished(run):
-            command = [sys.executable, "-m", "hyperfocal.cli", "train", *options.train, *data]
-            command += [*cell.flags, "--out", str(run)]
-            if (run / "checkpoints").exists():
-                command.append("--resume")
-            print(f"\n{cell.name}: {shlex.join(command)}", flush=True)
-            start = time.time()
-            if code := subprocess.run(command, env=environment(options.threads)).returncode:
-                return code
-            last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
-            if last["kind"] != "evaluation":  # it was asked to stop
-                return 1
-            (run / "finished").write_text(f"{time.time() - start:.0f}\n")
-        (options.out / "table.md").write_text(table(options.out))
+
+    def done(job: Job) -> None:
+        print(f"{job.folder.name}: {job.ending()}, {job.seconds() / 60:.0f} min", flush=True)
+        table(options.out)
+
+    every = [
+        Job(
+            setting.name,
+            seed,
+            options.out / f"{setting.name}-{seed}",
+            (*options.train, *data, *setting.flags),
+        )
+        for seed in options.seeds
+        for setting in settings(options)
+    ]
+    try:
+        stopped = run_jobs(every, options.jobs, torch.cuda.device_count(), done, options.threads)
+    except HyperfocalError as error:
+        sys.exit(str(error))
     print(table(options.out))
-    return 0
+    return 1 if stopped else 0
 
 
 def parse() -> argparse.Namespace:
@@ -96,29 +112,31 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--models", nargs="+", choices=MODELS, default=["retinanet"])
     parser.add_argument("--losses", nargs="+", choices=LOSSES, default=list(LOSSES))
     parser.add_argument("--samplers", nargs="+", choices=SAMPLERS, default=["plain"])
+    parser.add_argument("--priors", nargs="+", type=float, default=[None], help="of the head")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--threads", type=int, help="threads of each run (default: torch's)")
+    parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
+    parser.add_argument("--threads", type=int, help="of each run (default: its share of the cores)")
     parser.add_argument("--synthetic", action="store_true", help="draw the set to train on")
     words = sys.argv[1:]
     split = words.index("--") if "--" in words else len(words)
     options = parser.parse_args(words[:split])
+    if options.jobs < 1:
+        parser.error(f"--jobs {options.jobs}, but it must be at least 1")
     options.train = words[split + 1 :] or ["demo"]
     return options
 
 
-def cells(options: argparse.Namespace) -> Iterator[Cell]:
-    """All runs that are asked for, seed by seed."""
-    for seed in options.seeds:
-        for model in options.models:
-            for sampler in options.samplers:
+def settings(options: argparse.Namespace) -> Iterator[Setting]:
+    """All settings that are asked for."""
+    for model in options.models:
+        for sampler in options.samplers:
+            for prior in options.priors:
                 for loss in options.losses:
-                    yield Cell(model, loss, sampler, seed)
+                    yield Setting(model, loss, sampler, prior)
 
 
 def draw(out: Path) -> list[str]:
     """Draw 60 categories, 500 to 1 training images; the flags that name the set."""
-    from hyperfocal.data.synthetic import SyntheticConfig, draw_dataset, is_drawn
-
     folder = out / "data"
     settings = SyntheticConfig(num_categories=60, imbalance=500, train_images=1800, val_images=400)
     if not is_drawn(folder, settings):
@@ -130,26 +148,24 @@ def draw(out: Path) -> list[str]:
     return flags
 
 
-def environment(threads: int | None) -> dict[str, str]:
-    """That of the runs."""
-    return os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
-
-
-def finished(run: Path) -> bool:
-    """Whether a run came to its end."""
-    return (run / "finished").exists()
-
-
 def table(out: Path) -> str:
-    """Markdown: one line a setting, mean and spread over its seeds; writes table.json as well."""
+    """Markdown: one line a setting, mean and spread over its seeds; writes both files."""
     rows: dict[tuple[str, str, str], dict[int, dict[str, float]]] = {}
-    for marker in sorted(out.glob("*/finished")):
-        run = marker.parent
-        model, loss, sampler, seed = run.name.split("-")
-        metrics = json.loads((run / "metrics.json").read_text())["metrics"]
-        metrics["minutes"] = float(marker.read_text()) / 60
-        metrics |= ratios(run)
-        rows.setdefault((model, sampler, loss), {})[int(seed)] = metrics
+    diverged = []
+    for record in sorted(out.glob("*/outcome.json")):
+        run = record.parent
+        name, _, seed = run.name.rpartition("-")
+        job = Job(name, int(seed), run, ())
+        outcome = job.outcome()
+        if outcome is None:
+            continue
+        if outcome.diverged_at is not None:
+            diverged.append(f"{run.name} (step {outcome.diverged_at})")
+            continue
+        metrics = {k: v / 100 if k.startswith("AP") else v for k, v in outcome.metrics.items()}
+        metrics |= {"minutes": job.seconds() / 60, **ratios(run)}
+        model, loss, sampler, *prior = name.split("-", 3)
+        rows.setdefault((", ".join((model, *prior)), sampler, loss), {})[int(seed)] = metrics
     (out / "table.json").write_text(
         json.dumps({"/".join(key): seeds for key, seeds in rows.items()}, indent=1) + "\n"
     )
@@ -157,16 +173,19 @@ def table(out: Path) -> str:
     lines = [head + " | mean ratio | ratios at 1 | minutes |", "|---" * (len(METRICS) + 7) + "|"]
     for (model, sampler, loss), seeds in rows.items():
         runs = seeds.values()
-        shown = [spread(m[name] for m in runs) for name in METRICS]
-        shown += [spread(m.get(n) for m in runs) for n in ("mean ratio", "ratios at 1")]
+        shown = [spread(m.get(n) for m in runs) for n in (*METRICS, "mean ratio", "ratios at 1")]
         shown.append(f"{statistics.mean(m['minutes'] for m in runs):.0f}")
         lines.append(f"| {model} | {sampler} | {loss} | {len(seeds)} | " + " | ".join(shown) + " |")
     lines += ["", *differences(rows)]
-    return "\n".join(lines) + "\n"
+    if diverged:
+        lines += ["", f"Diverged: {', '.join(diverged)}."]
+    text = "\n".join(lines) + "\n"
+    (out / "table.md").write_text(text)
+    return text
 
 
 def differences(rows: dict[tuple[str, str, str], dict[int, dict[str, float]]]) -> Iterator[str]:
-    """Each loss against focal loss under the same seeds, paired: mean and spread of the gain."""
+    """Each loss against focal loss, all else the same, paired by seed: mean and spread."""
     yield "Gain over focal loss, paired by seed (mean ± standard deviation of the pairs):\n"
     yield "| detector | sampler | loss | pairs | " + " | ".join(METRICS) + " |"
     yield "|---" * (len(METRICS) + 4) + "|"
@@ -174,7 +193,9 @@ def differences(rows: dict[tuple[str, str, str], dict[int, dict[str, float]]]) -
         base = rows.get((model, sampler, "focal"), {})
         pairs = [(m, base[s]) for s, m in seeds.items() if s in base]
         if loss != "focal" and pairs:
-            gains = [spread((a[n] - b[n] for a, b in pairs), "+") for n in METRICS]
+            gains = [
+                spread((a[n] - b[n] for a, b in pairs if n in a and n in b), "+") for n in METRICS
+            ]
             yield f"| {model} | {sampler} | {loss} | {len(pairs)} | " + " | ".join(gains) + " |"
 
 

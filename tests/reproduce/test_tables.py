@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import pytest
 
 from hyperfocal.config import override
-from hyperfocal.recipes import load_recipe
+from hyperfocal.engine.experiment import Experiment
+from hyperfocal.recipes import docstring, load_recipe, published_rows
 from hyperfocal.reproduce import TABLES
 from hyperfocal.reproduce.judge import Outcome, judge
 from hyperfocal.reproduce.plan import Plan, drawn_set
@@ -54,6 +56,36 @@ def test_published_numbers_hold_the_papers_conclusions(table: Table) -> None:
         results[row.name] = {0: one, 1: one}
     for claim in table.claims:
         assert judge(claim, results).answer == "holds", claim.text
+
+
+@pytest.mark.parametrize(
+    "table",
+    [t for t in TABLES.values() if t.name.startswith("efl")],
+    ids=lambda t: t.name,
+)
+def test_published_numbers_are_those_of_the_recipes(table: Table) -> None:
+    """The recipe's docstring has a row that builds the same experiment, with the same numbers."""
+    for row in table.rows:
+        if row.runnable:
+            name = row.recipe or table.recipe
+            told = [
+                (published.columns, published.numbers)
+                for published in published_rows(docstring(name))
+                if experiment(name, published.flags) == experiment(name, row.flags)
+            ]
+            assert told == [(("AP", "r", "c", "f"), row.numbers)], row.name
+
+
+def test_published_numbers_of_the_focal_loss_paper() -> None:
+    rows = {row.name: row for row in TABLES["1e"].rows}
+    ap, ap50, ap75, _ = rows["50-800"].numbers
+    assert f"Published: AP {ap}, AP50 {ap50}, AP75 {ap75}" in docstring("retinanet_r50_coco")
+    assert f"Table 1e's {rows['101-800'].numbers[0]} " in docstring("retinanet_r101_coco")
+
+
+@functools.cache
+def experiment(recipe: str, flags: tuple[str, ...]) -> Experiment:
+    return override(load_recipe(recipe), flags, "test")
 
 
 def test_rows_set_what_their_names_say() -> None:

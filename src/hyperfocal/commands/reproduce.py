@@ -150,18 +150,11 @@ class _Progress:
 
     def tell(self, job: Job) -> None:
         """Say what became of a run."""
-        outcome = job.outcome()
-        if outcome is None:
-            what = "interrupted"
-        elif outcome.diverged_at is not None:
-            what = f"diverged at step {outcome.diverged_at}"
-        else:
-            what = f"AP {outcome.metrics.get('AP', float('nan')):.1f}"
-        self.done += outcome is not None
+        self.done += job.outcome() is not None
         made = self.done - self.before
         left = (time.monotonic() - self.began) / max(made, 1) * (self.total - self.done)
         self.console.print(
-            f"[{self.done}/{self.total}] {job.row}, seed {job.seed}: {what}, "
+            f"[{self.done}/{self.total}] {job.row}, seed {job.seed}: {job.ending()}, "
             f"{job.seconds():.0f} s; about {left / 60:.0f} min left",
             highlight=False, markup=False, soft_wrap=True,
         )  # fmt: skip

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from hyperfocal.engine.json_lines import LineFile, read_lines, write_lines
-from hyperfocal.losses.memory import GradientRatioLoss
+from hyperfocal.losses.memory import ratio_loss
 
 POINTS = 200
 
@@ -39,8 +39,7 @@ class RatioLog:
     """
 
     def __init__(self, path: Path, model: nn.Module, step: int, total: int) -> None:
-        losses = (m for m in model.modules() if isinstance(m, GradientRatioLoss))
-        self.loss = next(losses, None)
+        self.loss = ratio_loss(model)
         self.steps = logged_steps(total)
         if self.loss is not None:
             write_lines(path, [line for line in read_lines(path) if line["step"] <= step])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from hyperfocal.losses.memory import GradientRatioLoss
+from hyperfocal.losses.memory import ratio_loss
 from hyperfocal.types import CategoryCounts, HyperfocalWarning
 
 NEARLY_ALL = 0.95
@@ -49,7 +49,7 @@ class Saturation:
 
 def saturation(model: nn.Module, counts: CategoryCounts) -> Saturation | None:
     """How far the loss of a detector is saturated; None where it keeps no ratios, or uses none."""
-    loss = next((m for m in model.modules() if isinstance(m, GradientRatioLoss)), None)
+    loss = ratio_loss(model)
     if loss is None or getattr(loss, "scale", None) == 0:
         return None
     known = [b for b, n in zip(loss.balanced().tolist(), counts.images, strict=True) if n > 0]

@@ -16,6 +16,7 @@ from hyperfocal.figures.ratio_files import (
     read_ratios,
 )
 from hyperfocal.figures.run_files import Series
+from hyperfocal.losses.memory import BALANCED
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -92,7 +93,7 @@ def _draw(
                 axes.fill_between(history.steps, low, high, color=colour, alpha=0.13, linewidth=0)
             axes.plot(history.steps, np.median(values, axis=1), color=colour, linewidth=2.2)
         name = "not in training" if group is None else style.GROUP_NAMES.get(group, group)
-        at_one = int((values[-1] >= 0.99).sum())
+        at_one = int((values[-1] >= BALANCED).sum())
         axes.plot([], [], color=colour, label=f"{name}: {at_one} of {len(members)} at 1")
     axes.legend(
         frameon=False, fontsize=9, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=len(groups) + 1

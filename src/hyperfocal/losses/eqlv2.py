@@ -39,7 +39,7 @@ from hyperfocal.losses.inputs import (
     prepare,
     reduce,
 )
-from hyperfocal.losses.memory import GradientRatioLoss
+from hyperfocal.losses.memory import BALANCED, GradientRatioLoss
 from hyperfocal.losses.one_vs_all import one_vs_all, one_vs_all_sums
 from hyperfocal.losses.terms import cross_entropy_slope, cross_entropy_term
 from hyperfocal.types import CategoryCounts, ConfigError, DataError
@@ -70,6 +70,10 @@ class RatioMap:
         """Weights of positives (r) and of negatives (q), in the shape of ``ratio``."""
         negative = torch.sigmoid(self.steepness * (ratio - self.midpoint))
         return 1 + self.boost * (1 - negative), negative
+
+    def balanced(self, ratio: Tensor) -> Tensor:
+        """Bool in the shape of ``ratio``: where negatives weigh 1, to a hundredth."""
+        return self.weights(ratio)[1] >= BALANCED
 
 
 def equalization_loss_v2(
@@ -192,7 +196,7 @@ class EqualizationLossV2(GradientRatioLoss):
 
     def balanced(self) -> Tensor:
         """``(K,)`` bool: categories whose negatives weigh 1, to a hundredth."""
-        return self.ratio_map.weights(self.ratio)[1] >= 0.99
+        return self.ratio_map.balanced(self.ratio)
 
     def forward(self, logits: Tensor, targets: Tensor, normalizer: Number = 1.0) -> Tensor:
         """Scalar: the sum over all logits that aren't ignored, over ``normalizer``."""

@@ -185,7 +185,7 @@ class EqualizationLossV2Focal(GradientRatioLoss):
 
     def balanced(self) -> Tensor:
         """``(K,)`` bool: categories whose negatives weigh 1, to a hundredth."""
-        return self.ratio_map.weights(self.ratio)[1] >= 0.99
+        return self.ratio_map.balanced(self.ratio)
 
     def settings(self, num_classes: int) -> Settings:
         """What the fused pass, or a head that streams its categories, computes with."""

@@ -24,6 +24,9 @@ from torch import Tensor, nn
 from hyperfocal.losses.kernels import Settings
 from hyperfocal.types import ConfigError
 
+BALANCED = 0.99
+"""The gradient ratio, or the weight made of it, from which a category counts as balanced."""
+
 
 @runtime_checkable
 class LossWithMemory(Protocol):
@@ -128,7 +131,7 @@ class GradientRatioLoss(nn.Module):
 
     def balanced(self) -> Tensor:
         """``(K,)`` bool: categories that it treats as balanced, to a hundredth of the ratio."""
-        return self.ratio >= 0.99
+        return self.ratio >= BALANCED
 
     def statistics(self, num_classes: int) -> Settings | None:
         """Settings of the loss whose gradients are summed; None: of this loss."""
@@ -151,6 +154,11 @@ class GradientRatioLoss(nn.Module):
         self.neg_grad.add_(negative / share)
         ratio = (self.pos_grad / (self.neg_grad + self.EPS)).clamp(max=self.most)
         self.ratio.copy_(torch.where(calls > 0, ratio, self.ratio))
+
+
+def ratio_loss(module: nn.Module) -> GradientRatioLoss | None:
+    """The loss inside ``module`` that keeps gradient ratios; None where none does."""
+    return next((m for m in module.modules() if isinstance(m, GradientRatioLoss)), None)
 
 
 def world_size() -> int:

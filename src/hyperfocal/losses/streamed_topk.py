@@ -15,9 +15,9 @@ from torch import Tensor
 from hyperfocal.losses.streamed_parts import LOGITS_AT_ONCE, blocks, checked_head, prepared, runs
 from hyperfocal.ops import stable_topk
 
-Rank = Callable[[int, int, Tensor, Tensor], Tensor]
-"""What decides which pairs are best, where it isn't the logit alone: level, image, logits ``(n,)``
-and priors ``(n,)`` within the level to ranks ``(n,)``; -inf doesn't count."""
+Rank = Callable[[int, int, Tensor], Tensor]
+"""What decides which pairs are best, where it isn't the logit alone: level, image and logits
+``(P, n)``, all the level's priors and n categories, to ranks ``(P, n)``; -inf doesn't count."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,14 @@ class TopPairs:
 
     index: Tensor
     logits: Tensor
+
+
+@dataclass(frozen=True)
+class _Best:
+    """The best pairs so far, and what makes them so."""
+
+    pairs: TopPairs
+    ranks: Tensor
 
 
 @torch.no_grad()
@@ -67,10 +75,8 @@ def streamed_topk(
         DataError: shapes that don't fit together.
     """
     head = checked_head(features, weight, bias, num_classes)
-    none = TopPairs(
-        torch.empty(0, dtype=torch.long, device=weight.device),
-        torch.empty(0, dtype=head.dtype, device=weight.device),
-    )
+    nothing = torch.empty(0, dtype=head.dtype, device=weight.device)
+    none = _Best(TopPairs(nothing.long(), nothing), nothing)
     maps = [prepared(f, head) for f in features]
     levels = [[none] * len(f) for f in maps]
     for run in runs(maps, head, logits_at_once):
@@ -79,45 +85,31 @@ def streamed_topk(
                 logits = run.rows(run.logits(feature[block]))
                 images = range(block.start, block.stop)
                 for image, rows in zip(images, logits.chunk(len(images)), strict=True):
-                    ranked = _Ranked(rank, level, image, num_classes)
-                    pairs = _above(rows, run.categories.start, num_classes, least)
-                    best[image] = ranked.best(best[image], pairs, k)
-    return levels
+                    ranks = rows if rank is None else rank(level, image, rows)
+                    held = best[image]
+                    chosen = _chosen(rows.flatten(), ranks.flatten(), held.ranks, k, least)
+                    prior = chosen.div(rows.shape[1], rounding_mode="floor")
+                    category = chosen % rows.shape[1] + run.categories.start
+                    pairs = TopPairs(prior * num_classes + category, rows.flatten()[chosen])
+                    new = _Best(pairs, ranks.flatten()[chosen])
+                    best[image] = _merged(held, new, k)
+    return [[held.pairs for held in best] for best in levels]
 
 
-def _above(logits: Tensor, first: int, num_classes: int, least: float) -> TopPairs:
-    """All pairs above ``least`` among a run's logits ``(priors, categories from first on)``."""
-    flat = logits.flatten()
-    position = (flat > least).nonzero().squeeze(1)
-    prior = position.div(logits.shape[1], rounding_mode="floor")
-    category = position % logits.shape[1] + first
-    return TopPairs(prior * num_classes + category, flat[position])
+def _chosen(logits: Tensor, ranks: Tensor, held: Tensor, k: int, least: float) -> Tensor:
+    """Positions of a run's pairs that may be among the k best of it and of what is held."""
+    wanted = (logits > least) & (ranks > -math.inf)
+    if len(held) == k:
+        wanted &= ranks >= held[-1]
+    position = wanted.nonzero().squeeze(1)
+    return position[stable_topk(ranks[position], k)]
 
 
-@dataclass(frozen=True)
-class _Ranked:
-    """What is best on one level of one image."""
-
-    rank: Rank | None
-    level: int
-    image: int
-    num_classes: int
-
-    def of(self, pairs: TopPairs) -> Tensor:
-        if self.rank is None:
-            return pairs.logits
-        prior = pairs.index.div(self.num_classes, rounding_mode="floor")
-        return self.rank(self.level, self.image, pairs.logits, prior)
-
-    def best(self, old: TopPairs, new: TopPairs, k: int) -> TopPairs:
-        """The k best of both, best first."""
-        of_old, of_new = self.of(old), self.of(new)
-        wanted = of_new > -math.inf
-        if len(of_old) == k:
-            wanted &= of_new >= of_old[-1]
-        index = torch.cat((old.index, new.index[wanted]))
-        logits = torch.cat((old.logits, new.logits[wanted]))
-        ranks = torch.cat((of_old, of_new[wanted]))
-        by_index = index.argsort()  # among equals the lower index wins
-        chosen = by_index[stable_topk(ranks[by_index], k)]
-        return TopPairs(index[chosen], logits[chosen])
+def _merged(old: _Best, new: _Best, k: int) -> _Best:
+    """The k best of both, best first."""
+    index = torch.cat((old.pairs.index, new.pairs.index))
+    logits = torch.cat((old.pairs.logits, new.pairs.logits))
+    ranks = torch.cat((old.ranks, new.ranks))
+    by_index = index.argsort()  # among equals the lower index wins
+    best = by_index[stable_topk(ranks[by_index], k)]
+    return _Best(TopPairs(index[best], logits[best]), ranks[best])

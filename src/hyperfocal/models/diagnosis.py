@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hyperfocal.losses import QualityLoss
-from hyperfocal.models.head import DenseHead, join_levels
+from hyperfocal.models.head import DenseHead
 from hyperfocal.types import IGNORED, Assignment, Batch, Priors
 
 
@@ -84,7 +84,7 @@ def diagnose(detector: DenseParts, batch: Batch) -> Diagnosis:
     k, loss = detector.num_classes, detector.loss
     labels = detector.assign(batch).labels
     maps = [detector.head.cls_tower(level) for level in detector.features(batch)]
-    logits = [join_levels([detector.head.cls_logits(m)], k).float() for m in maps]
+    logits = [detector.head.classify([m]).float() for m in maps]
     every = [level.detach().requires_grad_() for level in logits]
     total = ((labels >= 0) & (labels < k)).sum().clamp(min=1).float()
     shares = torch.split(labels, [level.shape[1] for level in every], dim=1)

@@ -164,6 +164,10 @@ class DenseHead(nn.Module):
         """Logits ``(B, A, K)`` from the classification tower's maps, in the order of `Priors`."""
         return join_levels([self.cls_logits(level) for level in features], self.num_classes)
 
+    def classify_image(self, features: Sequence[Tensor], image: int) -> Tensor:
+        """Logits ``(A, K)`` of one image of the batch, where those of all wouldn't fit."""
+        return self.classify([level[image : image + 1] for level in features])[0]
+
     def regress(self, features: Sequence[Tensor]) -> Tensor:
         """Box values ``(B, A, 4)`` from the box tower's maps, in the order of `Priors`."""
         return join_levels([self._boxes(level, n) for n, level in enumerate(features)], 4)

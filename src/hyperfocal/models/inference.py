@@ -103,8 +103,8 @@ class Inference:
         """
         on_score = branch.threshold_on == "score" and self.score_threshold > 0
 
-        def ranks(level: int, image: int, logits: Tensor, prior: Tensor) -> Tensor:
-            scores = branch.scores(logits, quality[level][image][prior])
+        def ranks(level: int, image: int, logits: Tensor) -> Tensor:
+            scores = branch.scores(logits, quality[level][image][:, None])
             return scores.where(scores > self.score_threshold, -math.inf) if on_score else scores
 
         return ranks

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from hyperfocal import config
 from hyperfocal.losses import hard_negatives, online_hard_examples, sigmoid_cross_entropy
-from hyperfocal.models.head import DenseHead, join_levels
+from hyperfocal.models.head import DenseHead
 from hyperfocal.types import Assignment, Priors
 
 DividedBy = Literal["selected", "positives"]
@@ -99,9 +99,7 @@ def mine(
         return assignment
     labels = []
     for image, own in enumerate(assignment.labels):
-        maps = [head.cls_logits(level[image : image + 1]) for level in cls_maps]
-        logits = join_levels(maps, head.num_classes)[0]
-        losses = sigmoid_cross_entropy(logits, own).sum(dim=1)
+        losses = sigmoid_cross_entropy(head.classify_image(cls_maps, image), own).sum(dim=1)
         chosen = mining.choose(losses, own, priors.boxes, head.num_classes)
         labels.append(torch.where(chosen, own, -1))
     return dataclasses.replace(assignment, labels=torch.stack(labels))

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from hyperfocal.assign import PAAAssigner
 from hyperfocal.losses import giou_loss, sigmoid_focal_loss
-from hyperfocal.models.head import join_levels
 from hyperfocal.models.matched import Matched
 from hyperfocal.models.quality import QualityBranch
 from hyperfocal.models.quality_config import Parts, QualityDetectorConfig
@@ -82,8 +81,7 @@ class PAA(QualityDetector):
         costs = []
         for image in range(len(candidates.labels)):
             own = matched.image == image
-            maps = [self.head.cls_logits(level[image : image + 1]) for level in cls_maps]
-            logits = join_levels(maps, self.num_classes)[0][matched.prior[own]]
+            logits = self.head.classify_image(cls_maps, image)[matched.prior[own]]
             costs.append(sigmoid_focal_loss(logits.float(), labels[own]).sum(dim=1))
         boxes = self.coder.decode(matched.deltas, matched.anchors)
         cost = torch.cat(costs) + giou_loss(boxes, matched.boxes)

@@ -25,7 +25,7 @@ from hyperfocal.models.classification import classification_loss
 from hyperfocal.models.detector import SHARED_FIELDS, WHOLE, Detector, predicting
 from hyperfocal.models.diagnosis import Diagnosis, diagnose
 from hyperfocal.models.fpn import FPN
-from hyperfocal.models.head import DenseHead, join_levels
+from hyperfocal.models.head import DenseHead
 from hyperfocal.models.inference import Inference
 from hyperfocal.models.matched import Matched, match
 from hyperfocal.models.mining import MiningConfig, counted, mine
@@ -214,7 +214,7 @@ class RetinaNet(Detector):
                 towers.cls, last.weight, last.bias, k, inference.pre_nms, inference.least_logit
             )
         else:  # one level's logits at a time
-            levels = [inference.select(join_levels([last(level)], k)) for level in towers.cls]
+            levels = [inference.select(self.head.classify([level])) for level in towers.cls]
         deltas = self.head.regress(towers.box)
         return inference(levels, k, deltas, priors, batch, self.decode)
 

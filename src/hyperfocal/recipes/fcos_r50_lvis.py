@@ -18,24 +18,11 @@ they are 0.001, 0, and the detector's own. The longer warm-up and the clipping a
 paper.
 """
 
-import dataclasses
-
 from hyperfocal.engine.experiment import Experiment
-from hyperfocal.models import FCOS, Inference
+from hyperfocal.models import FCOS
 from hyperfocal.recipes import improved_baseline_r50_lvis
-
-LVIS_INFERENCE = Inference.Config(score_threshold=0.0, nms_iou=0.6, max_detections=300)
-"""As many detections as LVIS measures, and no threshold: rare categories score low."""
 
 
 def recipe() -> Experiment:
     """The complete config."""
-    base = improved_baseline_r50_lvis.recipe()
-    return dataclasses.replace(
-        base,
-        model=FCOS.Config(
-            backbone=base.model.backbone,
-            head=dataclasses.replace(FCOS.Config().head, prior=0.001),
-            inference=LVIS_INFERENCE,
-        ),
-    )
+    return improved_baseline_r50_lvis.with_detector(FCOS.Config())

@@ -38,10 +38,12 @@ Schedule: 24 epochs of the set that repeat-factor sampling enlarges, 16 images a
 a tenth of it after 16 epochs and again after 22; 6000 steps of warm-up, gradients clipped at 35.
 """
 
+import dataclasses
+
 from hyperfocal.data import DataConfig, TransformConfig
 from hyperfocal.data.samplers import RepeatFactorSampler
 from hyperfocal.engine.experiment import EvaluationConfig, Experiment, TrainConfig
-from hyperfocal.models import Backbone, ImprovedBaseline
+from hyperfocal.models import Backbone, DetectorConfig, ImprovedBaseline
 
 
 def recipe() -> Experiment:
@@ -66,3 +68,17 @@ def recipe() -> Experiment:
         ),
         evaluation=EvaluationConfig(protocol="lvis"),
     )
+
+
+def with_detector(model: DetectorConfig) -> Experiment:
+    """The recipe with another detector, and what the paper leaves open about it.
+
+    The head's prior is 0.001. As many detections as LVIS measures, and no score threshold: rare
+    categories score low.
+    """
+    base = recipe()
+    inference = dataclasses.replace(model.inference, score_threshold=0.0, max_detections=300)
+    head = dataclasses.replace(model.head, prior=0.001)
+    backbone = base.model.backbone
+    model = dataclasses.replace(model, backbone=backbone, head=head, inference=inference)
+    return dataclasses.replace(base, model=model)

@@ -20,22 +20,12 @@ longer one for other detectors only.
 import dataclasses
 
 from hyperfocal.engine.experiment import Experiment
-from hyperfocal.models import PAA, Inference
+from hyperfocal.models import PAA
 from hyperfocal.recipes import improved_baseline_r50_lvis
-
-LVIS_INFERENCE = Inference.Config(score_threshold=0.0, nms_iou=0.6, max_detections=300)
-"""As many detections as LVIS measures, and no threshold: rare categories score low."""
 
 
 def recipe() -> Experiment:
     """The complete config."""
-    base = improved_baseline_r50_lvis.recipe()
-    return dataclasses.replace(
-        base,
-        train=dataclasses.replace(base.train, warmup_iterations=1000, clip_norm=None),
-        model=PAA.Config(
-            backbone=base.model.backbone,
-            head=dataclasses.replace(PAA.Config().head, prior=0.001),
-            inference=LVIS_INFERENCE,
-        ),
-    )
+    base = improved_baseline_r50_lvis.with_detector(PAA.Config())
+    train = dataclasses.replace(base.train, warmup_iterations=1000, clip_norm=None)
+    return dataclasses.replace(base, train=train)

@@ -64,6 +64,15 @@ class Job:
         known = {k: v for k, v in found.items() if v is not None and math.isfinite(v)}
         return Outcome({k: 100 * v if k.startswith("AP") else v for k, v in known.items()})
 
+    def ending(self) -> str:
+        """What became of it, in words."""
+        outcome = self.outcome()
+        if outcome is None:
+            return "interrupted"
+        if outcome.diverged_at is not None:
+            return f"diverged at step {outcome.diverged_at}"
+        return f"AP {outcome.metrics.get('AP', float('nan')):.1f}"
+
     def seconds(self) -> float:
         """Spent on it so far, over all its parts."""
         return float(self._state().get("seconds", 0.0))
@@ -85,15 +94,20 @@ class _Running:
 
 
 def run_jobs(
-    jobs: Sequence[Job], at_a_time: int, gpus: int, done: Callable[[Job], None]
+    jobs: Sequence[Job],
+    at_a_time: int,
+    gpus: int,
+    done: Callable[[Job], None],
+    threads: int | None = None,
 ) -> str | None:
     """Make what is missing.
 
     Args:
         jobs: in order; those that are done are left alone.
-        at_a_time: processes side by side; they share the CPU's cores, and take GPUs in turn.
+        at_a_time: processes side by side; they take GPUs in turn.
         gpus: how many there are.
         done: called when a job has an outcome, or has failed.
+        threads: of each process; None: its share of the CPU's cores.
 
     Returns:
         The signal that ended it early, or None. Every run was asked to save before that.
@@ -103,7 +117,9 @@ def run_jobs(
             words. Those side by side with it are stopped and saved.
     """
     waiting = [job for job in jobs if job.outcome() is None]
-    threads = max(1, int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1) // at_a_time)
+    if threads is None:
+        cores = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+        threads = max(1, cores // at_a_time)
     free, running = list(range(at_a_time)), list[_Running]()
     with StopRequest() as stop:
         try:
