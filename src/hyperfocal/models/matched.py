@@ -1,4 +1,4 @@
-"""The positive priors of a batch beside the boxes that they answer for."""
+"""The positive priors of a batch beside the boxes that they answer for, and their box loss."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from hyperfocal.ops import BoxCoder
 from hyperfocal.types import Assignment, Priors, Target
 
 
@@ -51,3 +52,22 @@ def match(
     row = first[image] + assignment.gt_index[image, prior]
     boxes = torch.cat([target.boxes for target in targets])[row]
     return Matched(image, prior, priors.boxes[prior], boxes, deltas)
+
+
+def box_regression_loss(
+    box_loss: nn.Module, coder: BoxCoder, matched: Matched, weight: Tensor
+) -> Tensor:
+    """Scalar: the sum over positives of weight times the box loss.
+
+    Args:
+        box_loss: compares boxes where it says ``on_boxes``, else the coder's outputs.
+        coder: between boxes and outputs.
+        matched: the P positives.
+        weight: ``(P,)``, the normaliser in it.
+    """
+    if box_loss.on_boxes:
+        pred, wanted = coder.decode(matched.deltas, matched.anchors), matched.boxes
+    else:
+        pred, wanted = matched.deltas, coder.encode(matched.boxes, matched.anchors)
+    loss: Tensor = box_loss(pred, wanted, weight=weight)
+    return loss

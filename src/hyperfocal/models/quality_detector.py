@@ -15,7 +15,7 @@ from hyperfocal.models.classification import classification_loss
 from hyperfocal.models.detector import WHOLE, Detector, predicting
 from hyperfocal.models.diagnosis import Diagnosis, diagnose
 from hyperfocal.models.head import TowerFeatures
-from hyperfocal.models.matched import Matched, match
+from hyperfocal.models.matched import Matched, box_regression_loss, match
 from hyperfocal.models.mining import counted, mine
 from hyperfocal.models.normalizer import step_divisors
 from hyperfocal.models.pixels import padded_hw
@@ -93,8 +93,11 @@ class QualityDetector(Detector):
         rows = self.positives(batch, levels, cls_maps)
         if normalizer is None:
             normalizer = self._divisors(self._counted(rows), rows.target, len(batch))
-        number, weights = normalizer.unbind(dim=1)
+        number, divisor = normalizer.unbind(dim=1)
         matched = rows.matched
+        box_weight = self.box_weight / divisor[matched.image]
+        if self.quality.weigh_boxes:
+            box_weight = box_weight * rows.target
         cross_entropy = F.binary_cross_entropy_with_logits(
             rows.quality, rows.target, reduction="none"
         )
@@ -110,7 +113,7 @@ class QualityDetector(Detector):
                 per_image=False,
                 streams=self.streams,
             ),
-            box=self._box_loss(rows, weights),
+            box=box_regression_loss(self.box_loss, self.coder, matched, box_weight),
             quality=self.quality.weight * (cross_entropy / number[matched.image]).sum(),
             positives=torch.tensor(len(matched.image), device=rows.target.device),
         )
@@ -230,18 +233,6 @@ class QualityDetector(Detector):
     def _divisors(self, number: Tensor, target: Tensor, images: int) -> Tensor:
         weights = target.sum() if self.quality.weigh_boxes else number.clamp(min=1)
         return step_divisors(number, weights, images)
-
-    def _box_loss(self, rows: Positives, divisor: Tensor) -> Tensor:
-        matched = rows.matched
-        weight = self.box_weight / divisor[matched.image]
-        if self.quality.weigh_boxes:
-            weight = weight * rows.target
-        if self.box_loss.on_boxes:
-            pred, wanted = self.coder.decode(matched.deltas, matched.anchors), matched.boxes
-        else:
-            pred, wanted = matched.deltas, self.coder.encode(matched.boxes, matched.anchors)
-        loss: Tensor = self.box_loss(pred, wanted, weight=weight)
-        return loss
 
 
 def _centerness(matched: Matched) -> Tensor:

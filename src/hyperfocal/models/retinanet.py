@@ -27,13 +27,13 @@ from hyperfocal.models.diagnosis import Diagnosis, diagnose
 from hyperfocal.models.fpn import FPN
 from hyperfocal.models.head import DenseHead
 from hyperfocal.models.inference import Inference
-from hyperfocal.models.matched import Matched, match
+from hyperfocal.models.matched import Matched, box_regression_loss, match
 from hyperfocal.models.mining import MiningConfig, counted, mine
 from hyperfocal.models.normalizer import LossNormalizer, NormalizerKind
 from hyperfocal.models.pixels import PixelNorm, padded_hw
 from hyperfocal.models.priors import AnchorGenerator
 from hyperfocal.models.samples import Samples
-from hyperfocal.ops import DeltaWeights, decode_deltas, encode_deltas, paired_iou
+from hyperfocal.ops import BoxCoder, DeltaCoder, DeltaWeights, paired_iou
 from hyperfocal.types import (
     Assignment,
     Batch,
@@ -128,7 +128,7 @@ class RetinaNet(Detector):
                 box_loss=self.box_loss.build(),
                 box_weight=self.box_weight,
                 normalizer=self.normalizer,
-                delta_weights=self.delta_weights,
+                coder=DeltaCoder(self.delta_weights),
                 inference=self.inference.build(),
                 stream_from=self.stream_from,
             )
@@ -149,7 +149,7 @@ class RetinaNet(Detector):
         box_loss: nn.Module,
         box_weight: float = 1.0,
         normalizer: NormalizerKind = "global",
-        delta_weights: DeltaWeights = (1.0, 1.0, 1.0, 1.0),
+        coder: BoxCoder,
         inference: Inference,
         stream_from: int = 2048,
     ) -> None:
@@ -166,7 +166,7 @@ class RetinaNet(Detector):
         self.box_loss = box_loss
         self.box_weight = box_weight
         self.loss_normalizer = LossNormalizer(normalizer)
-        self.delta_weights = delta_weights
+        self.coder = coder
         self.inference = inference
         self.streams = head.cls_logits.out_channels >= stream_from
 
@@ -184,7 +184,9 @@ class RetinaNet(Detector):
             classification=self.classification_loss(
                 cls_maps, assignment.labels, matched, normalizer
             ),
-            box=self.regression_loss(matched, normalizer),
+            box=box_regression_loss(
+                self.box_loss, self.coder, matched, self.box_weight / normalizer[matched.image]
+            ),
             positives=positive.sum(),
         )
 
@@ -216,7 +218,7 @@ class RetinaNet(Detector):
         else:  # one level's logits at a time
             levels = [inference.select(self.head.classify([level])) for level in towers.cls]
         deltas = self.head.regress(towers.box)
-        return inference(levels, k, deltas, priors, batch, self.decode)
+        return inference(levels, k, deltas, priors, batch, self.coder.decode)
 
     @torch.no_grad()
     def samples(self, batch: Batch) -> Samples:
@@ -225,7 +227,7 @@ class RetinaNet(Detector):
         positive = assignment.positives(self.num_classes)
         deltas = self.head.regress_at(levels, positive)
         matched = match(self.priors(batch), assignment, batch.targets, positive, deltas)
-        iou = paired_iou(self.decode(matched.deltas, matched.anchors), matched.boxes)
+        iou = paired_iou(self.coder.decode(matched.deltas, matched.anchors), matched.boxes)
         logits = self.head.classify([self.head.cls_tower(level) for level in levels])
         return Samples.of(logits, assignment.labels, matched, iou)
 
@@ -237,10 +239,6 @@ class RetinaNet(Detector):
         """The pyramid's maps ``(B, C, H, W)``."""
         levels: tuple[Tensor, ...] = self.neck(self.backbone(self.pixels(batch)))
         return levels
-
-    def decode(self, deltas: Tensor, anchors: Tensor) -> Tensor:
-        """Boxes ``(N, 4)`` from box outputs and anchors ``(N, 4)``."""
-        return decode_deltas(deltas, anchors, self.delta_weights)
 
     def priors(self, batch: Batch) -> Priors:
         """The anchors of a batch's images."""
@@ -261,7 +259,7 @@ class RetinaNet(Detector):
         """Scalar, from the classification tower's maps, labels ``(B, A)`` and divisors ``(B,)``."""
         iou = None
         if isinstance(self.loss, QualityLoss):
-            boxes = self.decode(matched.deltas.detach(), matched.anchors)
+            boxes = self.coder.decode(matched.deltas.detach(), matched.anchors)
             iou = paired_iou(boxes, matched.boxes)
         return classification_loss(
             self.loss,
@@ -274,14 +272,3 @@ class RetinaNet(Detector):
             per_image=self.loss_normalizer.kind == "per_image",
             streams=self.streams,
         )
-
-    def regression_loss(self, matched: Matched, normalizer: Tensor) -> Tensor:
-        """Scalar, over the positive anchors alone."""
-        weight = self.box_weight / normalizer[matched.image]
-        if self.box_loss.on_boxes:
-            pred, wanted = self.decode(matched.deltas, matched.anchors), matched.boxes
-        else:
-            pred = matched.deltas
-            wanted = encode_deltas(matched.boxes, matched.anchors, self.delta_weights)
-        loss: Tensor = self.box_loss(pred, wanted, weight=weight)
-        return loss
