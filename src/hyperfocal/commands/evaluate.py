@@ -40,7 +40,7 @@ def run(words: list[str]) -> int:
 
     from hyperfocal.data import read_annotations
     from hyperfocal.data.openimages_split import OpenImagesFiles
-    from hyperfocal.engine.evaluate import check_protocol, measure
+    from hyperfocal.engine.evaluate import build_evaluator, measure
     from hyperfocal.engine.experiment import EvaluationConfig
     from hyperfocal.engine.progress import ProgressBar
     from hyperfocal.engine.run_folder import RunFolder, write_json
@@ -55,7 +55,7 @@ def run(words: list[str]) -> int:
                 args.train_annotations, None, check="none", categories=annotations.categories
             ).counts()
         config = EvaluationConfig(protocol=args.protocol or "coco")
-        check_protocol(annotations, config)
+        build_evaluator(annotations, counts, config)  # an error comes before the work
         _warn_of_coco(annotations, config)
         found = read_results(args.detections, annotations)
     else:
@@ -75,7 +75,7 @@ def run(words: list[str]) -> int:
         config = replace(
             config, protocol=protocol, expand_detections=expand or args.expand_detections
         )
-        check_protocol(annotations, config)
+        build_evaluator(annotations, counts, config)
         _warn_of_coco(annotations, config)
         found = _detect(args, experiment, annotations, console)
     total = len(annotations.images)
