@@ -10,11 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperfocal.evaluation.evaluator import CategoryMetrics, DetectionMetrics, Floats, nan_mean
-from hyperfocal.types import (
-    ConfigError,
-    OpenImagesBoxes,
-    OpenImagesTruth,
-)
+from hyperfocal.evaluation.matching import pairs_of_equal_keys
+from hyperfocal.types import ConfigError, OpenImagesBoxes, OpenImagesTruth
 
 IOU = 0.5
 IMAGES_AT_ONCE = 1000
@@ -159,10 +156,7 @@ def _rows(boxes: OpenImagesBoxes, code: Mapping[str, int], k: int) -> _Rows:
 
 def _match(dt: _Rows, gt: _Rows) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Whether each detection is not ignored, and whether it is a hit; both sides sorted."""
-    low = np.searchsorted(gt.key, dt.key, side="left")
-    count = np.searchsorted(gt.key, dt.key, side="right") - low
-    a = np.repeat(np.arange(len(count)), count)
-    b = np.repeat(low - (np.cumsum(count) - count), count) + np.arange(len(a))
+    a, b = pairs_of_equal_keys(dt.key, gt.key)
     near, far = dt.xyxy[a], gt.xyxy[b]
     side = np.minimum(near[:, 2:], far[:, 2:]) - np.maximum(near[:, :2], far[:, :2])
     cut = side.clip(min=0).prod(axis=1)
