@@ -17,9 +17,10 @@ import pytest
 import torch
 from rich.console import Console
 
+from hyperfocal import config as configs
 from hyperfocal.config import override
 from hyperfocal.data import Split, TransformConfig
-from hyperfocal.engine import checkpoint, json_lines
+from hyperfocal.engine import checkpoint, json_lines, resume
 from hyperfocal.engine.checkpoint import Checkpoints, load_checkpoint, sweep_parts
 from hyperfocal.engine.evaluate import Evaluation
 from hyperfocal.engine.experiment import Experiment
@@ -302,6 +303,10 @@ def test_parts_of_killed_writers_are_swept(tmp_path: Path) -> None:
     (tmp_path / "metrics.json").write_text("whole")
     sweep_parts(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.json"]
+
+
+def test_settings_that_may_change_in_mid_run_exist(drawn: Path) -> None:
+    assert {name for name, _ in resume._flat(configs.dump(tiny(drawn)))} >= resume.FREE
 
 
 def test_other_settings_on_resuming_are_named(drawn: Path, tmp_path: Path) -> None:
