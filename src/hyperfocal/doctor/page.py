@@ -12,7 +12,7 @@ from hyperfocal.doctor.examine import Examination
 from hyperfocal.doctor.findings import Finding
 from hyperfocal.doctor.pictures import case_pictures
 from hyperfocal.doctor.report import describe, plain, summary
-from hyperfocal.engine.checkpoint import write_whole
+from hyperfocal.engine.checkpoint import write_text_whole
 from hyperfocal.engine.experiment import Experiment
 from hyperfocal.models import RetinaNet
 from hyperfocal.types import HyperfocalError
@@ -51,14 +51,10 @@ def write_page(found: Examination, advice: Advice | None, out: Path) -> None:
     """
     text = page(found, advice)
     try:
-        write_whole(out, lambda part: _write(part, text))
+        # A lone surrogate, as file names and JSON can hold, has no UTF-8.
+        write_text_whole(out, text, errors="replace")
     except OSError as error:
         raise HyperfocalError(f"{out}: can't be written ({error.strerror})") from None
-
-
-def _write(path: Path, text: str) -> None:
-    # A lone surrogate, as file names and JSON can hold, has no UTF-8.
-    path.write_text(text, encoding="utf-8", errors="replace")
 
 
 def page(found: Examination, advice: Advice | None) -> str:
