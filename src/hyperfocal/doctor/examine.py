@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -122,11 +121,7 @@ def _split(
     stage: Stage,
 ) -> Examined | None:
     data = experiment.data
-    split = data.train
-    if name == "val":
-        split = dataclasses.replace(data.val, classes=data.val.classes or data.train.classes)
-        if split.annotations is None or split.annotations.suffix.lower() != ".csv":
-            split = data.val
+    split = data.val_split if name == "val" else data.train
     categories = train.categories if train is not None else None
     assert split.annotations is not None
     opens = data.check != "none"
