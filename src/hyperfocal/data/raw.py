@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,8 @@ from hyperfocal.types import (
     HyperfocalWarning,
     OpenImagesLists,
 )
+
+SplitName = Literal["train", "val"]
 
 MAX_SIDE = 1 << 24
 """Pixels; an annotated width or height beyond it is taken for none."""

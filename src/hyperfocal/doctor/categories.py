@@ -7,9 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hyperfocal.data.raw import RawAnnotations
+from hyperfocal.data.raw import RawAnnotations, SplitName
 from hyperfocal.doctor.findings import Case, Finding
-from hyperfocal.doctor.reading import SplitName
 from hyperfocal.evaluation import FrequencyGroups
 from hyperfocal.types import AnnotationSet, CategoryCounts
 

@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from hyperfocal.data import SplitName
 from hyperfocal.data.images import Header
 from hyperfocal.doctor.anchors import Fit, check_anchors, measure_fit
 from hyperfocal.doctor.boxes import check_boxes
@@ -115,7 +116,7 @@ def examine(experiment: Experiment, decode: Decode = "none", stage: Stage = sile
 
 def _split(
     experiment: Experiment,
-    name: Literal["train", "val"],
+    name: SplitName,
     train: AnnotationSet | None,
     findings: list[Finding],
     stage: Stage,

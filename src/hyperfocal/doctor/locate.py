@@ -9,16 +9,13 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
-from hyperfocal.data import Split
+from hyperfocal.data import Split, SplitName
 from hyperfocal.data.raw import inside
 from hyperfocal.data.voc import find_voc
 from hyperfocal.data.yolo import find_yaml, has_labels
 from hyperfocal.files import is_file, load_yaml
 from hyperfocal.types import DataError
-
-SplitName = Literal["train", "val"]
 
 NAMES: dict[SplitName, tuple[str, ...]] = {
     "train": ("train", "training"),

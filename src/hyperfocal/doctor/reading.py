@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperfocal.data import Split
+from hyperfocal.data import Split, SplitName
 from hyperfocal.data.annotations import read_raw
 from hyperfocal.data.checks import check_annotations
 from hyperfocal.data.image_checks import links_out, look_at_images
@@ -19,8 +19,6 @@ from hyperfocal.data.images import Header
 from hyperfocal.data.raw import Problems, RawAnnotations, counted
 from hyperfocal.doctor.findings import Case, Finding, Severity
 from hyperfocal.types import AnnotationSet, Category, DataError
-
-SplitName = Literal["train", "val"]
 
 _HARMLESS = ("marked difficult",)
 

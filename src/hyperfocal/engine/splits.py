@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-from hyperfocal.data import DataConfig, Split, read_annotations
+from hyperfocal.data import DataConfig, Split, SplitName, read_annotations
 from hyperfocal.types import AnnotationSet, Category, ConfigError
 
 
@@ -37,7 +36,7 @@ def read_splits(config: DataConfig) -> Splits:
 
 def _read(
     config: DataConfig,
-    name: Literal["train", "val"],
+    name: SplitName,
     split: Split,
     categories: Sequence[Category] | None = None,
 ) -> AnnotationSet:
