@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from hyperfocal.data import TransformConfig, resized_hw
-from hyperfocal.doctor.findings import Case, Finding
+from hyperfocal.doctor.findings import Case, Finding, Severity
 from hyperfocal.engine.experiment import Experiment
 from hyperfocal.models import AnchorGenerator, RetinaNet
 from hyperfocal.models.backbone import STRIDES
@@ -214,10 +214,10 @@ def check_anchors(
             f"the recipe's resize (median side of all: {np.median(table.side):.0f} px); most: "
             f"{_by_category(small, table.labels, names)}"
         )
-        severity = "warning" if share >= 0.05 else "note"
+        severity: Severity = "warning" if share >= 0.05 else "note"
         cases = tuple(_case(annotations, table, n) for n in order[:20])
         findings.append(
-            Finding(severity, "smaller_than_anchors", "train", text, int(small.sum()), cases)  # type: ignore[arg-type]
+            Finding(severity, "smaller_than_anchors", "train", text, int(small.sum()), cases)
         )
     missed = fit.missed
     if missed.any():
@@ -233,9 +233,7 @@ def check_anchors(
         cases = tuple(
             _case(annotations, table, n, f"best IoU {fit.best[n]:.2f}") for n in order[:20]
         )
-        findings.append(
-            Finding(severity, "no_anchor", "train", text, int(missed.sum()), cases)  # type: ignore[arg-type]
-        )
+        findings.append(Finding(severity, "no_anchor", "train", text, int(missed.sum()), cases))
     return findings
 
 
