@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from html import escape
 from pathlib import Path
 
@@ -131,17 +132,12 @@ def _charts(found: Examination, advice: Advice) -> list[str]:
 
 
 def _shapes(experiment: Experiment) -> list[tuple[float, float]]:
+    """Square root of the area and height / width of every anchor."""
     if not isinstance(experiment.model, RetinaNet.Config):
         return []
-    anchors = experiment.model.anchors
-    octave = [2 ** (i / anchors.scales_per_octave) for i in range(anchors.scales_per_octave)]
-    return [
-        (stride * base * scale, ratio)
-        for stride in level_strides(experiment)
-        for base in anchors.base_scales
-        for scale in octave
-        for ratio in anchors.ratios
-    ]
+    anchors = experiment.model.anchors.build(level_strides(experiment))
+    sides = [side for base in anchors.bases for side in (base[:, 2:] - base[:, :2]).tolist()]
+    return [(math.sqrt(width * height), height / width) for width, height in sides]
 
 
 def _e(value: object) -> str:
