@@ -138,9 +138,7 @@ def _names(settings: Mapping[str, Any], path: Path) -> tuple[Category, ...]:
         names = dict(enumerate(names))
     if not isinstance(names, dict) or not names:
         raise DataError(f"{path}: no names in it; list the classes under names")
-    if not all(type(number) is int for number in names):
-        raise DataError(f"{path}: the keys of names must be class numbers")
-    if not all(abs(number) < 2**63 for number in names):
+    if not all(type(number) is int and abs(number) < 2**63 for number in names):
         raise DataError(f"{path}: the keys of names must be class numbers")
     return tuple(Category(n, _text(names[n], "a name", path).strip()) for n in sorted(names))
 
