@@ -97,8 +97,7 @@ def load(cls: type[C], data: object, where: str = "config") -> C:
         raise ConfigError(f"{where}.kind: expected {cls.kind!r}, found {data['kind']!r}")
     for key in given:
         if key not in hints:
-            close = _did_you_mean(key, hints) or f"; there are {_list(hints)}"
-            raise ConfigError(f"{where}.{key}: no such field{close}")
+            raise ConfigError(f"{where}.{key}: no such field ({did_you_mean(key, hints)})")
     values = {key: _load_value(hints[key], value, f"{where}.{key}") for key, value in given.items()}
     try:
         return cls(**values)
@@ -251,8 +250,9 @@ def _swap_components(config: C, words: list[str]) -> tuple[C, list[str]]:
             value = words[index] if index < len(words) else ""
         if value not in members:
             found = f"--{name} {value}".strip()
-            close = _did_you_mean(value, members) if value else ""
-            raise ConfigError(f"{found}: must be one of {_list(members)}{close}")
+            close = _closest(value, members) if value else None
+            hint = "" if close is None else f" (did you mean {close!r}?)"
+            raise ConfigError(f"{found}: must be one of {_list(members)}{hint}")
         config = _replace_at(config, path, members[value])
         index += 1
     return config, rest
@@ -317,9 +317,14 @@ def _required(cls: type[Config]) -> set[str]:
     }
 
 
-def _did_you_mean(word: object, known: Mapping[str, Any]) -> str:
-    close = difflib.get_close_matches(str(word), list(known), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+def did_you_mean(word: object, known: typing.Iterable[str]) -> str:
+    """``did you mean 'x'?`` for the nearest known word; ``there are x, y, z`` if none is near."""
+    close = _closest(word, known)
+    return f"there are {_list(known)}" if close is None else f"did you mean {close!r}?"
+
+
+def _closest(word: object, known: typing.Iterable[str]) -> str | None:
+    return next(iter(difflib.get_close_matches(str(word), list(known), n=1)), None)
 
 
 def _list(names: typing.Iterable[Any]) -> str:

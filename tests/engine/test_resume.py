@@ -17,9 +17,10 @@ import pytest
 import torch
 from rich.console import Console
 
+from hyperfocal import config as configs
 from hyperfocal.config import override
 from hyperfocal.data import Split, TransformConfig
-from hyperfocal.engine import checkpoint, json_lines
+from hyperfocal.engine import checkpoint, json_lines, resume
 from hyperfocal.engine.checkpoint import Checkpoints, load_checkpoint, sweep_parts
 from hyperfocal.engine.evaluate import Evaluation
 from hyperfocal.engine.experiment import Experiment
@@ -274,11 +275,38 @@ def test_log_lines_wait_while_the_disk_is_full(
     assert json_lines.read_lines(tmp_path / "a.jsonl") == [{"n": n} for n in range(4)]
 
 
+def test_both_logs_are_on_the_disk_before_a_checkpoint_that_relies_on_them(
+    drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    sync, save = LineFile.sync, Checkpoints.save
+
+    def note_sync(self: LineFile) -> None:
+        sync(self)
+        events.append(self.path.name)
+
+    def note_save(self: Checkpoints, step: int, state: dict[str, Any]) -> None:
+        save(self, step, state)
+        events.append("checkpoint")
+
+    monkeypatch.setattr(LineFile, "sync", note_sync)
+    monkeypatch.setattr(Checkpoints, "save", note_save)
+    flags = ("--loss", "efl", "--train.evaluations", "0", "--train.iterations", "2")
+    run(tiny(drawn, *flags), tmp_path / "run")
+    checkpoints = events.count("checkpoint")
+    assert checkpoints >= 2
+    assert events == ["metrics.jsonl", "ratios.jsonl", "checkpoint"] * checkpoints
+
+
 def test_parts_of_killed_writers_are_swept(tmp_path: Path) -> None:
     (tmp_path / ".metrics.json.123.part").write_text("half")
     (tmp_path / "metrics.json").write_text("whole")
     sweep_parts(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.json"]
+
+
+def test_settings_that_may_change_in_mid_run_exist(drawn: Path) -> None:
+    assert {name for name, _ in resume._flat(configs.dump(tiny(drawn)))} >= resume.FREE
 
 
 def test_other_settings_on_resuming_are_named(drawn: Path, tmp_path: Path) -> None:

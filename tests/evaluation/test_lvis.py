@@ -14,7 +14,7 @@ import torch
 from hyperfocal import cli
 from hyperfocal.data import read_annotations
 from hyperfocal.evaluation import LvisEvaluator
-from hyperfocal.types import AnnotationSet, ConfigError, DataError, Detections
+from hyperfocal.types import AnnotationSet, CategoryCounts, ConfigError, DataError, Detections
 
 CASES = int(os.environ.get("HYPERFOCAL_LVIS_CASES", "200"))
 """Generated cases compared with the package; more of them for a longer look."""
@@ -189,6 +189,8 @@ def test_other_annotations_and_broken_lists_are_errors(tmp_path):
         del image["neg_category_ids"]
     with pytest.raises(ConfigError, match="neg_category_ids"):
         LvisEvaluator(read(tmp_path, data))
+    with pytest.raises(ConfigError, match="counts of 5 training categories"):
+        LvisEvaluator(read(tmp_path, one_image()), counts=CategoryCounts((1,) * 5, (1,) * 5, 9))
     with pytest.raises(DataError, match="names 99"):
         read(tmp_path, one_image(negative=[99]))
     broken = one_image()

@@ -13,6 +13,7 @@ from hyperfocal.types import ConfigError, HyperfocalWarning
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from hyperfocal.engine.evaluate import Evaluation
     from hyperfocal.engine.experiment import EvaluationConfig, Experiment
     from hyperfocal.types import AnnotationSet, Detections
 
@@ -40,13 +41,14 @@ def run(words: list[str]) -> int:
 
     from hyperfocal.data import read_annotations
     from hyperfocal.data.openimages_split import OpenImagesFiles
-    from hyperfocal.engine.evaluate import check_protocol, measure
+    from hyperfocal.engine.evaluate import build_evaluator, measure
     from hyperfocal.engine.experiment import EvaluationConfig
     from hyperfocal.engine.progress import ProgressBar
-    from hyperfocal.engine.run_folder import RunFolder, write_json
-    from hyperfocal.evaluation import category_table, metrics_table, read_results
+    from hyperfocal.engine.run_folder import RunFolder
+    from hyperfocal.evaluation import read_results
 
     console = Console()
+    experiment: Experiment | None = None
     if args.detections is not None:
         annotations = read_annotations(args.annotations, args.images, check="none", split="val")
         counts = None
@@ -55,9 +57,6 @@ def run(words: list[str]) -> int:
                 args.train_annotations, None, check="none", categories=annotations.categories
             ).counts()
         config = EvaluationConfig(protocol=args.protocol or "coco")
-        check_protocol(annotations, config)
-        _warn_of_coco(annotations, config)
-        found = read_results(args.detections, annotations)
     else:
         folder = RunFolder(args.run)
         experiment = folder.read_experiment()
@@ -75,17 +74,16 @@ def run(words: list[str]) -> int:
         config = replace(
             config, protocol=protocol, expand_detections=expand or args.expand_detections
         )
-        check_protocol(annotations, config)
-        _warn_of_coco(annotations, config)
+    build_evaluator(annotations, counts, config)  # what it lacks is told before the work
+    _warn_of_coco(annotations, config)
+    if experiment is None:
+        found = read_results(args.detections, annotations)
+    else:
         found = _detect(args, experiment, annotations, console)
     total = len(annotations.images)
     with ProgressBar(console, "match", total, "images", transient=True) as bar:
         result = measure(found, annotations, counts, config, bar.advance)
-    console.print(category_table(result.categories))
-    console.print(metrics_table(result.metrics))
-    if args.json is not None:
-        write_json(args.json, result.as_json())
-        console.print(f"written: {args.json}", highlight=False, soft_wrap=True)
+    _tell(result, args.json, console)
     return 0
 
 
@@ -96,8 +94,7 @@ def _openimages(args: argparse.Namespace) -> int:
     from hyperfocal.data.openimages import read_boxes, read_classes, read_openimages
     from hyperfocal.engine.evaluate import Evaluation
     from hyperfocal.engine.progress import ProgressBar
-    from hyperfocal.engine.run_folder import write_json
-    from hyperfocal.evaluation import category_table, evaluate_openimages, metrics_table
+    from hyperfocal.evaluation import evaluate_openimages
 
     truth = read_openimages(args.annotations, args.image_labels, args.classes, args.hierarchy)
     label_of = {name: n for n, (name, _) in enumerate(read_classes(args.classes))}
@@ -118,12 +115,19 @@ def _openimages(args: argparse.Namespace) -> int:
             train_boxes=train_boxes,
             advance=bar.advance,
         )
+    _tell(Evaluation(*result), args.json, console)
+    return 0
+
+
+def _tell(result: Evaluation, out: Path | None, console: Console) -> None:
+    from hyperfocal.engine.run_folder import write_json
+    from hyperfocal.evaluation import category_table, metrics_table
+
     console.print(category_table(result.categories))
     console.print(metrics_table(result.metrics))
-    if args.json is not None:
-        write_json(args.json, Evaluation(result.metrics, result.categories).as_json())
-        console.print(f"written: {args.json}", highlight=False, soft_wrap=True)
-    return 0
+    if out is not None:
+        write_json(out, result.as_json())
+        console.print(f"written: {out}", highlight=False, soft_wrap=True)
 
 
 def _warn_of_coco(annotations: AnnotationSet, config: EvaluationConfig) -> None:

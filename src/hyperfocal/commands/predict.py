@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import argparse
 import glob
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from hyperfocal.types import DataError
+
+if TYPE_CHECKING:
+    from hyperfocal.types import Category, Detections
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
 
@@ -92,7 +97,9 @@ def find_images(words: list[str]) -> list[Path]:
     return list(found)
 
 
-def as_results(path: Path, detections, categories):  # type: ignore[no-untyped-def]
+def as_results(
+    path: Path, detections: Detections, categories: Sequence[Category]
+) -> list[dict[str, Any]]:
     """COCO's results format, with the file's name in place of an image id."""
     rows = zip(
         detections.boxes.tolist(),

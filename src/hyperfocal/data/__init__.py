@@ -4,6 +4,7 @@ from hyperfocal.data.annotations import read_annotations
 from hyperfocal.data.batches import BatchStream, Draw
 from hyperfocal.data.images import read_image, to_image
 from hyperfocal.data.loader import epoch_length, eval_batches, train_batches
+from hyperfocal.data.raw import SplitName
 from hyperfocal.data.samplers import (
     ClassBalancedSampler,
     ImageWeightSampler,
@@ -29,6 +30,7 @@ __all__ = [
     "Sampler",
     "SamplerConfig",
     "Split",
+    "SplitName",
     "TransformConfig",
     "category_repeat_factors",
     "collate",

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 from hyperfocal.data.checks import check_annotations
 from hyperfocal.data.coco import read_coco
 from hyperfocal.data.image_checks import BadImages, Check
 from hyperfocal.data.openimages_split import OpenImagesFiles, read_openimages_split
-from hyperfocal.data.raw import Problems, RawAnnotations
+from hyperfocal.data.raw import Problems, RawAnnotations, SplitName
 from hyperfocal.data.voc import find_voc, read_voc
 from hyperfocal.data.yolo import YAML_SUFFIXES, find_yaml, has_labels, read_yolo
 from hyperfocal.types import AnnotationSet, Category, DataError
@@ -20,7 +19,7 @@ def read_annotations(
     annotations: Path,
     images: Path | None = None,
     *,
-    split: Literal["train", "val"] = "train",
+    split: SplitName = "train",
     categories: Sequence[Category] | None = None,
     check: Check = "headers",
     bad_images: BadImages = "error",
@@ -75,7 +74,7 @@ def read_annotations(
 def read_raw(
     annotations: Path,
     images: Path | None,
-    split: Literal["train", "val"],
+    split: SplitName,
     categories: Sequence[Category] | None = None,
     problems: Problems | None = None,
     openimages: OpenImagesFiles = OpenImagesFiles(),  # noqa: B008, frozen

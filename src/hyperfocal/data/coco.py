@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperfocal.data.lvis import read_federated
-from hyperfocal.data.raw import MAX_SIDE, Problems, RawAnnotations, RawImage, inside
-from hyperfocal.files import MAX_SHOWN, is_file, load_json, shown
+from hyperfocal.data.raw import MAX_SIDE, Problems, RawAnnotations, RawImage, holds_any, inside
+from hyperfocal.files import MAX_SHOWN, load_json, shown
 from hyperfocal.types import Category, DataError
 
 
@@ -147,15 +147,22 @@ def _image(
 
 def _file_name(entry: Mapping[str, Any]) -> object:
     name, url = entry.get("file_name"), entry.get("coco_url")
-    # LVIS v1 takes images from both folders of COCO and names them by address only.
-    return "/".join(url.split("/")[-2:]) if name is None and isinstance(url, str) else name
+    return name_in_address(url) if name is None and isinstance(url, str) else name
+
+
+def name_in_address(url: str) -> str:
+    """The file name in a ``coco_url``: folder and file.
+
+    LVIS v1 takes images from both folders of COCO and names them by address only.
+    """
+    return "/".join(url.split("/")[-2:])
 
 
 def _find_images(path: Path, entries: Sequence[Mapping[str, Any]]) -> Path:
     # A few names, for the first image may be the one that is missing.
     names = [name for entry in entries[:10] if isinstance(name := _file_name(entry), str)]
     for folder in (path.parent, path.parent / "images"):
-        if any((file := inside(folder, name)) is not None and is_file(file) for name in names):
+        if holds_any(folder, names):
             return folder
     return path.parent
 

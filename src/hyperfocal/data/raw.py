@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hyperfocal.files import is_file
 from hyperfocal.types import (
     Category,
     DataError,
@@ -17,6 +19,8 @@ from hyperfocal.types import (
     HyperfocalWarning,
     OpenImagesLists,
 )
+
+SplitName = Literal["train", "val"]
 
 MAX_SIDE = 1 << 24
 """Pixels; an annotated width or height beyond it is taken for none."""
@@ -170,3 +174,8 @@ def inside(folder: Path, name: str) -> Path | None:
     posix, windows = PurePosixPath(name), PureWindowsPath(name)
     leaves = posix.is_absolute() or windows.drive or windows.root or ".." in windows.parts
     return None if leaves or not name or "\0" in name else folder / name
+
+
+def holds_any(folder: Path, names: Iterable[str]) -> bool:
+    """Whether one of the annotated file names is a file in the folder."""
+    return any((path := inside(folder, name)) is not None and is_file(path) for name in names)

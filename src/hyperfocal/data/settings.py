@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -70,3 +70,11 @@ class DataConfig(config.Config):
         self._require(self.workers >= 0, "workers", "at least 0")
         self._require(0 <= self.max_broken <= 1, "max_broken", "a share in [0, 1]")
         self._require(not self.val_transform.is_random, "val_transform", "free of randomness")
+
+    @property
+    def val_split(self) -> Split:
+        """``val``, with the class descriptions of train where boxes of Open Images need some."""
+        boxes = self.val.annotations
+        if self.val.classes is None and boxes is not None and boxes.suffix.lower() == ".csv":
+            return replace(self.val, classes=self.train.classes)
+        return self.val

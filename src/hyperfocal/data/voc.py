@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 from xml.etree.ElementTree import Element, ParseError
 
 import defusedxml
@@ -11,7 +10,7 @@ import defusedxml.ElementTree
 import numpy as np
 
 from hyperfocal.data.images import SUFFIXES
-from hyperfocal.data.raw import MAX_SIDE, Problems, RawAnnotations, RawImage, inside
+from hyperfocal.data.raw import MAX_SIDE, Problems, RawAnnotations, RawImage, SplitName, inside
 from hyperfocal.files import MAX_TEXT, is_file, one_line, read_text, shown
 from hyperfocal.types import Category, DataError
 
@@ -27,7 +26,7 @@ def find_voc(folder: Path) -> Path | None:
 def read_voc(
     folder: Path,
     images: Path | None = None,
-    split: Literal["train", "val"] = "train",
+    split: SplitName = "train",
     problems: Problems | None = None,
 ) -> RawAnnotations:
     """Parse a folder of Pascal VOC XML files.

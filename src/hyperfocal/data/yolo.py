@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from hyperfocal.data.images import SUFFIXES
-from hyperfocal.data.raw import Problems, RawAnnotations, RawImage
+from hyperfocal.data.raw import Problems, RawAnnotations, RawImage, SplitName
 from hyperfocal.files import is_file, is_folder, load_yaml, read_text, shown
 from hyperfocal.types import Category, DataError
 
@@ -37,7 +37,7 @@ def has_labels(folder: Path) -> bool:
 def read_yolo(
     annotations: Path,
     images: Path | None = None,
-    split: Literal["train", "val"] = "train",
+    split: SplitName = "train",
     categories: Sequence[Category] | None = None,
     problems: Problems | None = None,
 ) -> RawAnnotations:
@@ -138,9 +138,7 @@ def _names(settings: Mapping[str, Any], path: Path) -> tuple[Category, ...]:
         names = dict(enumerate(names))
     if not isinstance(names, dict) or not names:
         raise DataError(f"{path}: no names in it; list the classes under names")
-    if not all(type(number) is int for number in names):
-        raise DataError(f"{path}: the keys of names must be class numbers")
-    if not all(abs(number) < 2**63 for number in names):
+    if not all(type(number) is int and abs(number) < 2**63 for number in names):
         raise DataError(f"{path}: the keys of names must be class numbers")
     return tuple(Category(n, _text(names[n], "a name", path).strip()) for n in sorted(names))
 

@@ -7,15 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from hyperfocal.data import TransformConfig, resized_hw
-from hyperfocal.doctor.findings import Case, Finding
+from hyperfocal.doctor.findings import Case, Finding, Severity
 from hyperfocal.engine.experiment import Experiment
 from hyperfocal.models import AnchorGenerator, RetinaNet
 from hyperfocal.models.backbone import STRIDES
-from hyperfocal.models.priors import base_anchors
 from hyperfocal.types import AnnotationSet
 
 SMALL, LARGE = 32.0, 96.0
@@ -111,14 +109,8 @@ def best_iou(
     box's centre, along each axis by itself. N boxes and S shapes need N·S steps, whatever the
     number of locations. Equals the maximum over all anchors laid out.
     """
-    shapes = []
-    octave = [2 ** (i / anchors.scales_per_octave) for i in range(anchors.scales_per_octave)]
+    shapes = [base.double().numpy() for base in anchors.build(strides).bases]
     whole = anchors.style == "torchvision"
-    for stride in strides:
-        sizes = [stride * base * scale for base in anchors.base_scales for scale in octave]
-        sizes = [float(int(size)) for size in sizes] if whole else sizes
-        around = base_anchors(torch.tensor(sizes), torch.tensor(anchors.ratios))
-        shapes.append((around.round() if whole else around).double().numpy())
     best = np.zeros(len(table.boxes))
     for start in range(0, len(best), _CHUNK):
         part = slice(start, start + _CHUNK)
@@ -214,10 +206,10 @@ def check_anchors(
             f"the recipe's resize (median side of all: {np.median(table.side):.0f} px); most: "
             f"{_by_category(small, table.labels, names)}"
         )
-        severity = "warning" if share >= 0.05 else "note"
+        severity: Severity = "warning" if share >= 0.05 else "note"
         cases = tuple(_case(annotations, table, n) for n in order[:20])
         findings.append(
-            Finding(severity, "smaller_than_anchors", "train", text, int(small.sum()), cases)  # type: ignore[arg-type]
+            Finding(severity, "smaller_than_anchors", "train", text, int(small.sum()), cases)
         )
     missed = fit.missed
     if missed.any():
@@ -233,9 +225,7 @@ def check_anchors(
         cases = tuple(
             _case(annotations, table, n, f"best IoU {fit.best[n]:.2f}") for n in order[:20]
         )
-        findings.append(
-            Finding(severity, "no_anchor", "train", text, int(missed.sum()), cases)  # type: ignore[arg-type]
-        )
+        findings.append(Finding(severity, "no_anchor", "train", text, int(missed.sum()), cases))
     return findings
 
 

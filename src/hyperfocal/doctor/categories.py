@@ -7,9 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hyperfocal.data.raw import RawAnnotations
-from hyperfocal.doctor.findings import Case, Finding
-from hyperfocal.doctor.reading import SplitName
+from hyperfocal.data.raw import RawAnnotations, SplitName
+from hyperfocal.doctor.findings import Case, Finding, Severity
 from hyperfocal.evaluation import FrequencyGroups
 from hyperfocal.types import AnnotationSet, CategoryCounts
 
@@ -110,8 +109,8 @@ def check_images_without_boxes(name: SplitName, annotations: AnnotationSet) -> l
         "background, so make sure that nothing in them was left unannotated"
     )
     cases = tuple(Case(str(r.path), r.id) for r in empty[:50])
-    severity = "warning" if share > 0.5 else "note"
-    return [Finding(severity, "images_without_boxes", name, text, len(empty), cases)]  # type: ignore[arg-type]
+    severity: Severity = "warning" if share > 0.5 else "note"
+    return [Finding(severity, "images_without_boxes", name, text, len(empty), cases)]
 
 
 def _alike(names: Sequence[str]) -> list[Finding]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from hyperfocal.data import SplitName
 from hyperfocal.data.images import Header
 from hyperfocal.doctor.anchors import Fit, check_anchors, measure_fit
 from hyperfocal.doctor.boxes import check_boxes
@@ -116,17 +116,13 @@ def examine(experiment: Experiment, decode: Decode = "none", stage: Stage = sile
 
 def _split(
     experiment: Experiment,
-    name: Literal["train", "val"],
+    name: SplitName,
     train: AnnotationSet | None,
     findings: list[Finding],
     stage: Stage,
 ) -> Examined | None:
     data = experiment.data
-    split = data.train
-    if name == "val":
-        split = dataclasses.replace(data.val, classes=data.val.classes or data.train.classes)
-        if split.annotations is None or split.annotations.suffix.lower() != ".csv":
-            split = data.val
+    split = data.val_split if name == "val" else data.train
     categories = train.categories if train is not None else None
     assert split.annotations is not None
     opens = data.check != "none"

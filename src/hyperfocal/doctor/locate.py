@@ -8,17 +8,16 @@ import mmap
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Literal
 
-from hyperfocal.data import Split
-from hyperfocal.data.raw import inside
+from hyperfocal.data import Split, SplitName
+from hyperfocal.data.coco import name_in_address
+from hyperfocal.data.raw import holds_any
 from hyperfocal.data.voc import find_voc
 from hyperfocal.data.yolo import find_yaml, has_labels
-from hyperfocal.files import is_file, load_yaml
+from hyperfocal.files import load_yaml
 from hyperfocal.types import DataError
-
-SplitName = Literal["train", "val"]
 
 NAMES: dict[SplitName, tuple[str, ...]] = {
     "train": ("train", "training"),
@@ -97,7 +96,7 @@ def _named_folders(data: Path) -> dict[SplitName, Split]:
                 found[name] = Split(jsons[0], _images_of(jsons[0], folder, name))
             elif find_voc(folder) is not None:
                 found[name] = Split(folder)
-            elif has_labels(folder / "labels") if (folder / "labels").is_dir() else False:
+            elif has_labels(folder / "labels"):
                 found[name] = Split(folder / "labels", folder / "images")
             if name in found:
                 break
@@ -131,7 +130,7 @@ def _images_of(file: Path, data: Path, name: SplitName) -> Path | None:
     if file.parent != data:
         around += _folders(file.parent, _DEPTH)
     around.sort(key=lambda folder: not any(word in folder.name.lower() for word in NAMES[name]))
-    return next((f for f in around if any(_is_file(f, image) for image in names)), None)
+    return next((folder for folder in around if holds_any(folder, names)), None)
 
 
 def _first_names(file: Path) -> list[str]:
@@ -140,13 +139,8 @@ def _first_names(file: Path) -> list[str]:
         if not os.fstat(opened.fileno()).st_size:
             return []
         with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as text:
-            for pattern, parts in ((_FILE_NAME, None), (_COCO_URL, 2)):
-                found = [
-                    match[1] for match in itertools.islice(pattern.finditer(text), TRIED_IMAGES)
-                ]
-                if found:
-                    return [_name(value, parts) for value in found]
-    return []
+            found = _first(_FILE_NAME, text)
+            return found or [name_in_address(url) for url in _first(_COCO_URL, text)]
 
 
 _FILE_NAME, _COCO_URL = (
@@ -155,17 +149,13 @@ _FILE_NAME, _COCO_URL = (
 )
 
 
-def _name(value: bytes, parts: int | None) -> str:
-    try:
-        name = str(json.loads(value))
-    except ValueError:
-        return ""
-    return name if parts is None else "/".join(name.split("/")[-parts:])
-
-
-def _is_file(folder: Path, name: str) -> bool:
-    place = inside(folder, name)
-    return place is not None and is_file(place)
+def _first(pattern: re.Pattern[bytes], text: mmap.mmap) -> list[str]:
+    """The first few strings that ``pattern`` finds; those that aren't JSON are left out."""
+    names = []
+    for match in itertools.islice(pattern.finditer(text), TRIED_IMAGES):
+        with suppress(ValueError):
+            names.append(str(json.loads(match[1])))
+    return names
 
 
 def _folders(root: Path, depth: int) -> Iterator[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from html import escape
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from hyperfocal.doctor.examine import Examination
 from hyperfocal.doctor.findings import Finding
 from hyperfocal.doctor.pictures import case_pictures
 from hyperfocal.doctor.report import describe, plain, summary
-from hyperfocal.engine.checkpoint import write_whole
+from hyperfocal.engine.checkpoint import write_text_whole
 from hyperfocal.engine.experiment import Experiment
 from hyperfocal.models import RetinaNet
 from hyperfocal.types import HyperfocalError
@@ -51,14 +52,10 @@ def write_page(found: Examination, advice: Advice | None, out: Path) -> None:
     """
     text = page(found, advice)
     try:
-        write_whole(out, lambda part: _write(part, text))
+        # A lone surrogate, as file names and JSON can hold, has no UTF-8.
+        write_text_whole(out, text, errors="replace")
     except OSError as error:
         raise HyperfocalError(f"{out}: can't be written ({error.strerror})") from None
-
-
-def _write(path: Path, text: str) -> None:
-    # A lone surrogate, as file names and JSON can hold, has no UTF-8.
-    path.write_text(text, encoding="utf-8", errors="replace")
 
 
 def page(found: Examination, advice: Advice | None) -> str:
@@ -135,17 +132,12 @@ def _charts(found: Examination, advice: Advice) -> list[str]:
 
 
 def _shapes(experiment: Experiment) -> list[tuple[float, float]]:
+    """Square root of the area and height / width of every anchor."""
     if not isinstance(experiment.model, RetinaNet.Config):
         return []
-    anchors = experiment.model.anchors
-    octave = [2 ** (i / anchors.scales_per_octave) for i in range(anchors.scales_per_octave)]
-    return [
-        (stride * base * scale, ratio)
-        for stride in level_strides(experiment)
-        for base in anchors.base_scales
-        for scale in octave
-        for ratio in anchors.ratios
-    ]
+    anchors = experiment.model.anchors.build(level_strides(experiment))
+    sides = [side for base in anchors.bases for side in (base[:, 2:] - base[:, :2]).tolist()]
+    return [(math.sqrt(width * height), height / width) for width, height in sides]
 
 
 def _e(value: object) -> str:

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperfocal.data import Split
+from hyperfocal.data import Split, SplitName
 from hyperfocal.data.annotations import read_raw
 from hyperfocal.data.checks import check_annotations
 from hyperfocal.data.image_checks import links_out, look_at_images
@@ -20,7 +20,8 @@ from hyperfocal.data.raw import Problems, RawAnnotations, counted
 from hyperfocal.doctor.findings import Case, Finding, Severity
 from hyperfocal.types import AnnotationSet, Category, DataError
 
-SplitName = Literal["train", "val"]
+MAX_LINES = 50
+"""Errors of one kind that are written out."""
 
 _HARMLESS = ("marked difficult",)
 
@@ -60,15 +61,11 @@ class Examined:
             return self.raw.boxes
         return np.asarray(self.raw.boxes * self.sizes[:, [1, 0, 1, 0]])
 
-    def case(self, row: int, note: str | None = None) -> Case:
-        """The n-th annotation as a case."""
-        return self.cases([row], [note])[0]
-
     def cases(self, rows: Sequence[int], notes: Sequence[str | None] = ()) -> tuple[Case, ...]:
         """Annotations as cases."""
         wanted = {int(self.raw.image_ids[row]) for row in rows}
         paths = {i.id: str(i.path) for i in self.raw.images if i.id in wanted}
-        boxes = self.boxes if self.raw.normalized else self.raw.boxes
+        boxes = self.boxes
         found = []
         for n, row in enumerate(rows):
             image = int(self.raw.image_ids[row])
@@ -153,10 +150,6 @@ def check_split(
     return examined, findings + _told(name, problems, examined)
 
 
-MAX_LINES = 50
-"""Errors of one kind that are written out."""
-
-
 def mend(
     name: SplitName, raw: RawAnnotations, follow_links: bool = False
 ) -> tuple[RawAnnotations, list[Finding]]:
@@ -175,8 +168,7 @@ def mend(
         raw = take(dataclasses.replace(raw, images=kept), ~np.isin(raw.image_ids, list(gone)))
     images = {image.id: image for image in reversed(raw.images)}
     if len(images) < len(raw.images):
-        seen: set[int] = set()
-        twice = [i for i in raw.images if i.id in seen or seen.add(i.id)]  # type: ignore[func-returns-value]
+        twice = [image for image in raw.images if images[image.id] is not image]
         text = (
             f"{len(twice)} image ids used more than once; ids must differ, or boxes land on the "
             "wrong image"

@@ -35,6 +35,15 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     _sync_folder(path.parent)
 
 
+def write_text_whole(path: Path, text: str, errors: str = "strict") -> None:
+    """Write UTF-8 text by `write_whole`; ``errors`` as for ``str.encode``."""
+
+    def write(part: Path) -> None:
+        part.write_text(text, encoding="utf-8", errors=errors)
+
+    write_whole(path, write)
+
+
 def _sync_folder(folder: Path) -> None:
     """Make a rename in ``folder`` outlast a power failure, where the system can."""
     try:

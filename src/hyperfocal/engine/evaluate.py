@@ -12,9 +12,15 @@ from torch import Tensor
 
 from hyperfocal.engine.experiment import EvaluationConfig
 from hyperfocal.engine.run_folder import RunFolder, finite, read_json, write_json
-from hyperfocal.evaluation import CategoryMetrics, CocoEvaluator, LvisEvaluator, OpenImagesEvaluator
+from hyperfocal.evaluation import (
+    CategoryMetrics,
+    CocoEvaluator,
+    Evaluator,
+    LvisEvaluator,
+    OpenImagesEvaluator,
+)
 from hyperfocal.models import Detector
-from hyperfocal.types import AnnotationSet, Batch, CategoryCounts, ConfigError, Detections
+from hyperfocal.types import AnnotationSet, Batch, CategoryCounts, Detections
 
 
 @dataclass(frozen=True)
@@ -103,23 +109,25 @@ def detect_all(
     return {i: Detections(*parts) for share in shares for i, parts in (share or {}).items()}
 
 
-def check_protocol(annotations: AnnotationSet, config: EvaluationConfig) -> None:
-    """Tell before any work is done when protocol and annotations don't go together.
+def build_evaluator(
+    annotations: AnnotationSet, counts: CategoryCounts | None, config: EvaluationConfig
+) -> Evaluator:
+    """The evaluator of the config's protocol; built early, it tells of what it lacks before work.
+
+    Args:
+        annotations: ground truth.
+        counts: training frequencies, for APr/APc/APf; None leaves those out.
+        config: the protocol, and how categories are grouped.
 
     Raises:
         ConfigError: the LVIS protocol without LVIS's lists, or that of Open Images without its
-            image labels and hierarchy.
+            image labels and hierarchy; or ``counts`` of other categories.
     """
-    if config.protocol == "lvis" and annotations.federated is None:
-        raise ConfigError(
-            f"{annotations.source}: the protocol lvis needs neg_category_ids and "
-            "not_exhaustive_category_ids of every image; use coco, or LVIS's own file"
-        )
-    if config.protocol == "openimages" and annotations.openimages is None:
-        raise ConfigError(
-            f"{annotations.source}: the protocol openimages needs Open Images' boxes (.csv) with "
-            "image labels (--data.val.image-labels) and hierarchy (--data.val.hierarchy); use coco"
-        )
+    if config.protocol == "openimages":
+        expand = config.expand_detections
+        return OpenImagesEvaluator(annotations, counts=counts, expand_detections=expand)
+    kind = LvisEvaluator if config.protocol == "lvis" else CocoEvaluator
+    return kind(annotations, counts=counts, groups=config.groups)
 
 
 def measure(
@@ -134,30 +142,16 @@ def measure(
     Args:
         found: detections by image id.
         annotations: ground truth.
-        counts: training frequencies, for APr/APc/APf; None leaves those out.
-        config: the protocol, and how categories are grouped.
-        advance: called with the number of images matched, for a progress bar; the COCO protocol
-            matches all at once and calls it at the end.
+        counts: see `build_evaluator`.
+        config: see `build_evaluator`.
+        advance: called with the number of images matched, for a progress bar.
 
     Raises:
-        ConfigError: annotations that lack what the protocol needs, see `check_protocol`.
+        ConfigError: see `build_evaluator`.
     """
-    check_protocol(annotations, config)
-    if config.protocol == "openimages":
-        openimages = OpenImagesEvaluator(
-            annotations, counts=counts, expand_detections=config.expand_detections
-        )
-        openimages.update(list(found.values()), list(found))
-        return Evaluation(openimages.compute(advance), openimages.per_category())
-    if config.protocol == "lvis":
-        lvis = LvisEvaluator(annotations, counts=counts, groups=config.groups)
-        lvis.update(list(found.values()), list(found))
-        return Evaluation(lvis.compute(advance), lvis.per_category())
-    evaluator = CocoEvaluator(annotations, counts=counts, groups=config.groups)
+    evaluator = build_evaluator(annotations, counts, config)
     evaluator.update(list(found.values()), list(found))
-    metrics = evaluator.compute()
-    advance(len(annotations.images))
-    return Evaluation(metrics, evaluator.per_category())
+    return Evaluation(evaluator.compute(advance), evaluator.per_category())
 
 
 def _number(value: float | None) -> float:

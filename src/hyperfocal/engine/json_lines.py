@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from hyperfocal.engine.checkpoint import attempt, write_whole
+from hyperfocal.engine.checkpoint import attempt, write_text_whole
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -24,8 +24,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 def write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
     """Write the file anew, whole or not at all."""
-    text = "".join(json.dumps(line) + "\n" for line in lines)
-    write_whole(path, lambda part: _write(part, text))
+    write_text_whole(path, "".join(json.dumps(line) + "\n" for line in lines))
 
 
 class LineFile:
@@ -68,7 +67,3 @@ class LineFile:
         if self.path.exists():
             with open(self.path, "rb") as file:
                 os.fsync(file.fileno())
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")

@@ -54,3 +54,7 @@ class RatioLog:
             values = getattr(self.loss, name).tolist()
             line[name] = [float(f"{value:.6g}") for value in values]
         self.file.append(line)
+
+    def sync(self) -> None:
+        """Bring the lines to the disk, before a checkpoint that relies on them."""
+        self.file.sync()

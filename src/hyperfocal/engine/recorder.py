@@ -126,6 +126,7 @@ class Recorder:
 
             def write() -> None:
                 self.log.sync()
+                self.ratios.sync()
                 self.checkpoints.save(state.step, saved)
 
             then = "the training goes on and tries again at the next checkpoint"

@@ -20,7 +20,7 @@ FREE = frozenset(
         *("out", "resume", "overwrite", "keep", "checkpoint_seconds"),
         *("accelerator", "devices", "strategy", "timeout"),
         *("train.micro_batches", "train.on_nonfinite", "evaluation.batch_size"),
-        *("data.workers", "data.check", "data.bad_images"),
+        *("data.workers", "data.check", "data.bad_images", "data.max_broken"),
     )
 )
 """Settings that may change in mid-run without another result."""

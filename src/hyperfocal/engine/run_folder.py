@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from hyperfocal import config as configs
-from hyperfocal.engine.checkpoint import attempt, sweep_parts, write_whole
+from hyperfocal.engine.checkpoint import attempt, sweep_parts, write_text_whole
 from hyperfocal.engine.experiment import Experiment
 from hyperfocal.engine.json_lines import LineFile, read_lines, write_lines
 from hyperfocal.engine.window import Spike
@@ -237,7 +237,7 @@ def finite(value: float | None) -> float | None:
 
 def write_json(path: Path, data: Any) -> None:
     """Write JSON whole or not at all."""
-    write_whole(path, lambda part: _write_text(part, json.dumps(data, indent=1) + "\n"))
+    write_text_whole(path, json.dumps(data, indent=1) + "\n")
 
 
 def read_json(path: Path) -> Any:
@@ -270,10 +270,6 @@ def describe_environment() -> dict[str, Any]:
         if cuda
         else [],
     }
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 def _tensorboard(path: Path) -> Any:

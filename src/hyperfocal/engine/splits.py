@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from hyperfocal.data import DataConfig, read_annotations
-from hyperfocal.types import AnnotationSet, ConfigError
+from hyperfocal.data import DataConfig, Split, SplitName, read_annotations
+from hyperfocal.types import AnnotationSet, Category, ConfigError
 
 
 @dataclass(frozen=True)
@@ -27,28 +28,26 @@ def read_splits(config: DataConfig) -> Splits:
         raise ConfigError(
             "no training data: give --data.train.annotations FILE and --data.train.images FOLDER"
         )
-    train = read_annotations(
-        config.train.annotations,
-        config.train.images,
-        check=config.check,
-        bad_images=config.bad_images,
-        follow_links=config.follow_links,
-        split="train",
-        openimages=config.train.openimages,
-    )
+    train = _read(config, "train", config.train)
     if config.val.annotations is None:
         return Splits(train, None)
-    val = config.val
-    if config.val.classes is None and config.val.annotations.suffix.lower() == ".csv":
-        val = replace(config.val, classes=config.train.classes)
-    measured = read_annotations(
-        config.val.annotations,
-        config.val.images,
+    return Splits(train, _read(config, "val", config.val_split, train.categories))
+
+
+def _read(
+    config: DataConfig,
+    name: SplitName,
+    split: Split,
+    categories: Sequence[Category] | None = None,
+) -> AnnotationSet:
+    assert split.annotations is not None
+    return read_annotations(
+        split.annotations,
+        split.images,
         check=config.check,
         bad_images=config.bad_images,
         follow_links=config.follow_links,
-        split="val",
-        categories=train.categories,
-        openimages=val.openimages,
+        split=name,
+        categories=categories,
+        openimages=split.openimages,
     )
-    return Splits(train, measured)

@@ -23,7 +23,7 @@ from hyperfocal.models import Detector
 
 @dataclass
 class TrainState:
-    """What changes while training goes on; all of it is in a checkpoint.
+    """What changes while training goes on; all but ``evaluation`` is in a checkpoint.
 
     Samplers, augmentation and torch's generators are not: they are functions of the seed and the
     step (`BatchStream`, `Draw.rng`, `step_seed`).
@@ -36,7 +36,7 @@ class TrainState:
         step: optimizer steps done.
         evaluated: the step of the last evaluation that ended.
         best: AP of the weights in the run folder; -1 where none could be measured.
-        evaluation: the last one, where it ended in this process.
+        evaluation: the last one, where it ended in this process; metrics.json keeps it.
     """
 
     model: Detector

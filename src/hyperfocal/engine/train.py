@@ -15,7 +15,7 @@ from hyperfocal.engine.agreement import Verdict, agree
 from hyperfocal.engine.checkpoint import Checkpoints
 from hyperfocal.engine.devices import TrainingForward, launch, lost_contact, mesh_of
 from hyperfocal.engine.ema import WeightAverage
-from hyperfocal.engine.evaluate import Evaluation, check_protocol, detect_all, measure
+from hyperfocal.engine.evaluate import Evaluation, build_evaluator, detect_all, measure
 from hyperfocal.engine.experiment import Experiment
 from hyperfocal.engine.incident import MOST_IN_A_ROW, Rewind, examine, looks_at_each_step
 from hyperfocal.engine.interrupt import Abandoned, StopRequest
@@ -74,9 +74,9 @@ def train(experiment: Experiment, run: RunFolder, console: Console) -> TrainResu
     if not fabric.is_global_zero:  # one process says what is to be said
         warnings.simplefilter("ignore", HyperfocalWarning)
     splits = read_splits(experiment.data)
-    if splits.val is not None:
-        check_protocol(splits.val, experiment.evaluation)
     counts = splits.train.counts()
+    if splits.val is not None:  # annotations that lack what the protocol needs end it here
+        build_evaluator(splits.val, counts, experiment.evaluation)
     model = experiment.model.build(len(splits.train.categories), counts)
     model = model.to(fabric.device)
     decay = experiment.train.ema_decay

@@ -1,9 +1,10 @@
 """Metrics of detections against ground truth, and their tables. Independent of any model."""
 
-from hyperfocal.evaluation.coco import CategoryMetrics, CocoEvaluator
+from hyperfocal.evaluation.coco import CocoEvaluator
+from hyperfocal.evaluation.evaluator import CategoryMetrics, DetectionMetrics, Evaluator
 from hyperfocal.evaluation.frequency import FrequencyGroups
 from hyperfocal.evaluation.lvis import LvisEvaluator
-from hyperfocal.evaluation.openimages import OpenImagesMetrics, evaluate_openimages
+from hyperfocal.evaluation.openimages import evaluate_openimages
 from hyperfocal.evaluation.openimages_split import OpenImagesEvaluator
 from hyperfocal.evaluation.results import read_results, write_results
 from hyperfocal.evaluation.table import category_table, metrics_table
@@ -11,10 +12,11 @@ from hyperfocal.evaluation.table import category_table, metrics_table
 __all__ = [
     "CategoryMetrics",
     "CocoEvaluator",
+    "DetectionMetrics",
+    "Evaluator",
     "FrequencyGroups",
     "LvisEvaluator",
     "OpenImagesEvaluator",
-    "OpenImagesMetrics",
     "category_table",
     "evaluate_openimages",
     "metrics_table",

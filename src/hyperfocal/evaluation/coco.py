@@ -2,44 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from hyperfocal.evaluation.evaluator import DetectionMetrics, Evaluator, Floats, nan_mean, xywh
 from hyperfocal.evaluation.frequency import FrequencyGroups
-from hyperfocal.evaluation.store import DetectionStore, Floats, nan_mean, xywh
-from hyperfocal.types import AnnotationSet, CategoryCounts, ConfigError, Detections
+from hyperfocal.types import AnnotationSet, CategoryCounts, ConfigError
 
 AREAS = {"": "all", "s": "small", "m": "medium", "l": "large"}
 """Letter in a metric's name -> area range: below 32², 32² to 96², above 96² px²."""
 
 
-@dataclass(frozen=True)
-class CategoryMetrics:
-    """How well one category was found.
-
-    Attributes:
-        id: the category's own id.
-        name: the category's name.
-        AP: mean over IoU thresholds .50:.05:.95; nan without ground truth in this split.
-        AP50: at IoU .50.
-        gt: ground-truth boxes in this split, crowds left out.
-        train_images: training images that hold the category; None if unknown.
-        group: frequency group, such as ``"r"``; None if unknown or never seen in training.
-    """
-
-    id: int
-    name: str
-    AP: float
-    AP50: float
-    gt: int
-    train_images: int | None
-    group: str | None
-
-
-class CocoEvaluator:
+class CocoEvaluator(Evaluator):
     """COCO's 12 numbers, and AP by training frequency, for boxes.
 
     The matching is faster-coco-eval's, equal to pycocotools: greedy by score at IoU .50:.05:.95,
@@ -47,9 +24,10 @@ class CocoEvaluator:
     ignored. Where ground truth has an ``area``, that (COCO's mask area) decides small, medium or
     large.
 
-    Detections come with `update`; an image that never comes counts as one without detections.
-    Over several processes, either gather the detections and update one evaluator, or `merge` the
-    `state` of each process's evaluator into one.
+    COCO's twelve are ``AP AP50 AP75 APs APm APl AR1 AR10 AR100 ARs ARm ARl`` (``AR100`` is named
+    after ``max_detections``); with training counts come ``APr APc APf`` and ``AP50r AP50c AP50f``,
+    by the names of the groups. Each is a mean over categories with ground truth; where there are
+    none (COCO's -1) it is nan.
 
     Example:
         >>> evaluator = CocoEvaluator(val, counts=train.counts())  # doctest: +SKIP
@@ -75,102 +53,33 @@ class CocoEvaluator:
         groups: FrequencyGroups = FrequencyGroups(),  # noqa: B008, frozen
         max_detections: int = 100,
     ) -> None:
-        self.annotations = annotations
-        self.counts = counts
-        self.groups = groups
-        self.max_detections = max_detections
-        if counts is not None and len(counts.images) != len(annotations.categories):
-            raise ConfigError(
-                f"counts of {len(counts.images)} training categories for {annotations.source} with "
-                f"{len(annotations.categories)}; the two splits must share their categories"
-            )
+        super().__init__(annotations, counts)
         if max_detections <= 10:
             raise ConfigError(f"max_detections = {max_detections}, but it must be more than 10")
-        self._store = DetectionStore(annotations)
-        self._curves: _Curves | None = None
+        self.groups, self.max_detections = groups, max_detections
 
-    def update(self, detections: Sequence[Detections], image_ids: Sequence[int]) -> None:
-        """Add the detections of some images, in original pixels, each image once.
-
-        Raises:
-            DataError: an image id that isn't in the annotations or came before, a label that is no
-                category, or a box or score that isn't finite.
-        """
-        self._store.update(detections, image_ids)
-        self._curves = None
-
-    def state(self) -> dict[int, Floats]:
-        """What came so far, for `merge`: ``(N, 6)`` x, y, width, height, score, label by image."""
-        return self._store.state()
-
-    def merge(self, state: Mapping[int, Floats]) -> None:
-        """Add the `state` of another process's evaluator.
-
-        Raises:
-            DataError: as `update`.
-        """
-        self._store.merge(state)
-        self._curves = None
-
-    def compute(self) -> dict[str, float]:
-        """The metrics by name, in [0, 1].
-
-        COCO's twelve, ``AP AP50 AP75 APs APm APl AR1 AR10 AR100 ARs ARm ARl`` (``AR100`` is named
-        after ``max_detections``), and with training counts ``APr APc APf`` and ``AP50r AP50c
-        AP50f`` by the names of the groups. Each is a mean over categories with ground truth; where
-        there are none (COCO's -1) it is nan.
-        """
-        curves, most = self._evaluated(), self.max_detections
+    def _evaluate(self, advance: Callable[[int], None]) -> DetectionMetrics:
+        records, categories = self.annotations.images, self.annotations.categories
+        sizes, most = (len(records), len(categories)), self.max_detections
+        curves = _match(self._gt_rows(), self._dt_rows(), sizes, most)
+        advance(len(records))
+        ap, ap50 = curves.ap(), curves.ap(iou=0.5)
         metrics = {
-            "AP": nan_mean(curves.ap()),
-            "AP50": nan_mean(curves.ap(iou=0.5)),
+            "AP": nan_mean(ap),
+            "AP50": nan_mean(ap50),
             "AP75": nan_mean(curves.ap(iou=0.75)),
             **{f"AP{a}": nan_mean(curves.ap(area=a)) for a in AREAS if a},
             **{f"AR{n}": nan_mean(curves.ar(cut=i)) for i, n in enumerate((1, 10, most))},
             **{f"AR{a}": nan_mean(curves.ar(area=a)) for a in AREAS if a},
         }
-        if self.counts is not None:
-            group_of = np.array(self.groups.assign(self.counts), dtype=object)
-            ap, ap50 = curves.ap(), curves.ap(iou=0.5)
+        group_of = None if self.counts is None else self.groups.assign(self.counts)
+        if group_of is not None:
+            groups = np.array(group_of, dtype=object)
             for prefix, values in (("AP", ap), ("AP50", ap50)):
                 for name in self.groups.names:
-                    metrics[f"{prefix}{name}"] = nan_mean(values[group_of == name])
-        return metrics
-
-    def per_category(self) -> tuple[CategoryMetrics, ...]:
-        """The metrics of every category, in the order of the labels."""
-        curves, counts = self._evaluated(), self.counts
-        group_of = None if counts is None else self.groups.assign(counts)
+                    metrics[f"{prefix}{name}"] = nan_mean(values[groups == name])
         gt = self.annotations.counts().instances
-        return tuple(
-            CategoryMetrics(
-                id=category.id,
-                name=category.name,
-                AP=ap,
-                AP50=ap50,
-                gt=gt[label],
-                train_images=None if counts is None else counts.images[label],
-                group=None if group_of is None else group_of[label],
-            )
-            for label, (category, ap, ap50) in enumerate(
-                zip(
-                    self.annotations.categories,
-                    curves.ap().tolist(),
-                    curves.ap(iou=0.5).tolist(),
-                    strict=True,
-                )
-            )
-        )
-
-    def _evaluated(self) -> _Curves:
-        if self._curves is None:
-            self._curves = _match(
-                self._gt_rows(), self._dt_rows(), self._sizes(), self.max_detections
-            )
-        return self._curves
-
-    def _sizes(self) -> tuple[int, int]:
-        return len(self._store.row_of), len(self.annotations.categories)
+        return DetectionMetrics(metrics, self._category_rows(ap, ap50, gt, group_of))
 
     def _gt_rows(self) -> list[dict[str, Any]]:
         """Ground truth as COCO's annotations, with image rows and labels in place of ids."""
@@ -181,7 +90,7 @@ class CocoEvaluator:
                 rows.append(
                     {
                         "id": len(rows) + 1,
-                        "image_id": self._store.row_of[record.id],
+                        "image_id": self._row_of[record.id],
                         "category_id": label,
                         "bbox": box,
                         "area": area,
@@ -192,12 +101,12 @@ class CocoEvaluator:
 
     def _dt_rows(self) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = []
-        for image_id, found in self._store.found.items():
+        for image_id, found in self._found.items():
             for x, y, w, h, score, label in found.tolist():
                 rows.append(
                     {
                         "id": len(rows) + 1,
-                        "image_id": self._store.row_of[image_id],
+                        "image_id": self._row_of[image_id],
                         "category_id": int(label),
                         "bbox": [x, y, w, h],
                         "score": score,

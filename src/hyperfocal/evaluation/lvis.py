@@ -7,17 +7,17 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperfocal.evaluation.coco import AREAS, CategoryMetrics
+from hyperfocal.evaluation.coco import AREAS
+from hyperfocal.evaluation.evaluator import DetectionMetrics, Evaluator, Floats, nan_mean, xywh
 from hyperfocal.evaluation.frequency import FrequencyGroups
 from hyperfocal.evaluation.matching import AREA_RANGES, IOU_THRESHOLDS, Boxes, match, out_of_range
-from hyperfocal.evaluation.store import DetectionStore, Floats, nan_mean, xywh
-from hyperfocal.types import AnnotationSet, CategoryCounts, ConfigError, Detections, ImageRecord
+from hyperfocal.types import AnnotationSet, CategoryCounts, ConfigError, ImageRecord
 
 RECALLS = np.linspace(0, 1, 101)
 IMAGES_AT_ONCE = 1000
 
 
-class LvisEvaluator:
+class LvisEvaluator(Evaluator):
     """LVIS's 13 numbers for boxes, equal to the ``lvis`` package.
 
     In this order: the best ``max_detections`` of an *image* are kept, over all categories, of
@@ -26,8 +26,9 @@ class LvisEvaluator:
     detections of the image's ``not_exhaustive_category_ids`` are ignored. AP is over IoU
     .50:.05:.95 and 101 recall points. There are no crowds: a box marked so counts like any other.
 
-    Categories are grouped by their ``frequency`` in the file; where it states none, by training
-    images.
+    The metrics have LVIS's names: ``AP AP50 AP75 APs APm APl``, ``APr APc APf`` where groups are
+    known, and ``AR@300 ARs@300 ARm@300 ARl@300``, named after ``max_detections``. Categories are
+    grouped by their ``frequency`` in the file; where it states none, by training images.
 
     Args:
         annotations: ground truth of the split, read from an LVIS file.
@@ -52,58 +53,21 @@ class LvisEvaluator:
                 f"{annotations.source}: the LVIS protocol needs neg_category_ids and "
                 "not_exhaustive_category_ids of every image; use --protocol coco, or LVIS's file"
             )
-        if counts is not None and len(counts.images) != len(annotations.categories):
-            raise ConfigError(
-                f"counts of {len(counts.images)} training categories for {annotations.source} with "
-                f"{len(annotations.categories)}; the two splits must share their categories"
-            )
         if max_detections < 1:
             raise ConfigError(f"max_detections = {max_detections}, but it must be at least 1")
-        self.annotations, self.counts, self.max_detections = annotations, counts, max_detections
-        self._federated = annotations.federated
-        self._store = DetectionStore(annotations)
-        self._curves: tuple[Floats, Floats] | None = None
+        super().__init__(annotations, counts)
+        self.max_detections, self._federated = max_detections, annotations.federated
         self.group_names = groups.names
         self._group_of = None if counts is None else groups.assign(counts)
         if annotations.federated.frequency is not None:
             self.group_names, self._group_of = ("r", "c", "f"), annotations.federated.frequency
 
-    def update(self, detections: Sequence[Detections], image_ids: Sequence[int]) -> None:
-        """Add the detections of some images, in original pixels, each image once.
-
-        Raises:
-            DataError: see `DetectionStore.update`.
-        """
-        self._store.update(detections, image_ids)
-        self._curves = None
-
-    def state(self) -> dict[int, Floats]:
-        """What came so far, for `merge`: ``(N, 6)`` x, y, width, height, score, label by image."""
-        return self._store.state()
-
-    def merge(self, state: Mapping[int, Floats]) -> None:
-        """Add the `state` of another process's evaluator.
-
-        Raises:
-            DataError: see `DetectionStore.update`.
-        """
-        self._store.merge(state)
-        self._curves = None
-
-    def compute(self, advance: Callable[[int], None] = lambda images: None) -> dict[str, float]:
-        """The metrics by LVIS's names, in [0, 1]; nan where nothing can be measured (lvis's -1).
-
-        ``AP AP50 AP75 APs APm APl``, ``APr APc APf`` where groups are known, and ``AR@300 ARs@300
-        ARm@300 ARl@300``, named after ``max_detections``.
-
-        Args:
-            advance: called with the number of images matched, for a progress bar.
-        """
-        ap, recall = self._evaluated(advance)
-        everywhere = ap[:, :, 0].mean(axis=1)
+    def _evaluate(self, advance: Callable[[int], None]) -> DetectionMetrics:
+        ap, recall = self._averages(advance)
+        everywhere, ap50 = ap[:, :, 0].mean(axis=1), ap[:, 0, 0]
         metrics = {
             "AP": nan_mean(everywhere),
-            "AP50": nan_mean(ap[:, 0, 0]),
+            "AP50": nan_mean(ap50),
             "AP75": nan_mean(ap[:, 5, 0]),
             **{f"AP{s}": nan_mean(ap[:, :, n].mean(axis=1)) for n, s in enumerate(AREAS) if s},
         }
@@ -113,50 +77,33 @@ class LvisEvaluator:
                 metrics[f"AP{name}"] = nan_mean(everywhere[group_of == name])
         for n, s in enumerate(AREAS):
             metrics[f"AR{s}@{self.max_detections}"] = nan_mean(recall[:, :, n].mean(axis=1))
-        return metrics
-
-    def per_category(self) -> tuple[CategoryMetrics, ...]:
-        """The metrics of every category, in the order of the labels."""
-        ap, _ = self._evaluated(lambda images: None)
-        gt = np.zeros(len(self.annotations.categories), np.int64)
-        for record in self.annotations.images:
-            np.add.at(gt, record.labels, 1)
-        return tuple(
-            CategoryMetrics(
-                id=category.id,
-                name=category.name,
-                AP=float(ap[label, :, 0].mean()),
-                AP50=float(ap[label, 0, 0]),
-                gt=int(gt[label]),
-                train_images=None if self.counts is None else self.counts.images[label],
-                group=None if self._group_of is None else self._group_of[label],
-            )
-            for label, category in enumerate(self.annotations.categories)
+        gt = np.bincount(
+            np.concatenate([record.labels for record in self.annotations.images]), minlength=len(ap)
         )
+        rows = self._category_rows(everywhere, ap50, gt.tolist(), self._group_of)
+        return DetectionMetrics(metrics, rows)
 
-    def _evaluated(self, advance: Callable[[int], None]) -> tuple[Floats, Floats]:
+    def _averages(self, advance: Callable[[int], None]) -> tuple[Floats, Floats]:
         """AP and recall, each ``(K, 10, 4)`` by category, IoU threshold and area."""
-        if self._curves is None:
-            records = sorted(self.annotations.images, key=lambda record: record.id)
-            k = len(self.annotations.categories)
-            parts, num_gt = [], np.zeros((k, len(AREA_RANGES)), np.int64)
-            for low in range(0, len(records), IMAGES_AT_ONCE):
-                some = records[low : low + IMAGES_AT_ONCE]
-                label = np.concatenate([record.labels for record in some])
-                area = np.concatenate([record.area for record in some])
-                np.add.at(num_gt, label, ~out_of_range(area))
-                parts.append(self._outcomes(some))
-                advance(len(some))
-            label, score, outcome = (np.concatenate(column) for column in zip(*parts, strict=True))
-            self._curves = _curves(label, score, outcome, num_gt)
-        return self._curves
+        records = sorted(self.annotations.images, key=lambda record: record.id)
+        k = len(self.annotations.categories)
+        parts, num_gt = [], np.zeros((k, len(AREA_RANGES)), np.int64)
+        for low in range(0, len(records), IMAGES_AT_ONCE):
+            some = records[low : low + IMAGES_AT_ONCE]
+            label = np.concatenate([record.labels for record in some])
+            area = np.concatenate([record.area for record in some])
+            np.add.at(num_gt, label, ~out_of_range(area))
+            parts.append(self._outcomes(some))
+            advance(len(some))
+        label, score, outcome = (np.concatenate(column) for column in zip(*parts, strict=True))
+        return _curves(label, score, outcome, num_gt)
 
     def _outcomes(
         self, records: Sequence[ImageRecord]
     ) -> tuple[NDArray[np.int64], Floats, NDArray[np.int8]]:
         """Label, score and ``(N, 10, 4)`` outcome (1 hit, 0 miss, -1 ignored) of detections."""
         k, image_ids = len(self.annotations.categories), [record.id for record in records]
-        found = [self._store.found.get(i, np.zeros((0, 6))) for i in image_ids]
+        found = [self._found.get(i, np.zeros((0, 6))) for i in image_ids]
         kept = [_best(rows, self.max_detections) for rows in found]
         rows = np.concatenate(kept)
         key = np.repeat(np.arange(len(kept)) * k, [len(r) for r in kept]) + rows[:, 5].astype(int)

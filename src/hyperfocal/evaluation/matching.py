@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperfocal.evaluation.store import Floats
+from hyperfocal.evaluation.evaluator import Floats
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 AREA_RANGES = np.array([[0, 1e5**2], [0, 32**2], [32**2, 96**2], [96**2, 1e5**2]])
@@ -102,14 +102,27 @@ def match(detections: Boxes, truth: Boxes) -> Matches:
     return Matches(hit, ignored)
 
 
+def pairs_of_equal_keys(
+    detections: NDArray[np.int64], truth: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows of every pair of a detection and a box of truth with the same key.
+
+    Args:
+        detections: ``(N,)`` keys; the pairs come in this order.
+        truth: ``(M,)`` keys, ascending; a detection's boxes come in this order.
+    """
+    low = np.searchsorted(truth, detections, side="left")
+    count = np.searchsorted(truth, detections, side="right") - low
+    dt = np.repeat(np.arange(len(count)), count)
+    gt = np.repeat(low - (np.cumsum(count) - count), count) + np.arange(len(dt))
+    return dt, gt
+
+
 def _overlapping(
     detections: Boxes, truth: Boxes
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
     """Rows of detections and of truth of the same key, and their IoU, where it is >= 0.5."""
-    low = np.searchsorted(truth.key, detections.key, side="left")
-    count = np.searchsorted(truth.key, detections.key, side="right") - low
-    dt = np.repeat(np.arange(len(count)), count)
-    gt = np.repeat(low - (np.cumsum(count) - count), count) + np.arange(len(dt))
+    dt, gt = pairs_of_equal_keys(detections.key, truth.key)
     a, b = detections.xywh[dt], truth.xywh[gt]
     side = np.minimum(a[:, :2] + a[:, 2:], b[:, :2] + b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])
     cut = np.where((side > 0).all(axis=1), side[:, 0] * side[:, 1], 0.0)

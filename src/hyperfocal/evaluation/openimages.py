@@ -9,31 +9,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperfocal.evaluation.coco import CategoryMetrics
-from hyperfocal.evaluation.store import Floats, nan_mean
-from hyperfocal.types import (
-    ConfigError,
-    OpenImagesBoxes,
-    OpenImagesTruth,
-)
+from hyperfocal.evaluation.evaluator import CategoryMetrics, DetectionMetrics, Floats, nan_mean
+from hyperfocal.evaluation.matching import pairs_of_equal_keys
+from hyperfocal.types import ConfigError, OpenImagesBoxes, OpenImagesTruth
 
 IOU = 0.5
 IMAGES_AT_ONCE = 1000
 
 Ints = NDArray[np.int64]
-
-
-class OpenImagesMetrics(NamedTuple):
-    """The numbers of one evaluation.
-
-    Attributes:
-        metrics: ``AP50``, and ``AP1`` (rarest) to ``AP5`` with training counts; nan where nothing
-            could be measured.
-        categories: per category, in the order of the labels; ``AP`` is nan, as IoU is 0.5 only.
-    """
-
-    metrics: dict[str, float]
-    categories: tuple[CategoryMetrics, ...]
 
 
 def evaluate_openimages(
@@ -43,7 +26,7 @@ def evaluate_openimages(
     expand_detections: bool = False,
     train_boxes: Sequence[int] | None = None,
     advance: Callable[[int], None] = lambda images: None,
-) -> OpenImagesMetrics:
+) -> DetectionMetrics:
     """The challenge's metric, with group-of weight 1.
 
     Boxes and labels verified present count for all ancestors too, labels verified absent for all
@@ -60,6 +43,10 @@ def evaluate_openimages(
         train_boxes: training boxes by label; categories are then grouped in five blocks of equal
             size by it, ascending (equal counts in the order of the labels).
         advance: called with the number of images matched, for a progress bar.
+
+    Returns:
+        ``AP50``, and ``AP1`` (rarest) to ``AP5`` with training counts; nan where nothing could be
+        measured. A category's ``AP`` is nan, as IoU is 0.5 only.
 
     Raises:
         ConfigError: ``train_boxes`` of other categories.
@@ -97,7 +84,7 @@ def evaluate_openimages(
 
 def _summary(
     truth: OpenImagesTruth, ap: Floats, num_gt: Ints, train_boxes: Sequence[int] | None
-) -> OpenImagesMetrics:
+) -> DetectionMetrics:
     metrics = {"AP50": nan_mean(ap)}
     group_of: list[str | None] = [None] * len(ap)
     if train_boxes is not None:
@@ -112,7 +99,7 @@ def _summary(
         )
         for n, each in enumerate(truth.categories)
     )
-    return OpenImagesMetrics(metrics, categories)
+    return DetectionMetrics(metrics, categories)
 
 
 def _verified(truth: OpenImagesTruth) -> set[tuple[str, int]]:
@@ -169,10 +156,7 @@ def _rows(boxes: OpenImagesBoxes, code: Mapping[str, int], k: int) -> _Rows:
 
 def _match(dt: _Rows, gt: _Rows) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Whether each detection is not ignored, and whether it is a hit; both sides sorted."""
-    low = np.searchsorted(gt.key, dt.key, side="left")
-    count = np.searchsorted(gt.key, dt.key, side="right") - low
-    a = np.repeat(np.arange(len(count)), count)
-    b = np.repeat(low - (np.cumsum(count) - count), count) + np.arange(len(a))
+    a, b = pairs_of_equal_keys(dt.key, gt.key)
     near, far = dt.xyxy[a], gt.xyxy[b]
     side = np.minimum(near[:, 2:], far[:, 2:]) - np.maximum(near[:, :2], far[:, :2])
     cut = side.clip(min=0).prod(axis=1)

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
 
-from hyperfocal.evaluation.coco import CategoryMetrics
-from hyperfocal.evaluation.openimages import OpenImagesMetrics, evaluate_openimages
-from hyperfocal.evaluation.store import DetectionStore, Floats
+from hyperfocal.evaluation.evaluator import DetectionMetrics, Evaluator
+from hyperfocal.evaluation.openimages import evaluate_openimages
 from hyperfocal.types import (
     AnnotationSet,
     CategoryCounts,
     ConfigError,
-    Detections,
     OpenImagesBoxes,
     OpenImagesTruth,
 )
 
 
-class OpenImagesEvaluator:
+class OpenImagesEvaluator(Evaluator):
     """`evaluate_openimages` of detections in pixels; crowd boxes are the group-of boxes.
 
     The metric compares areas of one image with each other, so that pixels give the same numbers as
@@ -32,7 +30,8 @@ class OpenImagesEvaluator:
         expand_detections: give each detection to all ancestors too. The official tool doesn't.
 
     Raises:
-        ConfigError: the annotations have no labels and hierarchy.
+        ConfigError: the annotations have no labels and hierarchy, or ``counts`` is of other
+            categories.
     """
 
     def __init__(
@@ -45,61 +44,24 @@ class OpenImagesEvaluator:
         if annotations.openimages is None:
             raise ConfigError(
                 f"{annotations.source}: the Open Images protocol needs Open Images' boxes (.csv) "
-                "with image labels and hierarchy; use coco"
+                "with image labels (--data.val.image-labels in training) and hierarchy "
+                "(--data.val.hierarchy); use coco"
             )
-        self.annotations, self.counts = annotations, counts
+        super().__init__(annotations, counts)
         self.expand_detections = expand_detections
-        self._store = DetectionStore(annotations)
-        self._result: OpenImagesMetrics | None = None
 
-    def update(self, detections: Sequence[Detections], image_ids: Sequence[int]) -> None:
-        """Add the detections of some images, in original pixels, each image once.
-
-        Raises:
-            DataError: see `DetectionStore.update`.
-        """
-        self._store.update(detections, image_ids)
-        self._result = None
-
-    def state(self) -> dict[int, Floats]:
-        """What came so far, for `merge`: ``(N, 6)`` x, y, width, height, score, label by image."""
-        return self._store.state()
-
-    def merge(self, state: Mapping[int, Floats]) -> None:
-        """Add the `state` of another process's evaluator.
-
-        Raises:
-            DataError: see `DetectionStore.update`.
-        """
-        self._store.merge(state)
-        self._result = None
-
-    def compute(self, advance: Callable[[int], None] = lambda images: None) -> dict[str, float]:
-        """``AP50``, and ``AP1`` to ``AP5`` where frequencies are known; nan where unmeasurable.
-
-        Args:
-            advance: called with the number of images matched, for a progress bar.
-        """
-        return self._evaluated(advance).metrics
-
-    def per_category(self) -> tuple[CategoryMetrics, ...]:
-        """The metrics of every category, in the order of the labels."""
-        rows = self._evaluated(lambda images: None).categories
-        if self.counts is None:
-            return rows
-        pairs = zip(rows, self.counts.images, strict=True)
-        return tuple(replace(row, train_images=images) for row, images in pairs)
-
-    def _evaluated(self, advance: Callable[[int], None]) -> OpenImagesMetrics:
-        if self._result is None:
-            self._result = evaluate_openimages(
-                self._truth(),
-                self._detections(),
-                expand_detections=self.expand_detections,
-                train_boxes=None if self.counts is None else self.counts.instances,
-                advance=advance,
-            )
-        return self._result
+    def _evaluate(self, advance: Callable[[int], None]) -> DetectionMetrics:
+        metrics, rows = evaluate_openimages(
+            self._truth(),
+            self._detections(),
+            expand_detections=self.expand_detections,
+            train_boxes=None if self.counts is None else self.counts.instances,
+            advance=advance,
+        )
+        if self.counts is not None:
+            pairs = zip(rows, self.counts.images, strict=True)
+            rows = tuple(replace(row, train_images=images) for row, images in pairs)
+        return DetectionMetrics(metrics, rows)
 
     def _truth(self) -> OpenImagesTruth:
         annotations, lists = self.annotations, self.annotations.openimages
@@ -126,7 +88,7 @@ class OpenImagesEvaluator:
         )
 
     def _detections(self) -> OpenImagesBoxes:
-        found = self._store.state()
+        found = self._found
         images = sorted(found)
         rows = np.concatenate([np.zeros((0, 6)), *(found[image] for image in images)])
         return OpenImagesBoxes(

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from hyperfocal.evaluation.coco import CategoryMetrics
+from hyperfocal.evaluation.evaluator import CategoryMetrics
 
 if TYPE_CHECKING:
     from rich.table import Table

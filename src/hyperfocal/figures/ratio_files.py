@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from hyperfocal.config import load
 from hyperfocal.evaluation import FrequencyGroups
-from hyperfocal.figures.run_files import Series, read_text
+from hyperfocal.figures.run_files import Series, read_lines, read_text
 from hyperfocal.types import ConfigError, DataError
 
 
@@ -48,24 +47,15 @@ def read_ratios(run: Path) -> RatioHistory:
         DataError: the run has no such file (its loss keeps no ratios), or nothing useful in it.
     """
     path = run / "ratios.jsonl"
-    lines: dict[int, dict[str, Any]] = {}
-    texts = read_text(path).splitlines()
-    for number, text in enumerate(texts, start=1):
-        try:
-            line = json.loads(text)
-            lines[int(line["step"])] = line
-        except (ValueError, KeyError, TypeError) as error:
-            if number < len(texts):
-                raise DataError(f"{path}: line {number} has no ratios ({error!r})") from None
+    (lines,) = read_lines(path, (None,), "ratios")
     if not lines:
         raise DataError(f"{path}: no ratios were logged yet")
-    steps = sorted(lines)
     names = ("ratio", "pos_grad", "neg_grad")
     try:
-        columns = {n: np.array([lines[step][n] for step in steps], np.float64) for n in names}
+        columns = {n: np.array([line[n] for line in lines], np.float64) for n in names}
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: not the ratios of a run ({error!r})") from None
-    return RatioHistory(np.array(steps, np.float64), **columns)
+    return RatioHistory(np.array([float(line["step"]) for line in lines]), **columns)
 
 
 def read_categories(run: Path) -> tuple[tuple[TrainedCategory, ...], tuple[str, ...]]:

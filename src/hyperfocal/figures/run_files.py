@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,34 +61,47 @@ def read_log(run: Path) -> Log:
         DataError: there is no log, a line is broken, or no step was logged.
     """
     path = run / "metrics.jsonl"
-    lines = read_text(path).splitlines()
-    kinds: dict[str, dict[float, dict[str, Any]]] = {"step": {}, "evaluation": {}}
-    for number, text in enumerate(lines, start=1):
-        try:
-            line = json.loads(text)
-            kinds[line["kind"]][float(line["step"])] = line
-        except (ValueError, KeyError, TypeError) as error:
-            if number == len(lines):
-                continue
-            raise DataError(f"{path}: line {number} is not a line of a log ({error!r})") from None
-    if not kinds["step"]:
+    steps, evaluations = read_lines(path, ("step", "evaluation"), "step or evaluation")
+    if not steps:
         raise DataError(f"{path}: no step was logged yet")
-    steps, evaluations = (sorted(lines.items()) for lines in kinds.values())
-    names = dict.fromkeys(name for _, line in evaluations for name in line)
+    names = dict.fromkeys(name for line in evaluations for name in line)
     return Log(
-        steps=np.array([step for step, _ in steps]),
+        steps=_column(steps, "step"),
         losses={
-            term: _column([line for _, line in steps], term)
-            for term in LOSS_TERMS
-            if any(term in line for _, line in steps)
+            term: _column(steps, term) for term in LOSS_TERMS if any(term in line for line in steps)
         },
-        evaluated=np.array([step for step, _ in evaluations]),
+        evaluated=_column(evaluations, "step"),
         metrics={
-            name: _column([line for _, line in evaluations], name)
+            name: _column(evaluations, name)
             for name in names
             if name not in ("kind", "step", "epoch", "time")
         },
     )
+
+
+def read_lines(path: Path, kinds: Sequence[str | None], what: str) -> list[list[dict[str, Any]]]:
+    """Lines of a file that grows during a run, those of each kind by themselves, sorted by step.
+
+    A last line that a crash cut short is left out; of two for one step the later counts.
+
+    Args:
+        path: one JSON object a line.
+        kinds: what ``kind`` may be; None where lines have none.
+        what: a line should have, for the message.
+
+    Raises:
+        DataError: there is no such file, or a line is broken.
+    """
+    found: dict[str | None, dict[float, dict[str, Any]]] = {kind: {} for kind in kinds}
+    texts = read_text(path).splitlines()
+    for number, text in enumerate(texts, start=1):
+        try:
+            line = json.loads(text)
+            found[line.get("kind")][float(line["step"])] = line
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            if number < len(texts):
+                raise DataError(f"{path}: line {number} has no {what} ({error!r})") from None
+    return [[lines[step] for step in sorted(lines)] for lines in found.values()]
 
 
 @dataclass(frozen=True)

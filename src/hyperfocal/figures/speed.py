@@ -6,11 +6,14 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hyperfocal.figures import style
 from hyperfocal.figures.export import Column, Drawn
 from hyperfocal.types import DataError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 class Point(NamedTuple):
@@ -70,7 +73,7 @@ def speed_figure(points: Sequence[Point]) -> Drawn:
     return Drawn(figure, columns)
 
 
-def _draw(axes, points: Sequence[Point], which: str) -> None:  # type: ignore[no-untyped-def]
+def _draw(axes: Axes, points: Sequence[Point], which: str) -> None:
     looks = (("o-", style.BLUE), ("s--", style.VERMILLION))
     depths = list(dict.fromkeys(p.name.partition("-")[0] for p in points))
     for depth, (line, colour) in zip(depths, looks, strict=False):
@@ -84,7 +87,7 @@ def _draw(axes, points: Sequence[Point], which: str) -> None:  # type: ignore[no
             )  # fmt: skip
 
 
-def _point(row: dict) -> Point:  # type: ignore[type-arg]
+def _point(row: dict[str, Any]) -> Point:
     def mean(metric: str) -> float:
         found = row["ours"][metric]
         return math.nan if found is None else float(found["mean"])

@@ -40,6 +40,9 @@ class AnchorGenerator:
     every i in 0..n-1, in every aspect ratio. The defaults are the focal-loss paper's: 9 anchors,
     32 to 813 pixels over P3 to P7.
 
+    Attributes:
+        bases: anchors of each level around the origin, ``(A, 4)``.
+
     Args:
         strides: stride of each level, pixels.
         base_scales: smallest anchor of an octave, in strides.
@@ -108,7 +111,7 @@ class AnchorGenerator:
         self.center_offset = center_offset
         self.style = style
         octave = [2 ** (i / scales_per_octave) for i in range(scales_per_octave)]
-        self._bases = tuple(
+        self.bases = tuple(
             self._base([s * base * scale for base in base_scales for scale in octave], ratios)
             for s in strides
         )
@@ -133,7 +136,7 @@ class AnchorGenerator:
     def _generate(self, image_hw: tuple[int, int], device: torch.device) -> Priors:
         boxes, strides = [], []
         for stride, base, (rows, columns) in zip(
-            self.strides, self._bases, grid_sizes(image_hw, self.strides), strict=True
+            self.strides, self.bases, grid_sizes(image_hw, self.strides), strict=True
         ):
             step_y, step_x = stride, stride
             if self.style == "torchvision":

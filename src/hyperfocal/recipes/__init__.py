@@ -20,7 +20,6 @@ the recipe's command with its flags. Words in capitals stand for flags named bel
 from __future__ import annotations
 
 import ast
-import difflib
 import pkgutil
 import re
 import runpy
@@ -28,6 +27,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
+from hyperfocal.config import did_you_mean
 from hyperfocal.engine.experiment import Experiment
 from hyperfocal.types import ConfigError
 
@@ -99,8 +99,7 @@ def describe() -> dict[str, str]:
 
 def _find(name: str) -> None:
     if name not in describe():
-        close = difflib.get_close_matches(name, describe(), n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(describe())}"
+        hint = did_you_mean(name, describe())
         raise ConfigError(f"no recipe {name!r}; {hint} (your own recipe: a path ending in .py)")
 
 

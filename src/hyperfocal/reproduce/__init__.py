@@ -6,8 +6,7 @@ makes the results, `report` writes them beside the published numbers.
 
 from __future__ import annotations
 
-import difflib
-
+from hyperfocal.config import did_you_mean
 from hyperfocal.reproduce.equalized_focal import TABLES as EFL_TABLES
 from hyperfocal.reproduce.focal_loss import TABLES as FL_TABLES
 from hyperfocal.reproduce.table import Row, Table
@@ -26,9 +25,7 @@ def find_table(name: str) -> Table:
     """
     if name in TABLES:
         return TABLES[name]
-    close = difflib.get_close_matches(name, TABLES, n=1)
-    hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(TABLES)}"
-    raise ConfigError(f"no table {name!r}; {hint}")
+    raise ConfigError(f"no table {name!r}; {did_you_mean(name, TABLES)}")
 
 
 def find_row(table: Table, name: str) -> Row:
@@ -39,8 +36,7 @@ def find_row(table: Table, name: str) -> Row:
     """
     rows = {row.name: row for row in table.rows}
     if name not in rows:
-        close = difflib.get_close_matches(name, rows, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(rows)}"
+        hint = did_you_mean(name, rows)
         raise ConfigError(f"--only {name}: table {table.name} has no such row; {hint}")
     if not rows[name].runnable:
         raise ConfigError(

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hyperfocal.engine.checkpoint import write_whole
+from hyperfocal.engine.checkpoint import write_text_whole
 from hyperfocal.engine.run_folder import write_json
 from hyperfocal.reproduce.judge import Outcome, Results, judge
 from hyperfocal.reproduce.table import Table
@@ -34,7 +34,7 @@ def write_report(
     """
     write_json(out / "table.json", as_json(table, results, ours, command))
     text = "\n".join(markdown(table, results, ours, command)) + "\n"
-    write_whole(out / "table.md", lambda part: _write(part, text))
+    write_text_whole(out / "table.md", text)
 
 
 def as_json(
@@ -141,7 +141,3 @@ def _shown(runs: Mapping[int, Outcome], metric: str) -> str:
 def _known(runs: Mapping[int, Outcome], metric: str) -> Sequence[float]:
     found = (run.value(metric) for run in runs.values())
     return [value for value in found if value is not None]
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")

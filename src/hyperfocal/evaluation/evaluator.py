@@ -1,0 +1,185 @@
+"""What every evaluator is: a store of a split's detections, and the numbers once it is asked."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hyperfocal.types import AnnotationSet, CategoryCounts, ConfigError, DataError, Detections
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class CategoryMetrics:
+    """How well one category was found.
+
+    Attributes:
+        id: the category's own id.
+        name: the category's name.
+        AP: mean over IoU thresholds .50:.05:.95; nan without ground truth in this split.
+        AP50: at IoU .50.
+        gt: ground-truth boxes in this split; COCO's protocol leaves crowds out.
+        train_images: training images that hold the category; None if unknown.
+        group: frequency group, such as ``"r"``; None if unknown or never seen in training.
+    """
+
+    id: int
+    name: str
+    AP: float
+    AP50: float
+    gt: int
+    train_images: int | None
+    group: str | None
+
+
+class DetectionMetrics(NamedTuple):
+    """The numbers of one evaluation.
+
+    Attributes:
+        metrics: by name, in [0, 1]; nan where nothing could be measured.
+        categories: per category, in the order of the labels.
+    """
+
+    metrics: dict[str, float]
+    categories: tuple[CategoryMetrics, ...]
+
+
+class Evaluator(ABC):
+    """Takes the detections of a split as they come, image by image, and measures them.
+
+    They are kept by image id as ``(N, 6)`` rows x, y, width, height, score, label. An image that
+    never comes counts as one without detections. Over several processes, either gather the
+    detections and update one evaluator, or `merge` the `state` of each process's evaluator into
+    one.
+
+    Attributes:
+        annotations: ground truth of the split.
+        counts: training frequencies of its categories, or None.
+
+    Args:
+        annotations: ground truth of the split.
+        counts: training frequencies of the same categories.
+
+    Raises:
+        ConfigError: ``counts`` is of other categories.
+    """
+
+    def __init__(self, annotations: AnnotationSet, counts: CategoryCounts | None) -> None:
+        if counts is not None and len(counts.images) != len(annotations.categories):
+            raise ConfigError(
+                f"counts of {len(counts.images)} training categories for {annotations.source} with "
+                f"{len(annotations.categories)}; the two splits must share their categories"
+            )
+        self.annotations, self.counts = annotations, counts
+        # An image's rank among the ids breaks ties of score, as in pycocotools and lvis.
+        ids = sorted(record.id for record in annotations.images)
+        self._row_of = {image_id: row for row, image_id in enumerate(ids)}
+        self._found: dict[int, Floats] = {}
+        self._result: DetectionMetrics | None = None
+
+    def compute(self, advance: Callable[[int], None] = lambda images: None) -> dict[str, float]:
+        """The metrics by name, in [0, 1]; nan where nothing can be measured.
+
+        Args:
+            advance: called with the number of images matched, for a progress bar.
+        """
+        return dict(self._measured(advance).metrics)
+
+    def per_category(self) -> tuple[CategoryMetrics, ...]:
+        """The metrics of every category, in the order of the labels."""
+        return self._measured(lambda images: None).categories
+
+    @abstractmethod
+    def _evaluate(self, advance: Callable[[int], None]) -> DetectionMetrics:
+        """Measure what came so far."""
+
+    def _measured(self, advance: Callable[[int], None]) -> DetectionMetrics:
+        if self._result is None:
+            self._result = self._evaluate(advance)
+        return self._result
+
+    def _category_rows(
+        self, ap: Floats, ap50: Floats, gt: Sequence[int], group_of: Sequence[str | None] | None
+    ) -> tuple[CategoryMetrics, ...]:
+        """From numbers by label."""
+        counts = self.counts
+        return tuple(
+            CategoryMetrics(
+                id=category.id,
+                name=category.name,
+                AP=float(ap[label]),
+                AP50=float(ap50[label]),
+                gt=gt[label],
+                train_images=None if counts is None else counts.images[label],
+                group=None if group_of is None else group_of[label],
+            )
+            for label, category in enumerate(self.annotations.categories)
+        )
+
+    def update(self, detections: Sequence[Detections], image_ids: Sequence[int]) -> None:
+        """Add the detections of some images, in original pixels, each image once.
+
+        Raises:
+            DataError: an image id that isn't in the annotations or came before, a label that is no
+                category, or a box or score that isn't finite.
+        """
+        for image_id, found in zip(image_ids, detections, strict=True):
+            self._add(int(image_id), self._as_rows(found, int(image_id)))
+
+    def state(self) -> dict[int, Floats]:
+        """What came so far, for `merge`: rows by image id."""
+        return dict(self._found)
+
+    def merge(self, state: Mapping[int, Floats]) -> None:
+        """Add the `state` of another process's evaluator.
+
+        Raises:
+            DataError: as `update`.
+        """
+        for image_id, rows in state.items():
+            self._add(image_id, rows)
+
+    def _as_rows(self, found: Detections, image_id: int) -> Floats:
+        boxes = found.boxes.detach().cpu().double().numpy().reshape(-1, 4)
+        scores = found.scores.detach().cpu().double().numpy()
+        labels = found.labels.detach().cpu().numpy()
+        k = len(self.annotations.categories)
+        if ((labels < 0) | (labels >= k)).any():
+            wrong = labels[(labels < 0) | (labels >= k)][0]
+            raise DataError(f"image {image_id}: label {wrong} detected, but labels are 0..{k - 1}")
+        if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
+            raise DataError(f"image {image_id}: a detected box or score is not a finite number")
+        return np.column_stack([xywh(boxes), scores, labels])
+
+    def _add(self, image_id: int, rows: Floats) -> None:
+        if image_id not in self._row_of:
+            raise DataError(
+                f"image id {image_id} was detected in, but {self.annotations.source} has no such "
+                "image; are these the detections of another split?"
+            )
+        if image_id in self._found:
+            raise DataError(f"image id {image_id}: its detections were given twice")
+        self._found[image_id] = rows
+        self._result = None
+
+
+def xywh(boxes: Floats) -> Floats:
+    """COCO's x, y, width, height from xyxy.
+
+    Rounded to a billionth of a pixel, which undoes the error of (x + w) - x: a width that was
+    written with up to nine decimals comes back to the last bit, so that an IoU on a threshold
+    stays there.
+    """
+    return np.concatenate([boxes[:, :2], np.round(boxes[:, 2:] - boxes[:, :2], 9)], axis=1)
+
+
+def nan_mean(values: Floats) -> float:
+    """Mean of what is there; nan where nothing is."""
+    there = values[~np.isnan(values)]
+    return float(there.mean()) if len(there) else float("nan")
