@@ -37,7 +37,11 @@ def test_fl2_has_the_published_curve_and_ours(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("table", "said"), [("1a", "Table 1a, which has no times"), (None, "fl2 is drawn from a table")]
+    ("table", "said"),
+    [
+        ("1a", "is Table 1a; there are figures of tables: fl2 of 1e"),
+        (None, "fl2 is drawn from a table"),
+    ],
 )
 def test_what_is_no_table_of_times_is_said(table, said, tmp_path: Path, capsys) -> None:
     given = [] if table is None else [str(folder(tmp_path, table))]

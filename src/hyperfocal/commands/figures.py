@@ -35,8 +35,11 @@ FROM_RUNS = {
     "efl4": "mean score of positives less that of negatives per category (Fig. 4)",
 }
 FROM_TABLES = {
-    "fl2": "AP against time an image (Fig. 2), from a folder of `hyperfocal reproduce 1e`",
+    "fl2": "AP against time an image (Fig. 2), from the folder of `hyperfocal reproduce 1e`",
+    "fl7": "FL* coloured by AP (Fig. 7), from the folder of `hyperfocal reproduce fl7`",
 }
+OF_TABLE = {"1e": "fl2", "fl7": "fl7"}
+"""Which figure a reproduced table is drawn as."""
 SPLITS = {"fl4": "val", "efl2": "train", "efl4": "val"}
 """Which split of a run a figure looks at, as its paper does."""
 
@@ -75,7 +78,12 @@ def run(words: list[str]) -> int:
 
     console = Console()
     drawn = _from_functions([n for n in args.names if n in FROM_FUNCTIONS])
-    drawn |= _from_tables([n for n in args.names if n in FROM_TABLES], args.tables)
+    drawn |= _from_tables(args.tables)
+    if "fl2" in args.names and "fl2" not in drawn:
+        raise ConfigError(
+            "fl2 is drawn from a table: name its folder too, with table.json from "
+            "`hyperfocal reproduce 1e`"
+        )
     drawn |= _from_runs([n for n in args.names if n in FROM_RUNS], args, console)
     for name, figure in drawn.items():
         for path in export(figure, args.out, name):
@@ -96,12 +104,23 @@ def _from_functions(names: Sequence[str]) -> dict[str, Drawn]:
     return {name: draw[name]() for name in names}
 
 
-def _from_tables(names: Sequence[str], folders: Sequence[Path]) -> dict[str, Drawn]:
-    from hyperfocal.figures.speed import read_points, speed_figure
+def _from_tables(folders: Sequence[Path]) -> dict[str, Drawn]:
+    from hyperfocal.figures.loss_shapes import focal_star_sweep_figure
+    from hyperfocal.figures.speed import speed_figure
+    from hyperfocal.figures.table_files import read_table
 
-    if len(names) * len(folders) > 1:
-        raise ConfigError(f"{names[0]} shows one table: name one folder, not {len(folders)}")
-    return {name: speed_figure(read_points(folder)) for name in names for folder in folders}
+    draw = {"fl2": speed_figure, "fl7": focal_star_sweep_figure}
+    drawn: dict[str, Drawn] = {}
+    for folder in folders:
+        table = read_table(folder)
+        if table.name not in OF_TABLE:
+            of = ", ".join(f"{figure} of {name}" for name, figure in OF_TABLE.items())
+            raise ConfigError(f"{folder} is Table {table.name}; there are figures of tables: {of}")
+        name = OF_TABLE[table.name]
+        if name in drawn:
+            raise ConfigError(f"{name} shows one table: name one folder of Table {table.name}")
+        drawn[name] = draw[name](table)
+    return drawn
 
 
 def _from_runs(
@@ -245,13 +264,6 @@ def _parse(words: list[str]) -> argparse.Namespace:
             )
     args.tables = [path for path in args.runs if (path / "table.json").exists()]
     args.runs = [path for path in args.runs if path not in args.tables]
-    if args.tables and not any(name in FROM_TABLES for name in args.names):
-        args.names += FROM_TABLES
-    if "fl2" in args.names and not args.tables:
-        raise ConfigError(
-            "fl2 is drawn from a table: name its folder too, with table.json from "
-            "`hyperfocal reproduce 1e`"
-        )
     wanted = [name for name in args.names if name in FROM_RUNS]
     if wanted and not args.runs:
         raise ConfigError(f"{wanted[0]} is drawn from runs: name their folders too")

@@ -6,8 +6,9 @@ CVPR 2022) Fig. 3. alpha is left out of all of them, as in the papers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 from hyperfocal.figures import style
 from hyperfocal.figures.export import Drawn
 from hyperfocal.figures.run_files import Series
+from hyperfocal.figures.table_files import ReproducedTable
 from hyperfocal.losses import (
     equalized_focal_loss,
     focal_star_loss,
@@ -34,6 +36,13 @@ STAR_GAMMAS = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0)
 STAR_BETAS = (-2.0, -1.0, 0.0, 1.0, 2.0)
 """The paper doesn't say which settings its Fig. 7 sweeps."""
 STAR_PUBLISHED = ((2.0, 1.0), (4.0, 0.0))
+STAR_MARGIN = 0.5
+"""Points below focal loss's AP down to which the paper calls a setting effective."""
+
+_UNKNOWN: dict[str, Any] = {"color": style.GREY, "linewidth": 0.7, "alpha": 0.6}
+_EFFECTIVE: dict[str, Any] = {"color": style.BLUE, "linewidth": 1.2}
+_INEFFECTIVE: dict[str, Any] = {"color": style.VERMILLION, "linewidth": 1.2, "linestyle": "--"}
+_PUBLISHED: dict[str, Any] = {"color": style.BLUE, "linewidth": 2}
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """``loss(logits (N, 1), targets (N, 1)) -> (N, 1)``."""
@@ -70,29 +79,50 @@ def focal_star_slope_figure() -> Drawn:
     return _variants("derivative", 1)
 
 
-def focal_star_sweep_figure() -> Drawn:
-    """Focal-loss paper, Fig. 7: FL* for many (γ, β); the two of its Table 3 stand out.
+def focal_star_sweep_figure(table: ReproducedTable | None = None) -> Drawn:
+    """Focal-loss paper, Fig. 7: FL* for many (γ, β), coloured by whether training works with it.
 
-    The paper colours the curves by their AP; that takes a training each.
+    The paper calls a setting effective whose AP is above 33.5, FL's being 34.0.
+
+    Args:
+        table: AP by setting, of `hyperfocal reproduce fl7`. A setting is effective if its AP is
+            above that of the row ``fl`` less 0.5 points. None: the two settings of the paper's
+            Table 3 stand out, and nothing else is told apart.
     """
     x = _x_t(6.0)
     figure = style.new_figure(5.4, 4.2)
     axes = figure.subplots()
     columns: dict[str, Series] = {"x_t": x.numpy(), "CE": curve(sigmoid_cross_entropy, x)[0]}
+    ap = {} if table is None else {row.name: row.ours["AP"] for row in table.rows}
+    enough = ap.get("fl", math.nan) - STAR_MARGIN
     for gamma in STAR_GAMMAS:
         for beta in STAR_BETAS:
-            values = curve(_star(gamma, beta), x)[0]
-            columns[f"gamma={gamma:g} beta={beta:g}"] = values
-            axes.plot(x, values, color=style.GREY, linewidth=0.7, alpha=0.6)
-    for (gamma, beta), colour in zip(STAR_PUBLISHED, (style.BLUE, style.VERMILLION), strict=True):
-        values = columns[f"gamma={gamma:g} beta={beta:g}"]
-        label = f"FL* γ = {gamma:g}, β = {beta:g}"
-        axes.plot(x, values, color=colour, linewidth=2, label=label)
-    axes.plot(x, columns["CE"], color=style.BLACK, linewidth=2, label="cross-entropy")
+            name, found = f"gamma={gamma:g} beta={beta:g}", ap.get(star_row(gamma, beta), math.nan)
+            look = _UNKNOWN
+            if not math.isnan(found + enough):
+                look = _EFFECTIVE if found > enough else _INEFFECTIVE
+                name = f"{name}, AP {found:.1f}"
+            elif table is None and (gamma, beta) in STAR_PUBLISHED:
+                look = _PUBLISHED
+            columns[name] = curve(_star(gamma, beta), x)[0]
+            axes.plot(x, columns[name], **look)
+    axes.plot(x, columns["CE"], color=style.BLACK, linewidth=2)
     axes.set(xlabel="$x_t$", ylabel="loss", xlim=(-6, 6), ylim=(0, 6))
-    axes.legend(frameon=False, title="grey: γ 1 to 6, β -2 to 2")
+    looks: dict[str, dict[str, Any]] = {"cross-entropy": {"color": style.BLACK, "linewidth": 2}}
+    if table is None:
+        looks |= {"FL* (2, 1) and (4, 0)": _PUBLISHED, "γ 1 to 6, β -2 to 2": _UNKNOWN}
+    else:
+        looks |= {f"AP above {enough:.1f}": _EFFECTIVE, "below": _INEFFECTIVE, "no AP": _UNKNOWN}
+    for label, look in looks.items():
+        axes.plot([], [], label=label, **look)
+    axes.legend(frameon=False)
     style.tidy(axes)
     return Drawn(figure, columns)
+
+
+def star_row(gamma: float, beta: float) -> str:
+    """What the row of a setting is called in the tables that vary it."""
+    return f"star-{gamma:g}-{beta:g}"
 
 
 def weighting_factor_figure() -> Drawn:
