@@ -127,6 +127,9 @@ def test_evaluate_anyones_results(
     file.write_text("[{]")
     assert cli.main(words) == 2
     assert "results.json" in capsys.readouterr().err
+    file.unlink()
+    assert cli.main(words) == 2
+    assert f"--detections {file}: no such file or folder" in capsys.readouterr().err
 
 
 def test_imported_torchvision_weights_predict(tmp_path: Path, drawn: Path) -> None:

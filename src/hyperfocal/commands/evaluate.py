@@ -227,4 +227,14 @@ def _parse(words: list[str]) -> argparse.Namespace:
         )
     if args.train_annotations is not None and args.detections is None:
         raise ConfigError("--train.annotations goes with --detections; a RUN knows its frequencies")
+    named = {
+        "--data.annotations": args.annotations,
+        "--data.images": args.images,
+        "--detections": args.detections,
+        "--train.annotations": args.train_annotations,
+        **{option: getattr(args, dest) for dest, (option, _) in files.items()},
+    }
+    for option, path in named.items():
+        if path is not None and not path.exists():
+            raise ConfigError(f"{option} {path}: no such file or folder")
     return args
