@@ -227,6 +227,8 @@ def _parse(words: list[str]) -> argparse.Namespace:
         )
     if args.train_annotations is not None and args.detections is None:
         raise ConfigError("--train.annotations goes with --detections; a RUN knows its frequencies")
+    if args.run is not None and not args.run.exists():
+        raise ConfigError(f"{args.run}: no such run folder")
     named = {
         "--data.annotations": args.annotations,
         "--data.images": args.images,
