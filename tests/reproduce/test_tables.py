@@ -110,6 +110,8 @@ def test_rows_set_what_their_names_say() -> None:
     small = built("1e", "101-600", "small")
     assert (small.model.backbone.name, small.data.val_transform.short) == ("resnet18", 160)
     assert built("prior", "without").model.head.prior == 0.5
+    assert built("prior", "without", "small").train.optimizer == "sgd"
+    assert built("1a", "alpha=0.50", "small").train.optimizer == "adamw"
     for scale in ("full", "small"):
         assert built("efl6", "fcos-efl", scale).model.kind == "fcos"
         assert built("efl6", "fcos-efl", scale).model.loss.kind == "efl"

@@ -49,8 +49,9 @@ class Plan:
         if self.recipe is not None:  # the recipe's sizes; LVIS's tables compare detectors
             detector, _, data = (row.recipe or self.table.recipe).partition("_r50_")
             base = ("--model", detector) if data == "lvis" else ()
+        special = self.table.small_flags if small else ()
         own = row.small_flags if small and row.small_flags is not None else row.flags
-        return (recipe, *base, *self.data, *self.flags, *own, "--seed", str(seed))
+        return (recipe, *base, *self.data, *special, *self.flags, *own, "--seed", str(seed))
 
     @property
     def data(self) -> tuple[str, ...]:

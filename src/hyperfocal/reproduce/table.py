@@ -94,6 +94,7 @@ class Table:
         setting: data and schedule of the published numbers.
         notes: what a reader should know.
         timed: whether inference is timed after the trainings.
+        small_flags: what all rows need at small scale.
     """
 
     name: str
@@ -106,6 +107,7 @@ class Table:
     flags: tuple[str, ...] = ()
     notes: tuple[str, ...] = field(default=())
     timed: bool = False
+    small_flags: tuple[str, ...] = ()
 
     def published(self, row: str, metric: str) -> float | None:
         """A published number, in points (ms for ``ms``)."""
