@@ -201,6 +201,17 @@ def test_the_prior_keeps_the_background_below_the_objects(priors):
         assert background > positive
 
 
+def test_efl_is_told_on_how_many_categories_it_acts_by_prior():
+    efl = override(load_recipe("retinanet_mobilenet"), ["--loss", "efl"], "test")
+    # 20,000 priors in each of 1000 images, a positive for each box of the one image with boxes:
+    # at 0.01 a ratio below 1 takes n+ / n- < 9e-6, fewer than about 180 positives.
+    m = measured([900, 500, 100, 10], [50], boxes=1510, positives=1510.0)
+    assert "of the 4 these are at first, by prior, 0 at 0.001, 2 at 0.01" in (
+        advise_prior(efl, m).reason
+    )
+    assert "gradient ratio" not in advise_prior(load_recipe("retinanet_mobilenet"), m).reason
+
+
 def test_rare_categories_are_repeated():
     recipe = load_recipe("retinanet_mobilenet")
     images = [300, 200, 150, 100, 50, 20, 4]

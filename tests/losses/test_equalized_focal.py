@@ -9,10 +9,15 @@ import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
 
-from hyperfocal.losses import EqualizedFocalLoss, equalized_focal_loss, sigmoid_focal_loss
+from hyperfocal.losses import (
+    EqualizedFocalLoss,
+    equalized_focal_loss,
+    first_gradient_ratio,
+    sigmoid_focal_loss,
+)
 from hyperfocal.losses.equalized_focal import equalized_focal_gradients
 from hyperfocal.losses.memory import LossWithMemory, step_losses
-from hyperfocal.types import ConfigError
+from hyperfocal.types import ConfigError, DataError
 
 RATIO = torch.tensor([0.0, 0.25, 0.5, 0.9, 1.0])
 
@@ -277,3 +282,30 @@ def test_bad_settings():
         EqualizedFocalLoss.Config(scale=-1.0)
     with pytest.raises(ConfigError, match="num_classes"):
         EqualizedFocalLoss(0)
+
+
+@pytest.mark.parametrize("prior", [0.001, 0.01, 0.3, 0.9])
+@pytest.mark.parametrize(("alpha", "gamma"), [(0.25, 2.0), (None, 0.5), (0.7, 5.0)])
+def test_the_first_ratio_is_that_of_a_head_at_its_prior(prior, alpha, gamma):
+    positives = torch.tensor([40, 3, 1, 0])
+    labels = torch.full((2000,), 4)
+    labels[: positives.sum()] = torch.arange(4).repeat_interleave(positives)
+    logits = torch.full((2000, 4), prior, dtype=torch.float64).logit()
+    loss = EqualizedFocalLoss(4, alpha=alpha, gamma=gamma, backend="plain").double()
+    loss(logits, labels)
+    loss.step()
+    expected = loss.pos_grad / loss.neg_grad
+    found = first_gradient_ratio(prior, positives, 2000 - positives, alpha=alpha, gamma=gamma)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+
+
+def test_the_first_ratio_for_a_small_prior_is_its_rule_of_thumb():
+    prior, alpha, gamma = 1e-5, 0.25, 2.0
+    negatives = 1e9
+    positives = negatives * (gamma + 1) * prior ** (gamma + 1) * (1 - alpha) / alpha
+    found = first_gradient_ratio(prior, torch.tensor([positives]), torch.tensor([negatives]))
+    assert found.item() == pytest.approx(1, rel=1e-3)
+    with pytest.raises(ConfigError, match="prior = 0"):
+        first_gradient_ratio(0, torch.ones(1), torch.ones(1))
+    with pytest.raises(DataError, match=r"\(1,\), negatives \(2,\)"):
+        first_gradient_ratio(0.1, torch.ones(1), torch.ones(2))

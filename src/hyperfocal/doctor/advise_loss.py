@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 
+import torch
+
 from hyperfocal.doctor.measure import Measurements
 from hyperfocal.doctor.proposal import EFL, PAPER, Proposal
 from hyperfocal.engine.experiment import Experiment
-from hyperfocal.losses import SigmoidFocalLoss
+from hyperfocal.losses import EqualizedFocalLoss, SigmoidFocalLoss, first_gradient_ratio
 
 LARGE_VOCABULARY = 100
 """Categories from which the published gains of EFL are taken to hold (500 and 1203 there)."""
@@ -19,6 +21,9 @@ FEW_BACKGROUND = 10.0
 """Background priors a positive up to which plain cross entropy does."""
 
 GAMMA, ALPHA = 2.0, 0.25
+
+EFL_PRIORS = (0.001, 0.01, 0.02, 0.05)
+"""For which a person is told on how many categories EFL acts."""
 
 
 def is_long_tailed(measured: Measurements) -> bool:
@@ -95,15 +100,36 @@ def advise_prior(experiment: Experiment, measured: Measurements) -> Proposal:
     wanted = 0.01
     while wanted > 1e-5 and starts(wanted)[0] > starts(wanted)[1]:
         wanted /= 10
-    if loss.kind == "efl":
+    efl = isinstance(loss, EqualizedFocalLoss.Config)
+    if efl and measured.categories >= LARGE_VOCABULARY:
         wanted = min(wanted, 0.001)
     background, positive = starts(wanted)
     reason = (
         f"at prior {wanted:g} the loss starts with {background:.2g} from the background and "
         f"{positive:.2g} from the objects, a positive"
     )
+    flags: tuple[str, ...] = ("--model.head.prior", f"{wanted:g}")
     if wanted >= now or math.isclose(wanted, now):
         if now < wanted:
             reason = f"the recipe's {now:g} is on the safe side of {wanted:g}"
-        return Proposal("prior", (), f"{reason}: keep {now:g}", source)
-    return Proposal("prior", ("--model.head.prior", f"{wanted:g}"), reason, source)
+        flags, reason = (), f"{reason}: keep {now:g}"
+    if isinstance(loss, EqualizedFocalLoss.Config):
+        acts = ", ".join(f"{_below_one(loss, measured, p)} at {p:g}" for p in EFL_PRIORS)
+        reason += (
+            "; EFL differs from focal loss for categories whose gradient ratio is below 1: of the "
+            f"{measured.categories} these are at first, by prior, {acts} (docs/long_tail.md)"
+        )
+    return Proposal("prior", flags, reason, source)
+
+
+def _below_one(loss: EqualizedFocalLoss.Config, measured: Measurements, prior: float) -> int:
+    """Categories with objects whose gradient ratio is below 1 when all probabilities are the prior.
+
+    Every box is taken to have as many positives as the average one.
+    """
+    boxes = torch.tensor(measured.counts.instances, dtype=torch.float64)
+    with_boxes = len(set(measured.table.image.tolist()))
+    positives = boxes * measured.positives * with_boxes / max(measured.boxes, 1)
+    negatives = measured.priors * measured.images - positives
+    ratio = first_gradient_ratio(prior, positives, negatives, alpha=loss.alpha, gamma=loss.gamma)
+    return int(((ratio < 1) & (boxes > 0)).sum())

@@ -31,6 +31,7 @@ from hyperfocal.losses.eql import EqualizationLoss, equalization_loss, rare_cate
 from hyperfocal.losses.eqlv2 import EqualizationLossV2, eqlv2_scores, equalization_loss_v2
 from hyperfocal.losses.eqlv2_focal import EqualizationLossV2Focal, equalization_loss_v2_focal
 from hyperfocal.losses.equalized_focal import EqualizedFocalLoss, equalized_focal_loss
+from hyperfocal.losses.equalized_focus import first_gradient_ratio
 from hyperfocal.losses.equalized_quality_focal import (
     EqualizedQualityFocalLoss,
     equalized_quality_focal_loss,
@@ -118,6 +119,7 @@ __all__ = [
     "equalized_focal_loss",
     "equalized_quality_focal_loss",
     "expected_distance",
+    "first_gradient_ratio",
     "focal_star_loss",
     "ghm_classification_loss",
     "ghm_regression_loss",

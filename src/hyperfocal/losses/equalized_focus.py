@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, get_args
 
 import torch
@@ -9,7 +10,8 @@ from torch import Tensor
 
 from hyperfocal.losses.inputs import Inputs, Number, per_category
 from hyperfocal.losses.kernels import Settings, focal_settings
-from hyperfocal.types import ConfigError
+from hyperfocal.losses.terms import focal_slope
+from hyperfocal.types import ConfigError, DataError
 
 Factors = Literal["both", "focusing", "weighting"]
 """What the ratios move: γ_j and the weight factor γ_j/γ_b; γ_j alone (weight factor 1); or the
@@ -54,3 +56,54 @@ def equalized_settings(
     ratio = torch.as_tensor(per_category(ratio, "ratio", ratio.new_empty(num_classes), 0, 1))
     focus, factor = _chosen(gamma + scale * (1 - ratio), gamma, factors)
     return Settings(focus, factor * focal.own, factor * focal.rest)
+
+
+def first_gradient_ratio(
+    prior: float,
+    positives: Tensor,
+    negatives: Tensor,
+    *,
+    alpha: float | None = 0.25,
+    gamma: float = 2.0,
+) -> Tensor:
+    """Gradient ratios of EFL where every probability is still the prior π, not cut to 1.
+
+    Formula, for a category with n⁺ positives and n⁻ negatives::
+
+        g = α (1-π)^γ (1 - π - γ π log π) n⁺ / ((1-α) π^γ (π - γ (1-π) log(1-π)) n⁻)
+
+    EFL differs from focal loss for categories with g below 1 alone. For a small prior these are the
+    ones with ``n⁺/n⁻ < (γ + 1) π^(γ+1) (1-α)/α``: a lower prior makes them fewer. What the network
+    learns moves the ratios from there, towards 1 in the end (docs/long_tail.md).
+
+    Args:
+        prior: π, the probability that the head starts with, in (0, 1).
+        positives: ``(K,)``, priors that answer for an object of each category, over the data.
+        negatives: ``(K,)``, all other priors that count.
+        alpha: weight of positives, negatives get ``1 - alpha``; None: both weigh 1.
+        gamma: γ_b.
+
+    Returns:
+        ``(K,)`` float64; infinite without negatives.
+
+    Raises:
+        ConfigError: a prior that isn't between 0 and 1.
+        DataError: counts of different shapes.
+
+    Example:
+        >>> import torch
+        >>> positives = torch.tensor([5000, 50])
+        >>> ratio = first_gradient_ratio(0.01, positives, 1_000_000_000 - positives)
+        >>> ratio.round(decimals=3)
+        tensor([0.5910, 0.0060], dtype=torch.float64)
+    """
+    if not 0 < prior < 1:
+        raise ConfigError(f"prior = {prior}, but it must be between 0 and 1")
+    if positives.shape != negatives.shape:
+        raise DataError(
+            f"positives have shape {tuple(positives.shape)}, negatives {tuple(negatives.shape)}"
+        )
+    logit = torch.tensor(math.log(prior / (1 - prior)), dtype=torch.float64)
+    own, rest = (1.0, 1.0) if alpha is None else (alpha, 1 - alpha)
+    pull = own * focal_slope(logit, gamma) * positives.double()
+    return pull / (rest * focal_slope(-logit, gamma) * negatives.double())
