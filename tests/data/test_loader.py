@@ -317,7 +317,8 @@ def test_ctrl_c_ends_main_and_workers(dataset, coco):
         start = loader._start_worker
         loader._start_worker = lambda n: (time.sleep(1), start(n))
         # As a training loop that finishes its step: workers must go on, even half-started ones.
-        usual = signal.signal(signal.SIGINT, lambda *_: print("noted", flush=True))
+        usual = signal.default_int_handler  # even where the tests run with SIGINT ignored
+        signal.signal(signal.SIGINT, lambda *_: print("noted", flush=True))
         batches = iter(train_batches(chosen, annotations, batch_size=2, seed=0))
         threading.Timer(0.3, os.killpg, (0, signal.SIGINT)).start()
         next(batches)
@@ -340,7 +341,11 @@ def test_ctrl_c_ends_main_and_workers(dataset, coco):
         text=True,
         start_new_session=True,
     )
-    out, errors = running.communicate(timeout=120)
+    try:
+        out, errors = running.communicate(timeout=120)
+    except subprocess.TimeoutExpired:
+        os.killpg(running.pid, signal.SIGKILL)
+        raise
     assert out == "noted\nnoted\nstopped\n", errors
     assert running.returncode == 0
     with pytest.raises(ProcessLookupError):  # nobody is left in the group
