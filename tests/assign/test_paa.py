@@ -40,8 +40,15 @@ def slow_em(xs: list[float]) -> tuple[list[float], list[float], list[float]]:
     return w, m, v
 
 
-def slow_split(cost: list[float], box: list[int], level: list[int], k: int) -> set[int]:
-    positive = set()
+def slow_split(
+    cost: list[float], box: list[int], level: list[int], k: int
+) -> dict[int, list[set[int]]]:
+    """By box, the positives; several answers where rounding decides which score is the best.
+
+    Two candidates alone in their component lie on either side of its mean, equally likely but for
+    the last digits.
+    """
+    positive: dict[int, list[set[int]]] = {}
     for b in set(box):
         kept: list[int] = []
         for lv in set(level):
@@ -49,17 +56,17 @@ def slow_split(cost: list[float], box: list[int], level: list[int], k: int) -> s
             kept += sorted(own, key=lambda i: cost[i])[:k]
         kept.sort(key=lambda i: cost[i])
         if len(kept) == 1:
-            positive |= set(kept)
+            positive[b] = [set(kept)]
             continue
         w, m, v = slow_em([cost[i] for i in kept])
         joint = [[w[c] * normal(cost[i], m[c], v[c]) for c in (0, 1)] for i in kept]
         cheap = [a >= b for a, b in joint]
         if not any(cheap):
-            positive |= set(kept)
+            positive[b] = [set(kept)]
             continue
         best = max(sum(j) for j, c in zip(joint, cheap, strict=True) if c)
-        last = next(i for i, j in enumerate(joint) if cheap[i] and sum(j) == best)
-        positive |= {kept[i] for i in range(last + 1) if cheap[i]}
+        lasts = [i for i, j in enumerate(joint) if cheap[i] and sum(j) >= best * (1 - 1e-9)]
+        positive[b] = [{kept[i] for i in range(last + 1) if cheap[i]} for last in lasts]
     return positive
 
 
@@ -80,7 +87,8 @@ def test_same_as_the_slow_split(case: tuple[list[float], list[int], list[int]], 
     found = split_by_cost(
         torch.tensor(cost, dtype=torch.float64), torch.tensor(box), torch.tensor(level), 5, k
     )
-    assert set(found.nonzero().flatten().tolist()) == slow_split(cost, box, level, k)
+    for b, allowed in slow_split(cost, box, level, k).items():
+        assert {i for i in found.nonzero().flatten().tolist() if box[i] == b} in allowed
 
 
 @settings(deadline=None, max_examples=30)
