@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -93,6 +94,41 @@ def test_a_diverging_row_is_a_result(drawn: Path, tmp_path: Path, monkeypatch, c
     assert "Diverged, the loss or gradient wasn't finite: gamma=2.0 seed 0 (step " in text
     assert main(command) == 0  # and it is not tried again
     assert "1 of 1 runs are done" in capsys.readouterr().out
+
+
+def test_tables_share_runs_of_the_same_settings(
+    drawn: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    """FL with gamma 2 is a row of both; another seed or length of training is another run."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    first, second = tmp_path / "1b", tmp_path / "3"
+    flags = ["--seeds", "1", "--train.iterations", "2"]
+    command = words(drawn, first, *flags)
+    command.remove("--only"), command.remove("gamma=0")
+    assert main(command) == 0
+    moved = tmp_path / "moved"  # a drawn set is the same wherever it lies
+    shutil.copytree(drawn, moved)
+    table = [word.replace("gamma=2.0", "fl") for word in words(moved, second, *flags)]
+    table[1] = "3"
+    table.remove("--only"), table.remove("gamma=0")
+    other = [*table, "--reuse", str(first)]
+    other[other.index("--seeds") + 1] = "2"
+    capsys.readouterr()
+    assert main(other) == 0
+    said = capsys.readouterr().out
+    assert "1 runs are taken from other tables" in said
+    assert "1 of 2 runs are done" in said
+    assert (second / "fl-0").resolve() == (first / "gamma=2.0-0").resolve()
+    assert not (second / "fl-1").is_symlink()
+    assert "trained for another table: fl (1b)" in (second / "table.md").read_text()
+    longer = [word.replace(str(second), str(tmp_path / "4")) for word in other]
+    longer[longer.index("--train.iterations") + 1] = "3"
+    longer[longer.index("--seeds") + 1] = "1"
+    assert main(longer) == 0
+    assert not (tmp_path / "4" / "fl-0").is_symlink()
+    (tmp_path / "none").mkdir()
+    assert main([*table, "--reuse", str(tmp_path / "none")]) == 2
+    assert "none: no finished run of `hyperfocal reproduce` in it" in capsys.readouterr().err
 
 
 def test_a_run_that_fails_otherwise_says_why(tmp_path: Path) -> None:

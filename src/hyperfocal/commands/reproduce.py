@@ -29,8 +29,10 @@ Train the rows of a published table over seeds; write table.md and table.json.
 Focal-loss paper: 1a 1b 1c 1d 1e 3 prior, fl7 (Fig. 7's sweep). EFL paper: efl1 efl3 efl4 efl6.
 
 The same command goes on where it was stopped: finished runs are kept, interrupted ones resumed. A
-run that diverges is a result. What isn't listed below goes to every training, as
-`hyperfocal train RECIPE` takes it (--train.iterations 2000 ...); a row's own settings prevail."""
+run that diverges is a result. Tables share rows (focal loss with gamma 2 is in 1b, 1d and 3):
+--reuse runs/1b takes those of the same settings, seed and data from there. What isn't listed below
+goes to every training, as `hyperfocal train RECIPE` takes it (--train.iterations 2000 ...); a row's
+own settings prevail."""
 
 
 def run(words: list[str]) -> int:
@@ -41,6 +43,7 @@ def run(words: list[str]) -> int:
     from hyperfocal.data.synthetic import draw_dataset, is_drawn
     from hyperfocal.reproduce import find_row, find_table
     from hyperfocal.reproduce.plan import Plan, drawn_set, setting
+    from hyperfocal.reproduce.reuse import link_runs
     from hyperfocal.reproduce.runs import run_jobs, same_or_write
 
     table = find_table(args.table)
@@ -57,7 +60,7 @@ def run(words: list[str]) -> int:
     drawn = drawn_set(args.imbalance or 1.0) if drawing else None
     out = args.out or Path("runs") / f"reproduce_{table.name}"
     plan = Plan(table, recipe, args.scale, tuple(flags), out, drawn)
-    experiments = [plan.experiment(row) for row in rows]
+    experiments = [plan.experiment(row, seed) for seed in range(args.seeds) for row in rows]
     manifest = {
         "table": table.name, "recipe": recipe, "scale": args.scale, "flags": flags,
         "drawn": dataclasses.asdict(drawn) if drawn else None,
@@ -70,6 +73,8 @@ def run(words: list[str]) -> int:
         console.print(f"drawing a long-tailed set in {out / 'data'} ...", highlight=False)
         draw_dataset(out / "data", drawn)
     jobs = plan.jobs(rows, range(args.seeds))
+    if linked := link_runs(jobs, experiments, args.reuse):
+        console.print(f"{linked} runs are taken from other tables", highlight=False)
     every = plan.jobs([r for r in table.rows if r.runnable], range(args.seeds))
     report = _Report(
         plan, every, setting(experiments[0], plan), shlex.join(["hyperfocal", "reproduce", *words])
@@ -119,6 +124,9 @@ class _Report:
                 outcome = dataclasses.replace(outcome, metrics={**outcome.metrics, "ms": ms})
             results.setdefault(job.row, {})[job.seed] = outcome
         ours = self.ours | {"time": f"{minutes:.0f} minutes in all, summed over runs"}
+        if taken := sorted({f"{job.row} ({job.folder.resolve().parent.name})" for job in self.jobs
+                            if job.folder.is_symlink()}):  # fmt: skip
+            ours["rows trained for another table"] = ", ".join(taken)
         if timed["machine"]:
             ours["ms"] = f"{timed['machine']}"
         write_report(self.plan.table, results, ours, self.command, self.plan.out)
@@ -185,6 +193,8 @@ def _parse(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--only", action="append", metavar="ROW", help="this row; several times")
     parser.add_argument("--out", type=Path, metavar="D", help="default runs/reproduce_TABLE")
     parser.add_argument("--jobs", type=int, default=1, metavar="J", help="runs at a time")
+    parser.add_argument("--reuse", action="append", type=Path, default=[], metavar="D",
+                        help="another table's --out, to share runs; several times")  # fmt: skip
     parser.add_argument("--imbalance", type=float, metavar="X",
                         help="drawn set: times as many background anchors a positive")  # fmt: skip
     args, flags = parser.parse_known_args(words)

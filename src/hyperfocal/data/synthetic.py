@@ -143,7 +143,15 @@ def _deal(
 
 def is_drawn(out: Path, settings: SyntheticConfig) -> bool:
     """Whether ``out`` holds a complete set that was drawn with these settings."""
-    return bool(_read_marker(out) == _marker(settings))
+    return bool(drawn_with(out) == _marker(settings))
+
+
+def drawn_with(out: Path) -> Any:
+    """The settings and drawing version of the set in ``out``, as JSON; None: it has none."""
+    try:
+        return json.loads((out / MARKER).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def draw_dataset(out: Path, settings: SyntheticConfig) -> None:
@@ -159,7 +167,7 @@ def draw_dataset(out: Path, settings: SyntheticConfig) -> None:
         ConfigError: too few training images for the imbalance.
         DataError: ``out`` exists and was not drawn by this function.
     """
-    if out.exists() and _read_marker(out) is None and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and drawn_with(out) is None and (not out.is_dir() or any(out.iterdir())):
         raise DataError(
             f"{out}: exists and holds no {MARKER}, so it isn't a drawn data set and stays as it "
             "is; give another folder or move it away"
@@ -226,10 +234,3 @@ def _draw_split(
 
 def _marker(settings: SyntheticConfig) -> dict[str, Any]:
     return {"drawing": DRAWING_VERSION, "settings": config.dump(settings)}
-
-
-def _read_marker(out: Path) -> Any:
-    try:
-        return json.loads((out / MARKER).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None

@@ -74,13 +74,13 @@ class Plan:
             for row in rows
         ]
 
-    def experiment(self, row: Row) -> Experiment:
+    def experiment(self, row: Row, seed: int = 0) -> Experiment:
         """The row's settings, checked.
 
         Raises:
             ConfigError: a recipe, setting or annotation file that isn't there.
         """
-        recipe, *flags = self.words(row, 0)
+        recipe, *flags = self.words(row, seed)
         experiment = override(load_recipe(recipe), flags, prog=f"hyperfocal train {recipe}")
         for name in ("train", "val"):
             path = getattr(experiment.data, name).annotations

@@ -1,0 +1,73 @@
+"""Runs that several tables share: same settings, seed and data, so trained once.
+
+Focal loss with gamma 2, for one, is a row of Tables 1b, 1d and 3.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hyperfocal import config as configs
+from hyperfocal.data.synthetic import drawn_with
+from hyperfocal.engine.experiment import Experiment
+from hyperfocal.engine.run_folder import RunFolder, read_json
+from hyperfocal.reproduce.runs import Job
+from hyperfocal.types import ConfigError
+
+WHERE = ("out", "resume", "overwrite")
+"""Settings that say where a run is kept, not what it is."""
+
+
+def link_runs(
+    jobs: Sequence[Job], experiments: Sequence[Experiment], folders: Sequence[Path]
+) -> int:
+    """Link jobs that aren't begun to runs of the same config that another table has finished.
+
+    Versions of program and libraries are not compared; each run folder tells its own.
+
+    Args:
+        jobs: of this table.
+        experiments: their complete configs, in the same order.
+        folders: other tables' ``--out``.
+
+    Returns:
+        How many jobs were linked; their folders are links then.
+
+    Raises:
+        ConfigError: a folder without a finished run.
+    """
+    known: dict[str, Path] = {}
+    for folder in folders:
+        done = [path.parent for path in sorted(folder.glob("*/outcome.json")) if _is_done(path)]
+        if not done:
+            raise ConfigError(f"--reuse {folder}: no finished run of `hyperfocal reproduce` in it")
+        known |= {_identity(read_json(RunFolder(run).config)): run for run in reversed(done)}
+    linked = 0
+    for job, experiment in zip(jobs, experiments, strict=True):
+        found = known.get(_identity(configs.dump(experiment)))
+        if found is None or job.folder.exists():
+            continue
+        job.folder.parent.mkdir(parents=True, exist_ok=True)
+        job.folder.symlink_to(os.path.relpath(found.resolve(), job.folder.parent.resolve()))
+        linked += 1
+    return linked
+
+
+def _is_done(record: Path) -> bool:
+    return read_json(record).get("state") in ("finished", "diverged")
+
+
+def _identity(config: dict[str, Any]) -> str:
+    """A config as text; files of a drawn set are named by what draws it, so wherever it lies."""
+    config = {name: value for name, value in config.items() if name not in WHERE}
+    config = json.loads(json.dumps(config))
+    for split in ("train", "val"):
+        files = config["data"][split]
+        for name, path in files.items():
+            if isinstance(path, str) and (marker := drawn_with(Path(path).parent)) is not None:
+                files[name] = [marker, Path(path).name]
+    return json.dumps(config, sort_keys=True)
