@@ -89,3 +89,26 @@ def test_impossible_settings_are_refused_by_name(change: dict[str, Any], named: 
     settings: dict[str, Any] = {"epochs": 1.0} | change
     with pytest.raises(ConfigError, match=named):
         TrainConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "definition"),
+    [("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW)],
+)
+def test_steps_are_those_of_the_plain_optimizer(name: Any, definition: Any) -> None:
+    torch.manual_seed(0)
+    ours, plain = (nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8)) for _ in range(2))
+    plain.load_state_dict(ours.state_dict())
+    config = TrainConfig(epochs=1, optimizer=name, lr=0.1, weight_decay=0.02)
+    optimizer = build_optimizer(ours, config)
+    own = {"momentum": 0.9} if name == "sgd" else {}
+    decayed = [{"params": [plain[0].weight], "weight_decay": 0.02}]
+    others = [{"params": [plain[0].bias, *plain[1].parameters()], "weight_decay": 0.0}]
+    reference = definition([*decayed, *others], lr=0.1, **own, foreach=False)
+    for _ in range(5):
+        for a, b in zip(ours.parameters(), plain.parameters(), strict=True):
+            a.grad = torch.randn_like(a)
+            b.grad = a.grad.clone()
+        optimizer.step()
+        reference.step()
+    torch.testing.assert_close(ours.state_dict(), plain.state_dict())

@@ -185,6 +185,18 @@ def test_uneven_shares_and_shares_without_boxes_equal_one_process(
 
 
 @pytest.mark.slow
+def test_adamw_trains_sharded(flags: list[str], tmp_path: Path, start: Callable[..., Any]) -> None:
+    """Its first steps divide gradients by their own size, so rounding shows: losses, loosely."""
+    two, adamw = tmp_path / "two", ["--train.optimizer", "adamw", "--lr", "1e-4"]
+    ranks = ["--strategy", "fsdp", "--devices", "2"]
+    process = start("hyperfocal.cli", "train", "demo", *flags, *adamw, *ranks, "--out", str(two))
+    one([*flags, *adamw], tmp_path / "one")
+    text, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, text
+    assert losses(two) == pytest.approx(losses(tmp_path / "one"), rel=1e-3)
+
+
+@pytest.mark.slow
 def test_a_killed_rank_restarts_the_group_and_the_run_goes_on(
     flags: list[str], tmp_path: Path, start: Callable[..., Any]
 ) -> None:
