@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,7 @@ def test_two_rows_interrupted_and_resumed(drawn: Path, tmp_path: Path, monkeypat
     assert [s["step"] for s in steps if s["kind"] == "step"] == list(range(1, 13))
     table = (out / "table.md").read_text()
     assert "too few seeds" in table
+    assert f"torch {metadata.version('torch')}, " in table
     assert "| gamma=5.0 | 0 | - |" in table
     measured = json.loads((out / "gamma=2.0-0" / "metrics.json").read_text())["metrics"]["AP"]
     rows = {row["name"]: row for row in json.loads((out / "table.json").read_text())["rows"]}

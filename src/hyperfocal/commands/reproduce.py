@@ -114,16 +114,19 @@ class _Report:
 
         timed = read_json(self.timing) if self.timing.exists() else {"ms": {}, "machine": None}
         results: dict[str, dict[int, Outcome]] = {}
-        minutes = 0.0
+        minutes, machines = 0.0, dict[str, None]()
         for job in self.jobs:
             minutes += job.seconds() / 60
             outcome = job.outcome()
             if outcome is None:
                 continue
+            machines[job.machine()] = None
             if (ms := timed["ms"].get(job.folder.name)) is not None:
                 outcome = dataclasses.replace(outcome, metrics={**outcome.metrics, "ms": ms})
             results.setdefault(job.row, {})[job.seed] = outcome
         ours = self.ours | {"time": f"{minutes:.0f} minutes in all, summed over runs"}
+        if machines:
+            ours["made with"] = "; or ".join(machines)
         if taken := sorted({f"{job.row} ({job.folder.resolve().parent.name})" for job in self.jobs
                             if job.folder.is_symlink()}):  # fmt: skip
             ours["rows trained for another table"] = ", ".join(taken)

@@ -77,6 +77,17 @@ class Job:
         """Spent on it so far, over all its parts."""
         return float(self._state().get("seconds", 0.0))
 
+    def machine(self) -> str:
+        """Versions and hardware that it was made with."""
+        path = RunFolder(self.folder).environment
+        known = read_json(path) if path.exists() else {}
+        packages = known.get("packages", {})
+        named = ("hyperfocal", "torch", "torchvision", "timm")
+        versions = ", ".join(f"{name} {packages[name]}" for name in named if name in packages)
+        gpus = ", ".join(known.get("gpus", ()))
+        cpu = f"{known.get('threads')} thread(s) of {known.get('cpu_count')} CPU cores"
+        return f"{versions}; {known.get('system')}, {gpus or cpu}"
+
     def _state(self) -> Mapping[str, float | str]:
         if not self.record.exists():
             return {}
