@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hyperfocal import config
+from hyperfocal.models.norm import GroupNorm
 from hyperfocal.types import HeadOutput
 
 GROUPS = 32
@@ -254,6 +255,6 @@ def _tower(in_channels: int, channels: int, depth: int, norm: str, bias: bool) -
     for i in range(depth):
         layers.append(nn.Conv2d(channels if i else in_channels, channels, 3, padding=1, bias=bias))
         if norm == "gn":
-            layers.append(nn.GroupNorm(GROUPS, channels))
+            layers.append(GroupNorm(GROUPS, channels))
         layers.append(nn.ReLU(inplace=True))
     return nn.Sequential(*layers)
