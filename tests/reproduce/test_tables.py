@@ -108,7 +108,7 @@ def test_rows_set_what_their_names_say() -> None:
     assert built("1c", "2x1").model.anchors.per_location == 2
     assert built("1e", "101-800").data.val_transform.short == 800
     small = built("1e", "101-600", "small")
-    assert (small.model.backbone.name, small.data.val_transform.short) == ("resnet18", 160)
+    assert (small.model.backbone.name, small.data.val_transform.short) == ("resnet10t", 160)
     assert built("prior", "without").model.head.prior == 0.5
     assert built("prior", "without", "small").train.optimizer == "sgd"
     assert built("1a", "alpha=0.50", "small").train.optimizer == "adamw"
