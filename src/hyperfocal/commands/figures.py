@@ -39,7 +39,7 @@ FROM_TABLES = {
     "fl7": "FL* coloured by AP (Fig. 7), from the folder of `hyperfocal reproduce fl7`",
 }
 OF_TABLE = {"1e": "fl2", "fl7": "fl7"}
-"""Which figure a reproduced table is drawn as."""
+"""Which figure a reproduced table is drawn as; others as table_NAME, AP of their rows."""
 SPLITS = {"fl4": "val", "efl2": "train", "efl4": "val"}
 """Which split of a run a figure looks at, as its paper does."""
 
@@ -58,7 +58,8 @@ Draw figures of the papers as PNG and SVG, with their data as CSV.
     + "\n".join(f"  {name:5} {what}" for name, what in FROM_FUNCTIONS.items())
     + "\nfrom runs and their data:\n"
     + "\n".join(f"  {name:5} {what}" for name, what in FROM_RUNS.items())
-    + "\nfrom a reproduced table:\n"
+    + "\nfrom the folder of a reproduced table:\n"
+    + "  table_NAME  AP of its rows, seed by seed, beside the published (all but these)\n"
     + "\n".join(f"  {name:5} {what}" for name, what in FROM_TABLES.items())
     + """
 
@@ -108,18 +109,16 @@ def _from_tables(folders: Sequence[Path]) -> dict[str, Drawn]:
     from hyperfocal.figures.loss_shapes import focal_star_sweep_figure
     from hyperfocal.figures.speed import speed_figure
     from hyperfocal.figures.table_files import read_table
+    from hyperfocal.figures.table_rows import table_figure
 
     draw = {"fl2": speed_figure, "fl7": focal_star_sweep_figure}
     drawn: dict[str, Drawn] = {}
     for folder in folders:
         table = read_table(folder)
-        if table.name not in OF_TABLE:
-            of = ", ".join(f"{figure} of {name}" for name, figure in OF_TABLE.items())
-            raise ConfigError(f"{folder} is Table {table.name}; there are figures of tables: {of}")
-        name = OF_TABLE[table.name]
+        name = OF_TABLE.get(table.name, f"table_{table.name}")
         if name in drawn:
             raise ConfigError(f"{name} shows one table: name one folder of Table {table.name}")
-        drawn[name] = draw[name](table)
+        drawn[name] = draw.get(name, table_figure)(table)
     return drawn
 
 

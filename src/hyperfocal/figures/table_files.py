@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from hyperfocal.types import DataError
 
@@ -18,11 +18,13 @@ class TableRow(NamedTuple):
         name: as in the table.
         published: by column, what the paper has; AP in points.
         ours: by column, the mean over seeds, nan where nothing was measured.
+        seeds: AP of each run, 0 where it diverged.
     """
 
     name: str
     published: Mapping[str, float]
     ours: Mapping[str, float]
+    seeds: tuple[float, ...]
 
 
 class ReproducedTable(NamedTuple):
@@ -54,9 +56,14 @@ def read_table(folder: Path) -> ReproducedTable:
                     name: math.nan if found is None else float(found["mean"])
                     for name, found in row["ours"].items()
                 },
+                tuple(_ap(run) for run in row["runs"].values()),
             )
             for row in table["rows"]
         )
         return ReproducedTable(str(table["table"]), rows)
     except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise DataError(f"{path}: not a reproduced table ({error!r})") from None
+
+
+def _ap(run: Mapping[str, Any]) -> float:
+    return 0.0 if run["diverged_at"] is not None else float(run["metrics"].get("AP", math.nan))

@@ -1,11 +1,9 @@
-"""Fig. 2's numbers are those of the reproduced table."""
+"""Figures of reproduced tables have the tables' numbers."""
 
 from __future__ import annotations
 
 import csv
 from pathlib import Path
-
-import pytest
 
 from hyperfocal.cli import main
 from hyperfocal.reproduce import TABLES
@@ -36,14 +34,25 @@ def test_fl2_has_the_published_curve_and_ours(tmp_path: Path) -> None:
     assert (tmp_path / "figures" / "fl2.svg").exists()
 
 
-@pytest.mark.parametrize(
-    ("table", "said"),
-    [
-        ("1a", "is Table 1a; there are figures of tables: fl2 of 1e"),
-        (None, "fl2 is drawn from a table"),
-    ],
-)
-def test_what_is_no_table_of_times_is_said(table, said, tmp_path: Path, capsys) -> None:
-    given = [] if table is None else [str(folder(tmp_path, table))]
-    assert main(["figures", "fl2", *given, "--out", str(tmp_path / "figures")]) == 2
-    assert said in capsys.readouterr().err
+def test_fl2_without_a_table_is_said(tmp_path: Path, capsys) -> None:
+    assert main(["figures", "fl2", "--out", str(tmp_path / "figures")]) == 2
+    assert "fl2 is drawn from a table" in capsys.readouterr().err
+
+
+def test_any_other_table_is_drawn_row_by_row(tmp_path: Path) -> None:
+    results = {
+        "alpha=0.50": {0: Outcome({"AP": 10.0}), 1: Outcome({"AP": 12.0})},
+        "alpha=0.75": {0: Outcome({}, diverged_at=7)},
+    }
+    write_report(TABLES["1a"], results, {}, "hyperfocal reproduce", tmp_path)
+    assert main(["figures", str(tmp_path), "--out", str(tmp_path / "figures")]) == 0
+    with (tmp_path / "figures" / "table_1a.csv").open() as file:
+        rows = {row["row"]: row for row in csv.DictReader(file)}
+    assert len(rows) == 7
+    assert rows["alpha=0.50"] == {
+        "row": "alpha=0.50", "published AP": "30.2", "AP": "11", "AP, run 1": "10",
+        "AP, run 2": "12",
+    }  # fmt: skip
+    assert rows["alpha=0.75"]["AP"] == "0"
+    assert rows["alpha=0.999"]["AP"] == ""
+    assert (tmp_path / "figures" / "table_1a.svg").exists()

@@ -1,0 +1,46 @@
+"""A reproduced table as a picture: each row's AP as published, and here, seed by seed."""
+
+from __future__ import annotations
+
+import math
+import statistics
+
+from hyperfocal.figures import style
+from hyperfocal.figures.export import Column, Drawn
+from hyperfocal.figures.table_files import ReproducedTable
+
+
+def table_figure(table: ReproducedTable) -> Drawn:
+    """AP of the rows, in the paper's order: published, and ours as a dot a seed and their mean.
+
+    Data and schedules differ, so each side has an axis of its own: the shapes are to be compared,
+    not the heights. A run that diverged has AP 0.
+    """
+    rows = table.rows
+    figure = style.new_figure(8.6, 1.3 + 0.28 * len(rows))
+    left, right = figure.subplots(1, 2, sharey=True)
+    places = range(len(rows))
+    published = [row.published.get("AP", math.nan) for row in rows]
+    means = [statistics.mean(row.seeds) if row.seeds else math.nan for row in rows]
+    left.plot(published, places, "D", color=style.BLACK, markersize=5)
+    right.plot(means, places, "|", color=style.BLUE, markersize=14, markeredgewidth=2.5)
+    for place, row in enumerate(rows):
+        right.plot(row.seeds, [place] * len(row.seeds), "o", color=style.BLUE, alpha=0.5, ms=5)
+    left.set(title="published", yticks=list(places), yticklabels=[row.name for row in rows])
+    left.invert_yaxis()
+    right.set(title="here: seeds and mean")
+    for axes in (left, right):
+        axes.set(xlabel="AP")
+        style.tidy(axes, grid=False)
+        axes.grid(axis="x", color="#e3e3e3", linewidth=0.8)
+    most = max((len(row.seeds) for row in rows), default=0)
+    columns: dict[str, Column] = {
+        "row": [row.name for row in rows],
+        "published AP": published,
+        "AP": means,
+    }
+    for number in range(most):
+        columns[f"AP, run {number + 1}"] = [
+            row.seeds[number] if number < len(row.seeds) else math.nan for row in rows
+        ]
+    return Drawn(figure, columns)
