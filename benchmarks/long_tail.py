@@ -41,7 +41,7 @@ LOSSES = {
     "eqlv2_focal": "--loss eqlv2_focal",
 }
 MODELS = {"retinanet": "", "improved_baseline": "--model improved_baseline"}
-SAMPLERS = {"plain": "--sampler plain", "rfs": "--sampler rfs"}
+SAMPLERS = {"plain": "--sampler plain", "rfs": "--sampler rfs --sampler.threshold {threshold}"}
 METRICS = ("AP", "AP50", "APr", "APc", "APf")
 SATURATED = 0.999
 
@@ -55,17 +55,20 @@ class Setting:
         loss: one of `LOSSES`.
         sampler: one of `SAMPLERS`.
         prior: the head's; None: the recipe's.
+        threshold: of RFS.
     """
 
     model: str
     loss: str
     sampler: str
     prior: float | None
+    threshold: float
 
     @property
     def flags(self) -> list[str]:
         """What tells it from the others."""
-        flags = shlex.split(f"{MODELS[self.model]} {LOSSES[self.loss]} {SAMPLERS[self.sampler]}")
+        sampler = SAMPLERS[self.sampler].format(threshold=self.threshold)
+        flags = shlex.split(f"{MODELS[self.model]} {LOSSES[self.loss]} {sampler}")
         return flags if self.prior is None else [*flags, "--model.head.prior", str(self.prior)]
 
     @property
@@ -112,6 +115,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--models", nargs="+", choices=MODELS, default=["retinanet"])
     parser.add_argument("--losses", nargs="+", choices=LOSSES, default=list(LOSSES))
     parser.add_argument("--samplers", nargs="+", choices=SAMPLERS, default=["plain"])
+    parser.add_argument(
+        "--rfs-threshold",
+        type=float,
+        default=0.001,
+        help="RFS: repeat images of categories in a smaller share of the images (default: LVIS's)",
+    )
     parser.add_argument("--priors", nargs="+", type=float, default=[None], help="of the head")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
@@ -132,7 +141,7 @@ def settings(options: argparse.Namespace) -> Iterator[Setting]:
         for sampler in options.samplers:
             for prior in options.priors:
                 for loss in options.losses:
-                    yield Setting(model, loss, sampler, prior)
+                    yield Setting(model, loss, sampler, prior, options.rfs_threshold)
 
 
 def draw(out: Path) -> list[str]:
