@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torchvision.ops import box_iou
 
 from hyperfocal.losses import hard_negatives, online_hard_examples
 from hyperfocal.types import ConfigError, DataError
@@ -44,13 +45,45 @@ def test_one_to_three(positives, want):
     assert not len(hardest) or hardest.min() >= left.max()
 
 
-def test_candidates_always_hold_the_positives():
+@pytest.mark.parametrize("one_to_three", [False, True])
+@pytest.mark.parametrize("keep", [1, 5, 40, 500])
+@pytest.mark.parametrize("threshold", [0.0, 0.3, 0.7, 1.0])
+def test_ending_early_changes_nothing(threshold: float, keep: int, one_to_three: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for anchors in (1, 30, 400):
+        corners = torch.rand(anchors, 2, generator=generator) * 60
+        sides = 5 + torch.rand(anchors, 2, generator=generator) * 30
+        boxes = torch.cat([corners, corners + sides], 1)
+        losses = torch.rand(anchors, generator=generator)
+        labels = torch.randint(-1, 2, (anchors,), generator=generator)
+        labels[torch.rand(anchors, generator=generator) < 0.7] = 1
+        kept = online_hard_examples(
+            losses, labels, boxes, 1, keep=keep, nms_threshold=threshold, one_to_three=one_to_three
+        )
+        assert kept.nonzero().flatten().tolist() == slowly(
+            losses, labels, boxes, keep, threshold, one_to_three
+        )
+
+
+def slowly(losses, labels, boxes, keep, threshold, one_to_three) -> list[int]:
+    """All anchors through the suppression, one at a time."""
+    near = (box_iou(boxes, boxes) > threshold).tolist()
+    alive: list[int] = []
+    for n in losses.argsort(descending=True).tolist():
+        if labels[n] >= 0 and not any(near[n][k] for k in alive):
+            alive.append(n)
+    if one_to_three:
+        positives = [n for n in alive if labels[n] == 0][: max(keep // 4, 1)]
+        negatives = [n for n in alive if labels[n] == 1][: 3 * len(positives)]
+        return sorted(positives + negatives)
+    return sorted(alive[:keep])
+
+
+def test_an_easy_positive_is_found() -> None:
     n = 50
     losses, labels = torch.arange(n).float(), torch.ones(n).long()
     labels[0] = 0  # the easiest
-    kept = online_hard_examples(
-        losses, labels, separate(n), 1, keep=8, one_to_three=True, nms_candidates=5
-    )
+    kept = online_hard_examples(losses, labels, separate(n), 1, keep=8, one_to_three=True)
     assert kept.nonzero().flatten().tolist() == [0, 47, 48, 49]
 
 
