@@ -93,7 +93,7 @@ def main() -> int:
             setting.name,
             seed,
             options.out / f"{setting.name}-{seed}",
-            (*options.train, *data, *setting.flags),
+            (*options.train, *data, *setting.flags, "--seed", str(seed)),
         )
         for seed in options.seeds
         for setting in settings(options)
@@ -164,6 +164,8 @@ def table(out: Path) -> str:
     for record in sorted(out.glob("*/outcome.json")):
         run = record.parent
         name, _, seed = run.name.rpartition("-")
+        if (made_with := json.loads((run / "config.json").read_text())["seed"]) != int(seed):
+            sys.exit(f"{run} was made with seed {made_with}: remove it and give the command again")
         job = Job(name, int(seed), run, ())
         outcome = job.outcome()
         if outcome is None:
