@@ -28,7 +28,7 @@ from pathlib import Path
 import torch
 
 from hyperfocal.data.synthetic import SyntheticConfig, draw_dataset, is_drawn
-from hyperfocal.reproduce.runs import Job, run_jobs
+from hyperfocal.reproduce.runs import Job, run_jobs, same_or_write
 from hyperfocal.types import HyperfocalError
 
 # Focal loss is EFL with scale 0, to the last bit, and so keeps its gradient ratios too.
@@ -82,6 +82,9 @@ def main() -> int:
     """Run what is missing, then print the table."""
     options = parse()
     options.out.mkdir(parents=True, exist_ok=True)
+    shared = {"train": options.train, "rfs_threshold": options.rfs_threshold}
+    if changed := same_or_write(options.out / "grid.json", shared):
+        sys.exit(f"{options.out} holds other runs: {changed}. Choose another --out.")
     data = draw(options.out) if options.synthetic else []
 
     def done(job: Job) -> None:
