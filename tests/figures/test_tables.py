@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+import pytest
+
 from hyperfocal.cli import main
 from hyperfocal.reproduce import TABLES
 from hyperfocal.reproduce.judge import Outcome
@@ -34,8 +36,10 @@ def test_fl2_has_the_published_curve_and_ours(tmp_path: Path) -> None:
     assert (tmp_path / "figures" / "fl2.svg").exists()
 
 
-def test_fl2_without_a_table_is_said(tmp_path: Path, capsys) -> None:
-    assert main(["figures", "fl2", "--out", str(tmp_path / "figures")]) == 2
+@pytest.mark.parametrize("table", ["1a", None])
+def test_fl2_without_a_table_of_times_is_said(table, tmp_path: Path, capsys) -> None:
+    given = [] if table is None else [str(folder(tmp_path, table))]
+    assert main(["figures", "fl2", *given, "--out", str(tmp_path / "figures")]) == 2
     assert "fl2 is drawn from a table" in capsys.readouterr().err
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 
 from hyperfocal.figures import style
 from hyperfocal.figures.export import Column, Drawn
@@ -21,7 +20,7 @@ def table_figure(table: ReproducedTable) -> Drawn:
     left, right = figure.subplots(1, 2, sharey=True)
     places = range(len(rows))
     published = [row.published.get("AP", math.nan) for row in rows]
-    means = [statistics.mean(row.seeds) if row.seeds else math.nan for row in rows]
+    means = [row.ours.get("AP", math.nan) for row in rows]
     left.plot(published, places, "D", color=style.BLACK, markersize=5)
     right.plot(means, places, "|", color=style.BLUE, markersize=14, markeredgewidth=2.5)
     for place, row in enumerate(rows):
