@@ -167,12 +167,12 @@ def table(out: Path) -> str:
     for record in sorted(out.glob("*/outcome.json")):
         run = record.parent
         name, _, seed = run.name.rpartition("-")
-        if (made_with := json.loads((run / "config.json").read_text())["seed"]) != int(seed):
-            sys.exit(f"{run} was made with seed {made_with}: remove it and give the command again")
         job = Job(name, int(seed), run, ())
         outcome = job.outcome()
         if outcome is None:
             continue
+        if (made_with := json.loads((run / "config.json").read_text())["seed"]) != int(seed):
+            sys.exit(f"{run} was made with seed {made_with}: remove it and give the command again")
         if outcome.diverged_at is not None:
             diverged.append(f"{run.name} (step {outcome.diverged_at})")
             continue

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from hyperfocal.engine.experiment import TrainConfig
+from hyperfocal.engine.precision import has_bf16
 from hyperfocal.engine.sharding import largest, local
 from hyperfocal.types import Batch
 
@@ -47,7 +48,7 @@ def likely_causes(
         _weights(model, config),
         _prior(model, step),
         _learning_rate(config, step, total),
-        _precision(config),
+        _precision(config, model),
     ]
     return [text for score, text in sorted(ranked, key=lambda c: -c[0]) if score > 0]
 
@@ -91,6 +92,8 @@ def _learning_rate(config: TrainConfig, step: int, total: int) -> tuple[float, s
     )
 
 
-def _precision(config: TrainConfig) -> tuple[float, str]:
-    score = 4.0 if config.precision == "bf16" else 0.0
+def _precision(config: TrainConfig, model: nn.Module) -> tuple[float, str]:
+    device = next(model.parameters()).device
+    rounded = config.precision == "bf16" or (config.precision == "auto" and has_bf16(device))
+    score = 4.0 if rounded else 0.0
     return score, "precision: bf16 has 8 bits of mantissa; see if --train.precision fp32 is stable"

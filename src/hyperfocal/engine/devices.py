@@ -20,6 +20,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.nn.parallel import DistributedDataParallel
 
 from hyperfocal.engine.experiment import Experiment
+from hyperfocal.engine.precision import Precision, chosen
 from hyperfocal.engine.sharding import shard
 from hyperfocal.losses.memory import own_buffers
 from hyperfocal.models import Detector
@@ -36,7 +37,8 @@ def launch(experiment: Experiment) -> Fabric:
     """
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # our own lines suffice
     precision: Literal["bf16-mixed", "32-true"]
-    precision = "bf16-mixed" if experiment.train.precision == "bf16" else "32-true"
+    arithmetic = chosen(experiment.train.precision, _device_type(experiment))
+    precision = "bf16-mixed" if arithmetic == "bf16" else "32-true"
     nodes, devices = started_processes() or (1, experiment.devices)
     if experiment.train.batch_size < nodes * devices:
         raise ConfigError(
@@ -66,6 +68,18 @@ def started_processes() -> tuple[int, int] | None:
     if SLURMEnvironment.detect() and "SLURM_NTASKS_PER_NODE" in os.environ:
         return int(os.environ["SLURM_NNODES"]), int(os.environ["SLURM_NTASKS_PER_NODE"])
     return None
+
+
+def precision_of(fabric: Fabric) -> Precision:
+    """The arithmetic that `launch` has set."""
+    return "bf16" if fabric._precision.precision == "bf16-mixed" else "fp32"
+
+
+def _device_type(experiment: Experiment) -> str:
+    if experiment.accelerator != "auto":
+        return experiment.accelerator
+    found = torch.accelerator.current_accelerator(check_available=True)
+    return "cpu" if found is None else found.type
 
 
 def _strategy(experiment: Experiment, processes: int) -> Strategy | str:

@@ -54,8 +54,9 @@ class TrainConfig(Config):
     warmup_start: float = 1 / 3
     """Fraction of lr at the first step."""
 
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Arithmetic of the forward and backward pass (bf16: autocast; weights stay fp32)."""
+    precision: Literal["auto", "fp32", "bf16"] = "fp32"
+    """Arithmetic of the forward and backward pass (bf16: autocast; weights stay fp32). auto: bf16
+    where the device has instructions for it, else fp32."""
     ema_decay: float | None = None
     """Keep an exponential moving average of the weights and evaluate that."""
 

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from hyperfocal.data import TransformConfig, collate, prepare_image
 from hyperfocal.engine.checkpoint import load_weights
+from hyperfocal.engine.precision import Precision, chosen
 from hyperfocal.engine.run_folder import RunFolder
 from hyperfocal.models import Detector
 from hyperfocal.types import Category, Detections
-
-Precision = Literal["fp32", "bf16"]
 
 
 class Predictor:
@@ -32,7 +31,7 @@ class Predictor:
         categories: ``categories[label]`` has the name and the id that the person's file used.
         transform: how an image is resized before it is shown to the detector.
         device: where the detector is.
-        precision: arithmetic of the network, as it was trained.
+        precision: arithmetic of the network: as it was trained; where that was auto, this device's.
     """
 
     def __init__(
@@ -110,7 +109,7 @@ def load(run: str | Path, device: str = "auto") -> Predictor:
         trained.categories,
         experiment.data.val_transform,
         device,
-        experiment.train.precision,
+        chosen(experiment.train.precision, device),
     )
 
 

@@ -22,6 +22,7 @@ from hyperfocal import config as configs
 from hyperfocal.engine.checkpoint import attempt, sweep_parts, write_text_whole
 from hyperfocal.engine.experiment import Experiment
 from hyperfocal.engine.json_lines import LineFile, read_lines, write_lines
+from hyperfocal.engine.precision import Precision
 from hyperfocal.engine.window import Spike
 from hyperfocal.types import (
     Category,
@@ -95,8 +96,18 @@ class RunFolder:
         for file in (self.log, self.ratios, self.metrics, self.weights):
             file.unlink(missing_ok=True)
 
-    def start(self, experiment: Experiment, categories: TrainedCategories) -> None:
+    def start(
+        self,
+        experiment: Experiment,
+        categories: TrainedCategories,
+        precision: Precision | None = None,
+    ) -> None:
         """Write what is known before the first step.
+
+        Args:
+            experiment: the config.
+            categories: the label space.
+            precision: what train.precision came to on this device; None: nothing is computed.
 
         Raises:
             HyperfocalError: the folder can't be written.
@@ -107,7 +118,7 @@ class RunFolder:
                 sweep_parts(folder)
             write_json(self.config, configs.dump(experiment))
             write_json(self.categories, categories.as_json())
-            write_json(self.environment, describe_environment())
+            write_json(self.environment, describe_environment() | {"precision": precision})
         except OSError as error:
             raise HyperfocalError(f"{self.path}: can't be written ({error.strerror})") from None
 

@@ -13,7 +13,13 @@ from rich.console import Console
 from hyperfocal.data import epoch_length, eval_batches, train_batches
 from hyperfocal.engine.agreement import Verdict, agree
 from hyperfocal.engine.checkpoint import Checkpoints
-from hyperfocal.engine.devices import TrainingForward, launch, lost_contact, mesh_of
+from hyperfocal.engine.devices import (
+    TrainingForward,
+    launch,
+    lost_contact,
+    mesh_of,
+    precision_of,
+)
 from hyperfocal.engine.ema import WeightAverage
 from hyperfocal.engine.evaluate import Evaluation, build_evaluator, detect_all, measure
 from hyperfocal.engine.experiment import Experiment
@@ -92,7 +98,10 @@ def train(experiment: Experiment, run: RunFolder, console: Console) -> TrainResu
             run.clear()
         elif state.step == 0:
             console.print(f"{run.path}: no checkpoint yet, so this starts at the first step")
-        run.start(experiment, TrainedCategories(splits.train.categories, counts))
+        precision = precision_of(fabric)
+        if experiment.train.precision == "auto" and precision == "fp32":
+            console.print("train.precision: fp32, for this device has no bf16 instructions")
+        run.start(experiment, TrainedCategories(splits.train.categories, counts), precision)
     fabric.barrier()
     stepper = Stepper(fabric, forward, wrapped, state, experiment.train, experiment.seed)
 

@@ -25,7 +25,7 @@ def recipe() -> Experiment:
             schedule="cosine",
             warmup_iterations=100,
             warmup_start=0.01,
-            precision="bf16",
+            precision="auto",
             ema_decay=0.995,
             evaluations=4,
         ),

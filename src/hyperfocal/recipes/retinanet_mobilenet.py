@@ -30,7 +30,7 @@ def recipe() -> Experiment:
             schedule="cosine",
             warmup_iterations=300,
             warmup_start=0.01,
-            precision="bf16",
+            precision="auto",
             ema_decay=0.998,
         ),
         model=RetinaNet.Config(

@@ -86,7 +86,8 @@ class Job:
         versions = ", ".join(f"{name} {packages[name]}" for name in named if name in packages)
         gpus = ", ".join(known.get("gpus", ()))
         cpu = f"{known.get('threads')} thread(s) of {known.get('cpu_count')} CPU cores"
-        return f"{versions}; {known.get('system')}, {gpus or cpu}"
+        precision = f", {known['precision']}" if known.get("precision") else ""
+        return f"{versions}; {known.get('system')}, {gpus or cpu}{precision}"
 
     def _state(self) -> Mapping[str, float | str]:
         if not self.record.exists():
