@@ -1,4 +1,4 @@
-"""Loss forward and backward against torchvision, compiled torchvision and fvcore.
+"""Loss forward and backward against torchvision, compiled torchvision and, where it is, fvcore.
 
     python benchmarks/bench_losses.py --threads 2 --csv benchmarks/out/losses.csv
     python benchmarks/bench_losses.py --quick
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import csv
 import datetime
+import math
 import os
 import platform
 import statistics
@@ -28,7 +29,6 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 import torchvision
-from fvcore.nn import sigmoid_focal_loss as fvcore_focal
 from torch import Tensor
 
 from hyperfocal.losses import (
@@ -38,6 +38,11 @@ from hyperfocal.losses import (
     sigmoid_cross_entropy,
     sigmoid_focal_loss,
 )
+
+try:  # has no wheel, so not every machine with a GPU can have it
+    from fvcore.nn import sigmoid_focal_loss as fvcore_focal
+except ImportError:
+    fvcore_focal = None
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -66,10 +71,13 @@ def contestants(k: int, device: str) -> dict[tuple[str, str], Loss]:
     """By loss and backend."""
     focal = partial(sigmoid_focal_loss, reduction="sum")
     quality = partial(quality_focal_loss, reduction="sum")
-    return {
+    peers = {
         ("focal", "torchvision"): torchvision_focal,
         ("focal", "torchvision, compiled"): torch.compile(torchvision_focal),
-        ("focal", "fvcore"): fvcore,
+    }
+    if fvcore_focal is not None:
+        peers["focal", "fvcore"] = fvcore
+    return peers | {
         ("focal", "hyperfocal, plain"): partial(focal, backend="plain"),
         ("focal", "hyperfocal"): partial(focal, backend="fused"),
         ("ce", "hyperfocal"): partial(sigmoid_cross_entropy, reduction="sum", backend="fused"),
@@ -200,7 +208,7 @@ def compare(args: argparse.Namespace, dtype: str) -> list[dict[str, str | float]
     rows = []
     for (loss, backend), (wall, processor) in median.items():
         peers = [
-            median["focal", peer][0] / wall
+            median.get(("focal", peer), (math.nan,))[0] / wall
             for peer in ("torchvision", "torchvision, compiled", "fvcore")
         ]
         peak = 0 if loss == "copy" else peak_extra(loss, backend, args, dtype)
