@@ -38,6 +38,7 @@ LOSSES = {
     "efl_ce": "--loss efl --loss.ratio-of cross_entropy",
     "alpha_ce": "--loss ce --loss.alpha 0.75",
     "cb_focal": "--loss cb_focal",
+    "cb_focal_0.9": "--loss cb_focal --loss.beta 0.9",
     "eqlv2_focal": "--loss eqlv2_focal",
 }
 MODELS = {"retinanet": "", "improved_baseline": "--model improved_baseline"}
