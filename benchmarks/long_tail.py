@@ -27,7 +27,8 @@ from pathlib import Path
 
 import torch
 
-from hyperfocal.data.synthetic import SyntheticConfig, draw_dataset, is_drawn
+from hyperfocal.data.synthetic import draw_dataset, is_drawn
+from hyperfocal.reproduce.equalized_focal import LONG_TAIL
 from hyperfocal.reproduce.runs import Job, run_jobs, same_or_write
 from hyperfocal.types import HyperfocalError
 
@@ -151,9 +152,8 @@ def settings(options: argparse.Namespace) -> Iterator[Setting]:
 def draw(out: Path) -> list[str]:
     """Draw 60 categories, 500 to 1 training images; the flags that name the set."""
     folder = out / "data"
-    settings = SyntheticConfig(num_categories=60, imbalance=500, train_images=1800, val_images=400)
-    if not is_drawn(folder, settings):
-        draw_dataset(folder, settings)
+    if not is_drawn(folder, LONG_TAIL):
+        draw_dataset(folder, LONG_TAIL)
     flags: list[str] = []
     for split in ("train", "val"):
         flags += [f"--data.{split}.annotations", str(folder / f"{split}.json")]

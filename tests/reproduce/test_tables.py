@@ -22,7 +22,7 @@ RUNNABLE = [(t, r) for t in TABLES.values() for r in t.rows if r.runnable]
 @pytest.mark.parametrize(("table", "row"), RUNNABLE, ids=lambda v: v.name)
 def test_every_row_is_a_valid_experiment(table: Table, row, scale) -> None:
     if scale == "small":
-        plan = Plan(table, "demo", "small", (), Path("x"), drawn_set(1.0))
+        plan = Plan(table, "demo", "small", (), Path("x"), table.small_set)
     else:
         plan = Plan(table, None, "full", ("--data.train.annotations", "t.json"), Path("x"), None)
     recipe, *flags = plan.words(row, 4)
@@ -93,7 +93,7 @@ def test_rows_set_what_their_names_say() -> None:
         found = TABLES[table]
         (own,) = [r for r in found.rows if r.name == row]
         small = scale == "small"
-        drawn = drawn_set(1.0) if small else None
+        drawn = found.small_set if small else None
         plan = Plan(found, "demo" if small else None, scale, (), Path("x"), drawn)
         recipe, *flags = plan.words(own, 0)
         return override(load_recipe(recipe), flags, "test")
@@ -117,10 +117,16 @@ def test_rows_set_what_their_names_say() -> None:
         assert built("efl6", "fcos-efl", scale).model.loss.kind == "efl"
         assert built("efl4", "s=2", scale).model.kind == "improved_baseline"
     assert built("1a", "alpha=0.50", "small").model.kind == "retinanet"
+    assert built("1a", "alpha=0.50", "small").train.iterations == 600
+    # More categories, and a prior at which the ratios start below 1.
+    long_tail = built("efl6", "improved_baseline-efl", "small")
+    assert (long_tail.train.iterations, long_tail.model.head.prior) == (1080, 0.05)
+    assert built("efl6", "improved_baseline-efl").model.head.prior == 0.001
 
 
 def test_more_imbalance_is_a_larger_image_with_the_same_objects() -> None:
-    one, four = drawn_set(1.0), drawn_set(4.0)
+    one, four = (drawn_set(TABLES["1b"].small_set, factor) for factor in (1.0, 4.0))
+    assert one == TABLES["1b"].small_set
     assert four.image_size == 2 * one.image_size
     assert four.objects_per_image == one.objects_per_image
     for name in ("min_object", "max_object"):

@@ -57,7 +57,7 @@ def run(words: list[str]) -> int:
             f"--imbalance {args.imbalance:g} is for the drawn set alone: --scale small without data"
         )
     recipe = args.recipe or ("demo" if args.scale == "small" else None)
-    drawn = drawn_set(args.imbalance or 1.0) if drawing else None
+    drawn = drawn_set(table.small_set, args.imbalance or 1.0) if drawing else None
     out = args.out or Path("runs") / f"reproduce_{table.name}"
     plan = Plan(table, recipe, args.scale, tuple(flags), out, drawn)
     experiments = [plan.experiment(row, seed) for seed in range(args.seeds) for row in rows]

@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from hyperfocal.data.synthetic import SyntheticConfig
+
+DEMO_SET = SyntheticConfig()
+
 
 @dataclass(frozen=True)
 class Row:
@@ -95,6 +99,7 @@ class Table:
         notes: what a reader should know.
         timed: whether inference is timed after the trainings.
         small_flags: what all rows need at small scale.
+        small_set: what is drawn at small scale.
     """
 
     name: str
@@ -108,6 +113,7 @@ class Table:
     notes: tuple[str, ...] = field(default=())
     timed: bool = False
     small_flags: tuple[str, ...] = ()
+    small_set: SyntheticConfig = DEMO_SET
 
     def published(self, row: str, metric: str) -> float | None:
         """A published number, in points (ms for ``ms``)."""

@@ -1,7 +1,8 @@
 """The fused sum on CUDA, in Triton (which PyTorch's CUDA builds bring along).
 
 Tested through Triton's interpreter, and on an H200; its speed isn't measured yet. Before the first
-use on a machine a small problem is solved and compared with the plain form, which serves from then on if it differs.
+use on a machine a small problem is solved and compared with the plain form, which serves from then
+on if it differs.
 """
 
 from __future__ import annotations
