@@ -148,7 +148,7 @@ def _draw(
         for text in axes.get_xticklabels():
             text.set(rotation=50, ha="right", rotation_mode="anchor", parse_math=False)
     if len(lines) > 1:
-        axes.legend(frameon=False)
+        axes.legend(frameon=False, bbox_to_anchor=(0, 0, 1, 0.94))  # below the groups' names
     style.tidy(axes)
 
 
