@@ -29,6 +29,7 @@ import torch
 
 from hyperfocal.data.synthetic import draw_dataset, is_drawn
 from hyperfocal.reproduce.equalized_focal import LONG_TAIL
+from hyperfocal.reproduce.judge import interval
 from hyperfocal.reproduce.runs import Job, run_jobs, same_or_write
 from hyperfocal.types import HyperfocalError
 
@@ -200,18 +201,27 @@ def table(out: Path) -> str:
 
 
 def differences(rows: dict[tuple[str, str, str], dict[int, dict[str, float]]]) -> Iterator[str]:
-    """Each loss against focal loss, all else the same, paired by seed: mean and spread."""
-    yield "Gain over focal loss, paired by seed (mean ± standard deviation of the pairs):\n"
+    """Each loss against focal loss, all else the same, paired by seed: mean and interval."""
+    yield "Gain over focal loss, paired by seed (mean, Student's 95 % interval of it):\n"
     yield "| detector | sampler | loss | pairs | " + " | ".join(METRICS) + " |"
     yield "|---" * (len(METRICS) + 4) + "|"
     for (model, sampler, loss), seeds in rows.items():
         base = rows.get((model, sampler, "focal"), {})
         pairs = [(m, base[s]) for s, m in seeds.items() if s in base]
         if loss != "focal" and pairs:
-            gains = [
-                spread((a[n] - b[n] for a, b in pairs if n in a and n in b), "+") for n in METRICS
-            ]
+            gains = [gain([a[n] - b[n] for a, b in pairs if n in a and n in b]) for n in METRICS]
             yield f"| {model} | {sampler} | {loss} | {len(pairs)} | " + " | ".join(gains) + " |"
+
+
+def gain(values: list[float]) -> str:
+    """Mean, and the interval that the seeds leave it where there are several."""
+    if not values:
+        return "-"
+    mean = f"{statistics.mean(values):+.3f}"
+    if len(values) < 2:
+        return mean
+    low, high = interval(values)
+    return f"{mean} ({low:+.3f} to {high:+.3f})"
 
 
 def ratios(run: Path) -> dict[str, float]:
@@ -224,12 +234,12 @@ def ratios(run: Path) -> dict[str, float]:
     return {"mean ratio": statistics.mean(values), "ratios at 1": float(ones)}
 
 
-def spread(values: Iterable[float | None], sign: str = "") -> str:
+def spread(values: Iterable[float | None]) -> str:
     """Mean, and the standard deviation over seeds where there are several."""
     known = [value for value in values if value is not None]
     if not known:
         return "-"
-    mean = f"{statistics.mean(known):{sign}.3f}"
+    mean = f"{statistics.mean(known):.3f}"
     return mean if len(known) < 2 else f"{mean} ± {statistics.stdev(known):.3f}"
 
 
