@@ -220,6 +220,7 @@ class Recorded(NamedTuple):
     divisor: Tensor
 
 
+@pytest.mark.filterwarnings("ignore:train.precision = bf16")  # where it is emulated
 @pytest.mark.parametrize(
     ("model", "precision", "parts"),
     [

@@ -235,7 +235,9 @@ def test_categories_in_the_middle(memory_format):
         got = sigmoid_focal_loss(x, labels, weight=weight, channel_dim=1)
         want = sigmoid_focal_loss(last, labels, weight=weight_last)
         assert got.shape == x.shape
-        assert got.movedim(1, -1).equal(want)
+        # Not equal to the bit: torch's vector and scalar code round differently, and which of
+        # them an element meets depends on the layout and on the processor.
+        torch.testing.assert_close(got.movedim(1, -1), want, rtol=2e-6, atol=0)
     total = sigmoid_focal_loss(x, labels, channel_dim=1, reduction="sum", normalizer=7)
     torch.testing.assert_close(
         total, sigmoid_focal_loss(last, labels, reduction="sum", normalizer=7)
