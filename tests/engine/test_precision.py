@@ -24,7 +24,6 @@ from hyperfocal.types import HyperfocalWarning
 @pytest.fixture(params=[False, True])
 def able(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     monkeypatch.setattr(precision, "has_bf16", lambda device: request.param)
-    monkeypatch.setattr("hyperfocal.engine.causes.has_bf16", lambda device: request.param)
     return bool(request.param)
 
 

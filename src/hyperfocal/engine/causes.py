@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from hyperfocal.engine.experiment import TrainConfig
-from hyperfocal.engine.precision import has_bf16
+from hyperfocal.engine.precision import resolve
 from hyperfocal.engine.sharding import largest, local
 from hyperfocal.types import Batch
 
@@ -94,6 +94,5 @@ def _learning_rate(config: TrainConfig, step: int, total: int) -> tuple[float, s
 
 def _precision(config: TrainConfig, model: nn.Module) -> tuple[float, str]:
     device = next(model.parameters()).device
-    rounded = config.precision == "bf16" or (config.precision == "auto" and has_bf16(device))
-    score = 4.0 if rounded else 0.0
+    score = 4.0 if resolve(config.precision, device) == "bf16" else 0.0
     return score, "precision: bf16 has 8 bits of mantissa; see if --train.precision fp32 is stable"

@@ -20,7 +20,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.nn.parallel import DistributedDataParallel
 
 from hyperfocal.engine.experiment import Experiment
-from hyperfocal.engine.precision import Precision, chosen
+from hyperfocal.engine.precision import chosen
 from hyperfocal.engine.sharding import shard
 from hyperfocal.losses.memory import own_buffers
 from hyperfocal.models import Detector
@@ -68,11 +68,6 @@ def started_processes() -> tuple[int, int] | None:
     if SLURMEnvironment.detect() and "SLURM_NTASKS_PER_NODE" in os.environ:
         return int(os.environ["SLURM_NNODES"]), int(os.environ["SLURM_NTASKS_PER_NODE"])
     return None
-
-
-def precision_of(fabric: Fabric) -> Precision:
-    """The arithmetic that `launch` has set."""
-    return "bf16" if fabric._precision.precision == "bf16-mixed" else "fp32"
 
 
 def _device_type(experiment: Experiment) -> str:

@@ -8,6 +8,7 @@ from typing import Literal
 
 from hyperfocal.config import Config
 from hyperfocal.data import DataConfig
+from hyperfocal.engine.precision import Wanted
 from hyperfocal.evaluation import FrequencyGroups
 from hyperfocal.models import DetectorConfig, RetinaNet
 
@@ -54,7 +55,7 @@ class TrainConfig(Config):
     warmup_start: float = 1 / 3
     """Fraction of lr at the first step."""
 
-    precision: Literal["auto", "fp32", "bf16"] = "fp32"
+    precision: Wanted = "fp32"
     """Arithmetic of the forward and backward pass (bf16: autocast; weights stay fp32). auto: bf16
     where the device has instructions for it, else fp32."""
     ema_decay: float | None = None

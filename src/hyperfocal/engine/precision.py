@@ -17,27 +17,29 @@ Precision = Literal["fp32", "bf16"]
 Wanted = Literal["auto", "fp32", "bf16"]
 
 
-def chosen(wanted: Wanted, device: torch.device | str) -> Precision:
+def resolve(wanted: Wanted, device: torch.device | str) -> Precision:
     """The arithmetic of the forward and backward pass on a device.
 
     Args:
-        wanted: auto: bf16 where the device has instructions for it, else fp32. bf16 is taken at
-            its word, with a `HyperfocalWarning` where it is emulated.
+        wanted: auto: bf16 where the device has instructions for it, else fp32. The others are
+            taken at their word.
         device: where the network is.
     """
-    if wanted == "fp32":
-        return "fp32"
-    able = has_bf16(device)
-    if wanted == "auto":
-        return "bf16" if able else "fp32"
-    if not able:
+    if wanted != "auto":
+        return wanted
+    return "bf16" if has_bf16(device) else "fp32"
+
+
+def chosen(wanted: Wanted, device: torch.device | str) -> Precision:
+    """`resolve`, with a `HyperfocalWarning` where bf16 is asked for and would be emulated."""
+    if wanted == "bf16" and not has_bf16(device):
         warnings.warn(
             f"train.precision = bf16, but this {torch.device(device).type} device has no "
             "instructions for it and emulates them, many times slower; use --train.precision auto",
             HyperfocalWarning,
             stacklevel=2,
         )
-    return "bf16"
+    return resolve(wanted, device)
 
 
 def has_bf16(device: torch.device | str) -> bool:

@@ -13,19 +13,14 @@ from rich.console import Console
 from hyperfocal.data import epoch_length, eval_batches, train_batches
 from hyperfocal.engine.agreement import Verdict, agree
 from hyperfocal.engine.checkpoint import Checkpoints
-from hyperfocal.engine.devices import (
-    TrainingForward,
-    launch,
-    lost_contact,
-    mesh_of,
-    precision_of,
-)
+from hyperfocal.engine.devices import TrainingForward, launch, lost_contact, mesh_of
 from hyperfocal.engine.ema import WeightAverage
 from hyperfocal.engine.evaluate import Evaluation, build_evaluator, detect_all, measure
 from hyperfocal.engine.experiment import Experiment
 from hyperfocal.engine.incident import MOST_IN_A_ROW, Rewind, examine, looks_at_each_step
 from hyperfocal.engine.interrupt import Abandoned, StopRequest
 from hyperfocal.engine.optim import build_optimizer, lr_factor, set_lr
+from hyperfocal.engine.precision import resolve
 from hyperfocal.engine.progress import ProgressBar
 from hyperfocal.engine.recorder import Recorder
 from hyperfocal.engine.resume import restore
@@ -98,7 +93,7 @@ def train(experiment: Experiment, run: RunFolder, console: Console) -> TrainResu
             run.clear()
         elif state.step == 0:
             console.print(f"{run.path}: no checkpoint yet, so this starts at the first step")
-        precision = precision_of(fabric)
+        precision = resolve(experiment.train.precision, fabric.device)
         if experiment.train.precision == "auto" and precision == "fp32":
             console.print("train.precision: fp32, for this device has no bf16 instructions")
         run.start(experiment, TrainedCategories(splits.train.categories, counts), precision)

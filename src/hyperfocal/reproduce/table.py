@@ -8,6 +8,7 @@ from typing import Literal
 from hyperfocal.data.synthetic import SyntheticConfig
 
 DEMO_SET = SyntheticConfig()
+"""What `hyperfocal demo` draws."""
 
 
 @dataclass(frozen=True)
