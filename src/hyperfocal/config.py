@@ -49,6 +49,12 @@ class Config:
         # tyro tells the members of a union apart by __name__, which nested classes all share.
         cls.__name__ = cls.__qualname__.rpartition("<locals>.")[2].replace(".", "")
 
+    def _take_names(self, *fields: str) -> None:
+        """Paths for the names (``str``) of files that a caller may have given in their place."""
+        for field in fields:
+            if isinstance(value := getattr(self, field), str):
+                object.__setattr__(self, field, Path(value))  # frozen
+
     def _require(self, ok: bool, field: str, must: str) -> None:
         """Raise `ConfigError` naming the field and its value unless ``ok``."""
         if not ok:
@@ -108,10 +114,10 @@ def load(cls: type[C], data: object, where: str = "config") -> C:
         raise ConfigError(f"{where}: missing field(s) {', '.join(missing)}") from None
 
 
-def load_file(cls: type[C], path: Path) -> C:
+def load_file(cls: type[C], path: str | Path) -> C:
     """`load` from a JSON file."""
     try:
-        data = load_json(path, ConfigError)
+        data = load_json(Path(path), ConfigError)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None
     return load(cls, data, str(path))

@@ -16,8 +16,8 @@ from hyperfocal.types import AnnotationSet, Category, DataError
 
 
 def read_annotations(
-    annotations: Path,
-    images: Path | None = None,
+    annotations: str | Path,
+    images: str | Path | None = None,
     *,
     split: SplitName = "train",
     categories: Sequence[Category] | None = None,
@@ -62,12 +62,13 @@ def read_annotations(
             the id and the fix.
 
     Example:
-        >>> train = read_annotations(Path("train.json"), Path("images"))  # doctest: +SKIP
+        >>> train = read_annotations("train.json", "images")  # doctest: +SKIP
         >>> val = read_annotations(
-        ...     Path("val.json"), Path("images"), categories=train.categories
+        ...     "val.json", "images", categories=train.categories
         ... )  # doctest: +SKIP
     """
-    raw = read_raw(annotations, images, split, categories, openimages=openimages)
+    folder = None if images is None else Path(images)
+    raw = read_raw(Path(annotations), folder, split, categories, openimages=openimages)
     return check_annotations(raw, categories, check, bad_images, follow_links=follow_links)
 
 

@@ -80,7 +80,7 @@ def read_header(path: Path) -> Header:
         raise _image_error(path, error) from None
 
 
-def read_image(path: Path) -> Tensor:
+def read_image(path: str | Path) -> Tensor:
     """Decode an image file.
 
     Returns:
@@ -90,7 +90,7 @@ def read_image(path: Path) -> Tensor:
         DataError: missing, unreadable, truncated or too large; names the file.
 
     Example:
-        >>> read_image(Path("shelf.jpg")).shape  # doctest: +SKIP
+        >>> read_image("shelf.jpg").shape  # doctest: +SKIP
         torch.Size([3, 480, 640])
     """
     try:
@@ -223,7 +223,7 @@ _ENDS: dict[str, Callable[[bytes, bytes, int], bool]] = {
 }
 
 
-def _image_error(path: Path, error: Exception) -> DataError:
+def _image_error(path: str | Path, error: Exception) -> DataError:
     place = one_line(path, 400)
     if isinstance(error, DataError):
         return DataError(f"{place}: {error}")

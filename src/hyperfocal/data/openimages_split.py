@@ -28,6 +28,11 @@ class OpenImagesFiles:
     image_labels: Path | None = None
     hierarchy: Path | None = None
 
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if isinstance(name := getattr(self, field.name), str):
+                object.__setattr__(self, field.name, Path(name))  # frozen
+
     def options(self, split: str) -> list[str]:
         """The options, such as ``--data.val.classes``, of the files that are given."""
         return [

@@ -31,7 +31,7 @@ TRIED_IMAGES = 10
 _DEPTH = 2
 
 
-def find_splits(data: Path) -> dict[SplitName, Split]:
+def find_splits(data: str | Path) -> dict[SplitName, Split]:
     """Where the splits of ``data`` lie.
 
     Looked for, in this order: a YOLO ``data.yaml``; a VOC tree with lists in ``ImageSets/Main``;
@@ -45,6 +45,7 @@ def find_splits(data: Path) -> dict[SplitName, Split]:
     Raises:
         DataError: there is nothing to find, or more than one file a split.
     """
+    data = Path(data)
     if not data.exists():
         raise DataError(f"{data}: no such file or folder")
     if data.is_file():

@@ -15,7 +15,7 @@ from hyperfocal.files import load_json, shown
 from hyperfocal.types import AnnotationSet, DataError, Detections, category_index
 
 
-def read_results(path: Path, annotations: AnnotationSet) -> dict[int, Detections]:
+def read_results(path: str | Path, annotations: AnnotationSet) -> dict[int, Detections]:
     """Read anyone's COCO results: ``bbox`` is x, y, width, height in original pixels.
 
     Args:
@@ -30,7 +30,7 @@ def read_results(path: Path, annotations: AnnotationSet) -> dict[int, Detections
         DataError: not a results file, or an entry with an unknown image or category or a bad box
             or score; the message names the file, the entry counted from 0, and the value.
     """
-    entries = _read_list(path)
+    entries = _read_list(Path(path))
     known_images = {record.id for record in annotations.images}
     label_of = category_index(annotations.categories)
     rows: dict[int, list[tuple[float, ...]]] = {}
@@ -52,7 +52,7 @@ def read_results(path: Path, annotations: AnnotationSet) -> dict[int, Detections
 
 
 def write_results(
-    path: Path, detections: Mapping[int, Detections], annotations: AnnotationSet
+    path: str | Path, detections: Mapping[int, Detections], annotations: AnnotationSet
 ) -> None:
     """Write detections, by image id, as a COCO results file.
 
@@ -78,7 +78,7 @@ def write_results(
                     "score": float(str(score)),
                 }
             )
-    path.write_text(json.dumps(entries), encoding="utf-8")
+    Path(path).write_text(json.dumps(entries), encoding="utf-8")
 
 
 def _read_list(path: Path) -> list[Any]:

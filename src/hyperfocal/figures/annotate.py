@@ -63,7 +63,12 @@ def annotate(
 
 
 def draw_detections(
-    image: Tensor, detections: Detections, names: Sequence[str], out: Path, *, score: float = 0.3
+    image: Tensor,
+    detections: Detections,
+    names: Sequence[str],
+    out: str | Path,
+    *,
+    score: float = 0.3,
 ) -> Path:
     """Write a picture with the detections whose score is at least ``score``.
 
@@ -83,6 +88,7 @@ def draw_detections(
         for t in (detections.boxes, detections.scores, detections.labels)
     )
     picture = annotate(image.permute(1, 2, 0).cpu().numpy(), boxes, labels, names, scores)
+    out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(picture).save(out, quality=92)
     return out

@@ -22,7 +22,7 @@ LEGEND_ENTRY = 1.6
 """Width of a legend's entry, inches."""
 
 
-def category_figure(run: Path, out: Path) -> Path:
+def category_figure(run: str | Path, out: str | Path) -> Path:
     """Draw AP and AP50 per category above its training images, most frequent first.
 
     Bars are coloured by frequency group, and a line shows each group's mean AP. Without training
@@ -38,7 +38,7 @@ def category_figure(run: Path, out: Path) -> Path:
     Raises:
         DataError: the run has no metrics, or something else in their place.
     """
-    measured = read_metrics(run)
+    measured = read_metrics(Path(run))
     rows = by_frequency(measured)
     names_shown = len(rows) <= MOST_NAMES
     figure = style.new_figure(_width(len(rows)), 5.2)

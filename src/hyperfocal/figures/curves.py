@@ -21,7 +21,7 @@ LOSS_LOOKS = {
 }
 
 
-def training_curves(run: Path, out: Path) -> Path:
+def training_curves(run: str | Path, out: str | Path) -> Path:
     """Draw the loss terms, and AP overall and by frequency group, against the step.
 
     Raw losses are faint; the lines are moving averages over a fiftieth of the run. A run without
@@ -37,7 +37,7 @@ def training_curves(run: Path, out: Path) -> Path:
     Raises:
         DataError: the run has no log, or a broken one.
     """
-    log = read_log(run)
+    log = read_log(Path(run))
     measured = len(log.evaluated) > 0
     figure = style.new_figure(9.6 if measured else 5.2, 3.7)
     axes = figure.subplots(1, 2 if measured else 1, squeeze=False)[0]

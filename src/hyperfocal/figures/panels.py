@@ -40,7 +40,7 @@ class PanelRow:
     labels: NDArray[np.int64]
 
 
-def detection_panel(rows: Sequence[PanelRow], out: Path, names: Sequence[str]) -> Path:
+def detection_panel(rows: Sequence[PanelRow], out: str | Path, names: Sequence[str]) -> Path:
     """Draw ground truth at the left and detections at the right of each image.
 
     Args:

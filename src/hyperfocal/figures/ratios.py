@@ -28,7 +28,7 @@ BANDS = ((0, 100), (10, 90))
 """Percentiles between which a group's bands lie."""
 
 
-def ratio_figure(run: Path, out: Path) -> Path:
+def ratio_figure(run: str | Path, out: str | Path) -> Path:
     """Draw the gradient ratio of every category against the step, coloured by frequency group.
 
     The ratio is the one that the loss uses: 1 (or more, with EQLv2) means that a category is
@@ -46,6 +46,7 @@ def ratio_figure(run: Path, out: Path) -> Path:
     Raises:
         DataError: the run has no ratios, or something else in their place.
     """
+    run = Path(run)
     history = read_ratios(run)
     categories, groups = read_categories(run)
     figure = style.new_figure(7.6, 4.2)

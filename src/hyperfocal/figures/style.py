@@ -57,8 +57,9 @@ def tidy(axes: Axes, grid: bool = True) -> None:
         axes.grid(axis="y", color="#e3e3e3", linewidth=0.8)
 
 
-def save(figure: Figure, out: Path) -> Path:
+def save(figure: Figure, out: str | Path) -> Path:
     """Write the figure in the format of the file's ending and return the path."""
+    out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     # A drawing says nothing of when it was made: the same data give the same file.
     figure.savefig(out, metadata={"Date": None} if out.suffix == ".svg" else None)

@@ -55,7 +55,7 @@ class Imported:
     transform: TransformConfig
 
 
-def import_torchvision(weights: Path) -> Imported:
+def import_torchvision(weights: str | Path) -> Imported:
     """Read a state dict of torchvision's RetinaNets or FCOS, with any number of categories.
 
     Detector, version, number of categories and kind of batch norm are read off the tensors. A
@@ -172,7 +172,7 @@ def _rename(key: str, is_v2: bool) -> str:
     return key
 
 
-def _check_same(path: Path, given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+def _check_same(path: str | Path, given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
     missing = [k for k in own if k not in given and not k.endswith("num_batches_tracked")]
     unknown = [key for key in given if key not in own]
     misshapen = [k for k in own if k in given and given[k].shape != own[k].shape]

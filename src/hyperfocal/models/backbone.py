@@ -58,6 +58,7 @@ class Backbone(nn.Module):
         """Epsilon of the batch norms; none: the architecture's own."""
 
         def __post_init__(self) -> None:
+            self._take_names("weights")
             self._require(0 <= self.frozen_stages <= 5, "frozen_stages", "between 0 and 5")
             self._require(self.norm_eps is None or self.norm_eps >= 0, "norm_eps", "at least 0")
             plain = self.name.partition(".")[0]
@@ -214,7 +215,7 @@ def _last_index(reductions: list[int], stride: int) -> int:
     return len(reductions) - 1 - reductions[::-1].index(stride)
 
 
-def load_backbone_weights(net: nn.Module, path: Path) -> None:
+def load_backbone_weights(net: nn.Module, path: str | Path) -> None:
     """Load a file under timm's key names into a model with ``features_only``.
 
     Nothing in the file is executed.
@@ -244,12 +245,13 @@ def load_backbone_weights(net: nn.Module, path: Path) -> None:
     net.load_state_dict(loaded, strict=False)
 
 
-def read_state_dict(path: Path) -> dict[str, Tensor]:
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """Tensors by name from a .safetensors file or a PyTorch checkpoint (``weights_only``).
 
     Raises:
         ConfigError: the file is missing, damaged, or holds something else.
     """
+    path = Path(path)
     if not path.is_file():
         raise ConfigError(f"{path}: no such weights file")
     try:

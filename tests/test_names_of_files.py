@@ -1,0 +1,92 @@
+"""Whoever calls the library may name a file by a string as well as by a Path."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from hyperfocal import config
+from hyperfocal.data import Split, read_annotations, read_image
+from hyperfocal.data.openimages_split import OpenImagesFiles
+from hyperfocal.doctor import find_splits
+from hyperfocal.engine.experiment import Experiment, TrainConfig
+from hyperfocal.evaluation import read_results, write_results
+from hyperfocal.figures import draw_detections, training_curves
+from hyperfocal.models import Backbone
+from hyperfocal.types import AnnotationSet, Detections
+
+FOUND = Detections(torch.tensor([[1.0, 2.0, 30.0, 40.0]]), torch.tensor([0.5]), torch.tensor([0]))
+
+
+def read(name: Callable[[Path], Any], drawn: Path) -> AnnotationSet:
+    return read_annotations(name(drawn / "train.json"), name(drawn / "train"), check="none")
+
+
+def results(name: Callable[[Path], Any], drawn: Path, out: Path) -> dict[int, Detections]:
+    annotations = read(name, drawn)
+    write_results(name(out / "results.json"), {annotations.images[0].id: FOUND}, annotations)
+    return read_results(name(out / "results.json"), annotations)
+
+
+def weights(name: Callable[[Path], Any], drawn: Path, out: Path) -> dict[str, Tensor]:
+    torch.manual_seed(0)
+    given = Backbone.Config("test_resnet", pretrained=False).build().net.state_dict()
+    torch.save(given, out / "weights.pth")
+    loaded = Backbone.Config("test_resnet", weights=name(out / "weights.pth")).build()
+    return loaded.net.state_dict()
+
+
+def picture(name: Callable[[Path], Any], drawn: Path, out: Path) -> bytes:
+    image = read_image(name(next((drawn / "train").iterdir())))
+    draw_detections(image, FOUND, ("a",), name(out / "new" / "found.png"))
+    return (out / "new" / "found.png").read_bytes()
+
+
+def curves(name: Callable[[Path], Any], drawn: Path, out: Path) -> bytes:
+    log = '{"kind": "step", "step": 1, "loss": 1.0, "classification": 1.0, "lr": 0.1}\n'
+    (out / "metrics.jsonl").write_text(log, encoding="utf-8")
+    training_curves(name(out), name(out / "new" / "curves.png"))
+    return (out / "new" / "curves.png").read_bytes()
+
+
+def experiment(name: Callable[[Path], Any], drawn: Path, out: Path) -> Experiment:
+    plain = Experiment(TrainConfig(iterations=1), out=out / "run")
+    file = out / "config.json"
+    file.write_text(json.dumps(config.dump(plain)), encoding="utf-8")
+    assert config.load_file(Experiment, name(file)) == plain
+    return Experiment(TrainConfig(iterations=1), out=name(out / "run"))
+
+
+USES: dict[str, Callable[[Callable[[Path], Any], Path, Path], Any]] = {
+    "annotations": lambda name, drawn, out: repr(read(name, drawn)),
+    "results": results,
+    "splits": lambda name, drawn, out: find_splits(name(drawn)),
+    "a split's files": lambda name, drawn, out: Split(*[name(out / x) for x in "abcde"]),
+    "Open Images": lambda name, drawn, out: OpenImagesFiles(*[name(out / x) for x in "abc"]),
+    "weights": weights,
+    "pictures": picture,
+    "curves": curves,
+    "experiment": experiment,
+}
+
+
+@pytest.mark.parametrize("use", USES.values(), ids=USES)
+def test_a_string_does_what_a_path_does(use: Any, drawn: Path, tmp_path: Path) -> None:
+    assert plain(use(str, drawn, tmp_path)) == plain(use(Path, drawn, tmp_path))
+
+
+def plain(value: Any) -> Any:
+    """Tensors as lists, for ==."""
+    if isinstance(value, Tensor):
+        return value.tolist()
+    if isinstance(value, Detections):
+        return [plain(part) for part in (value.boxes, value.scores, value.labels)]
+    if isinstance(value, Mapping):
+        return {key: plain(part) for key, part in value.items()}
+    return value
