@@ -30,14 +30,17 @@ def able(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> boo
 def test_auto_is_what_the_device_can_do(able: bool) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert precision.chosen("auto", "cpu") == ("bf16" if able else "fp32")
-        assert precision.chosen("fp32", "cpu") == "fp32"
+        precision.warn_if_emulated("auto", "cpu")
+        precision.warn_if_emulated("fp32", "cpu")
+    assert precision.resolve("auto", "cpu") == ("bf16" if able else "fp32")
+    assert precision.resolve("fp32", "cpu") == "fp32"
 
 
 def test_bf16_is_taken_at_its_word_and_warned_of_where_it_is_emulated(able: bool) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        assert precision.chosen("bf16", "cpu") == "bf16"
+        precision.warn_if_emulated("bf16", "cpu")
+    assert precision.resolve("bf16", "cpu") == "bf16"
     assert [w.category for w in caught] == ([] if able else [HyperfocalWarning])
     assert able or "--train.precision auto" in str(caught[0].message)
 

@@ -20,7 +20,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.nn.parallel import DistributedDataParallel
 
 from hyperfocal.engine.experiment import Experiment
-from hyperfocal.engine.precision import chosen
+from hyperfocal.engine.precision import resolve, warn_if_emulated
 from hyperfocal.engine.sharding import shard
 from hyperfocal.losses.memory import own_buffers
 from hyperfocal.models import Detector
@@ -36,9 +36,9 @@ def launch(experiment: Experiment) -> Fabric:
         ConfigError: fewer images in a batch than processes, or settings that exclude each other.
     """
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # our own lines suffice
+    wanted, device = experiment.train.precision, _device_type(experiment)
     precision: Literal["bf16-mixed", "32-true"]
-    arithmetic = chosen(experiment.train.precision, _device_type(experiment))
-    precision = "bf16-mixed" if arithmetic == "bf16" else "32-true"
+    precision = "bf16-mixed" if resolve(wanted, device) == "bf16" else "32-true"
     nodes, devices = started_processes() or (1, experiment.devices)
     if experiment.train.batch_size < nodes * devices:
         raise ConfigError(
@@ -55,6 +55,8 @@ def launch(experiment: Experiment) -> Fabric:
         precision=precision,
     )
     fabric.launch()
+    if fabric.is_global_zero:
+        warn_if_emulated(wanted, device)
     seed_everything(experiment.seed, verbose=False)
     torch.use_deterministic_algorithms(experiment.deterministic)
     return fabric

@@ -30,8 +30,8 @@ def resolve(wanted: Wanted, device: torch.device | str) -> Precision:
     return "bf16" if has_bf16(device) else "fp32"
 
 
-def chosen(wanted: Wanted, device: torch.device | str) -> Precision:
-    """`resolve`, with a `HyperfocalWarning` where bf16 is asked for and would be emulated."""
+def warn_if_emulated(wanted: Wanted, device: torch.device | str) -> None:
+    """A `HyperfocalWarning` where bf16 is asked for and the device has no instructions for it."""
     if wanted == "bf16" and not has_bf16(device):
         warnings.warn(
             f"train.precision = bf16, but this {torch.device(device).type} device has no "
@@ -39,7 +39,6 @@ def chosen(wanted: Wanted, device: torch.device | str) -> Precision:
             HyperfocalWarning,
             stacklevel=2,
         )
-    return resolve(wanted, device)
 
 
 def has_bf16(device: torch.device | str) -> bool:

@@ -10,7 +10,7 @@ import torch
 
 from hyperfocal.data import TransformConfig, collate, prepare_image
 from hyperfocal.engine.checkpoint import load_weights
-from hyperfocal.engine.precision import Precision, chosen
+from hyperfocal.engine.precision import Precision, resolve, warn_if_emulated
 from hyperfocal.engine.run_folder import RunFolder
 from hyperfocal.models import Detector
 from hyperfocal.types import Category, Detections
@@ -104,12 +104,13 @@ def load(run: str | Path, device: str = "auto") -> Predictor:
     load_weights(folder.weights, detector)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    warn_if_emulated(experiment.train.precision, device)
     return Predictor(
         detector,
         trained.categories,
         experiment.data.val_transform,
         device,
-        chosen(experiment.train.precision, device),
+        resolve(experiment.train.precision, device),
     )
 
 
