@@ -143,3 +143,24 @@ def test_every_short_name_leads_to_a_setting() -> None:
         for field in path.replace("-", "_").split("."):
             assert hasattr(holder, field), f"--{name} is short for --{path}, which isn't there"
             holder = getattr(holder, field)
+
+
+def test_python_code_is_held_to_choices_and_may_name_files_by_strings() -> None:
+    @dataclass(frozen=True)
+    class Checked(config.Config):
+        parts: int | Literal["auto"] = 1
+        mode: Literal["a", "b"] | None = None
+        weights: Path | None = None
+
+        def __post_init__(self) -> None:
+            self._require(self.weights != Path("no"), "weights", "another")
+
+    with pytest.raises(ConfigError, match="mode = 'c', but it must be one of a, b"):
+        Model(mode="c")  # type: ignore[arg-type]
+    for change in ({"mode": "A"}, {"parts": "atuo"}):
+        with pytest.raises(ConfigError, match="but it must be one of"):
+            Checked(**change)
+    made = Checked("auto", "b", "w.pth")  # type: ignore[arg-type]
+    assert made == Checked("auto", "b", Path("w.pth"))
+    with pytest.raises(ConfigError, match="must be another"):  # its own checks come after
+        Checked(weights="no")  # type: ignore[arg-type]

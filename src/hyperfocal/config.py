@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -48,12 +49,29 @@ class Config:
     def __init_subclass__(cls) -> None:
         # tyro tells the members of a union apart by __name__, which nested classes all share.
         cls.__name__ = cls.__qualname__.rpartition("<locals>.")[2].replace(".", "")
+        check = cls.__dict__.get("__post_init__")
+        if check is not None:  # its own checks come after those of the annotations
 
-    def _take_names(self, *fields: str) -> None:
-        """Paths for the names (``str``) of files that a caller may have given in their place."""
-        for field in fields:
-            if isinstance(value := getattr(self, field), str):
-                object.__setattr__(self, field, Path(value))  # frozen
+            @functools.wraps(check)
+            def both(self: Config) -> None:
+                Config.__post_init__(self)
+                check(self)
+
+            cls.__post_init__ = both  # type: ignore[method-assign]
+
+    def __post_init__(self) -> None:
+        """Hold the fields to their annotations as far as Python code can easily miss them.
+
+        One of a `Literal`'s words, and files by name (``str``), which become paths.
+        """
+        for field, hint in _hints(type(self)).items():
+            value, members = getattr(self, field), _members(hint)
+            if isinstance(value, str):
+                words = [w for m in members for w in typing.get_args(m) if _is_choice(m)]
+                if words and str not in members:
+                    self._require(value in words, field, f"one of {_list(words)}")
+                elif Path in members:
+                    object.__setattr__(self, field, Path(value))  # frozen
 
     def _require(self, ok: bool, field: str, must: str) -> None:
         """Raise `ConfigError` naming the field and its value unless ``ok``."""
@@ -309,6 +327,16 @@ def _swapped(old: object, member: type[Config]) -> Config:
 def _hints(cls: type[Config]) -> dict[str, Any]:
     hints = typing.get_type_hints(cls)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+
+
+def _members(hint: Any) -> tuple[Any, ...]:
+    """What a union may be, or the hint itself."""
+    is_union = typing.get_origin(hint) in (types.UnionType, typing.Union)
+    return typing.get_args(hint) if is_union else (hint,)
+
+
+def _is_choice(hint: Any) -> bool:
+    return typing.get_origin(hint) is Literal
 
 
 def _config_members(args: tuple[Any, ...]) -> list[type[Config]]:

@@ -28,9 +28,6 @@ class Split(config.Config):
     hierarchy: Path | None = None
     """Open Images: hierarchy JSON, for its protocol."""
 
-    def __post_init__(self) -> None:
-        self._take_names("annotations", "images", "classes", "image_labels", "hierarchy")
-
     @property
     def openimages(self) -> OpenImagesFiles:
         """The files of Open Images."""

@@ -162,7 +162,6 @@ class Experiment(Config):
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        self._take_names("out")
         self._require(self.keep >= 1, "keep", ">= 1")
         self._require(self.checkpoint_seconds >= 0, "checkpoint_seconds", ">= 0")
         self._require(self.devices >= 1, "devices", ">= 1")

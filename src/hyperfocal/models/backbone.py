@@ -58,7 +58,6 @@ class Backbone(nn.Module):
         """Epsilon of the batch norms; none: the architecture's own."""
 
         def __post_init__(self) -> None:
-            self._take_names("weights")
             self._require(0 <= self.frozen_stages <= 5, "frozen_stages", "between 0 and 5")
             self._require(self.norm_eps is None or self.norm_eps >= 0, "norm_eps", "at least 0")
             plain = self.name.partition(".")[0]
