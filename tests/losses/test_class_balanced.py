@@ -16,7 +16,7 @@ from hyperfocal.losses import (
     sigmoid_focal_loss,
     softmax_focal_loss,
 )
-from hyperfocal.types import CategoryCounts, ConfigError
+from hyperfocal.types import CategoryCounts, ConfigError, DataError
 
 COUNTS = CategoryCounts(
     images=(900, 100, 10, 1, 0), instances=(5000, 150, 12, 1, 0), num_images=1000
@@ -108,3 +108,33 @@ def test_bad_settings():
             config.build(5)
         with pytest.raises(ConfigError, match="7"):
             config.build(7, COUNTS)
+
+
+def test_class_balanced_focal_takes_the_labels_that_focal_loss_takes(some_logits, some_labels):
+    loss = ClassBalancedFocalLoss(torch.tensor([0.5, 1.0, 1.5, 1.0, 1.0]))
+    want = loss(some_logits, some_labels)
+    for dtype in (torch.int8, torch.int16, torch.int32):
+        torch.testing.assert_close(loss(some_logits, some_labels.to(dtype)), want)
+    seen = some_labels.clamp(min=0)
+    torch.testing.assert_close(loss(some_logits, seen.to(torch.uint8)), loss(some_logits, seen))
+
+
+def test_class_balanced_focal_refuses_what_does_not_fit():
+    loss = ClassBalancedFocalLoss(torch.tensor([0.5, 1.0, 1.5]))
+    for columns in (2, 4):
+        with pytest.raises(ConfigError, match="weights has 3 categories"):
+            loss(torch.zeros(2, columns), torch.tensor([0, 1]))
+    for bad in (torch.tensor([0.0, 1.0]), torch.tensor([True, False])):
+        with pytest.raises(DataError, match="must be integers"):
+            loss(torch.zeros(2, 3), bad)
+    for label in (-2, 4):
+        with pytest.raises(DataError, match=f"hold {label}"):
+            loss(torch.zeros(2, 3), torch.tensor([0, label]))
+
+
+def test_counts_of_another_length_are_named():
+    uneven = CategoryCounts(images=(1, 2, 3), instances=(1, 2), num_images=9)
+    with pytest.raises(ConfigError, match="images of 3 categories, but the model has 2"):
+        ClassBalancedFocalLoss.Config().build(2, uneven)
+    with pytest.raises(ConfigError, match="instances of 2 categories, but the model has 3"):
+        ClassBalancedFocalLoss.Config().build(3, uneven)

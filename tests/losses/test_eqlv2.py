@@ -108,3 +108,12 @@ def test_bad_input(some_labels):
         EqualizationLossV2.Config(boost=-1)
     with pytest.raises(ConfigError, match="steepness"):
         RatioMap(steepness=-1)
+
+
+@pytest.mark.parametrize("backend", ["plain", "fused"])
+def test_a_negative_ratio_is_refused_by_either_form(backend):
+    x, labels = torch.zeros(2, 3), torch.tensor([0, 1])
+    with pytest.raises(ConfigError, match="ratio"):
+        equalization_loss_v2_focal(
+            x, labels, torch.tensor([-1.0, 0.0, 1.0]), reduction="sum", backend=backend
+        )

@@ -22,7 +22,7 @@ from hyperfocal.losses import (
     sigmoid_cross_entropy,
     sigmoid_focal_loss,
 )
-from hyperfocal.losses.kernels import SMALLEST, cpu
+from hyperfocal.losses.kernels import SMALLEST, cpu, function
 from hyperfocal.losses.kernels.function import Problem, solve
 from hyperfocal.types import ConfigError, DataError
 
@@ -337,6 +337,22 @@ def test_no_gradient_tensor_without_need():
     assert not value.requires_grad
     want = sigmoid_focal_loss(x, labels, reduction="sum", backend="plain")
     torch.testing.assert_close(value, want)
+
+
+def test_no_gradient_is_computed_under_no_grad(monkeypatch):
+    asked = []
+
+    def spy(x, problem, grad):
+        asked.append(grad is not None)
+        return solve(x, problem, grad)
+
+    monkeypatch.setattr(function, "solve", spy)
+    x, labels = draw(100, 5)
+    x.requires_grad_()
+    with torch.no_grad():
+        sigmoid_focal_loss(x, labels, reduction="sum", backend="fused")
+    sigmoid_focal_loss(x, labels, reduction="sum", backend="fused")
+    assert asked == [False, True]
 
 
 # ---------------------------------------------------------------- who is served

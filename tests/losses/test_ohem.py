@@ -46,7 +46,7 @@ def test_one_to_three(positives, want):
 
 
 @pytest.mark.parametrize("one_to_three", [False, True])
-@pytest.mark.parametrize("keep", [1, 5, 40, 500])
+@pytest.mark.parametrize("keep", [4, 5, 40, 500])
 @pytest.mark.parametrize("threshold", [0.0, 0.3, 0.7, 1.0])
 def test_ending_early_changes_nothing(threshold: float, keep: int, one_to_three: bool) -> None:
     generator = torch.Generator().manual_seed(0)
@@ -73,7 +73,7 @@ def slowly(losses, labels, boxes, keep, threshold, one_to_three) -> list[int]:
         if labels[n] >= 0 and not any(near[n][k] for k in alive):
             alive.append(n)
     if one_to_three:
-        positives = [n for n in alive if labels[n] == 0][: max(keep // 4, 1)]
+        positives = [n for n in alive if labels[n] == 0][: keep // 4]
         negatives = [n for n in alive if labels[n] == 1][: 3 * len(positives)]
         return sorted(positives + negatives)
     return sorted(alive[:keep])
@@ -106,6 +106,10 @@ def test_empty_and_bad_input():
     assert online_hard_examples(none, none.long(), torch.zeros(0, 4), 1).shape == (0,)
     with pytest.raises(DataError, match=r"\(3,\)"):
         online_hard_examples(torch.zeros(3), torch.zeros(2).long(), separate(3), 1)
+    with pytest.raises(ConfigError, match="keep = 3, but it must be at least 4"):
+        online_hard_examples(
+            torch.zeros(3), torch.zeros(3).long(), separate(3), 1, keep=3, one_to_three=True
+        )
     with pytest.raises(ConfigError, match="keep = 0"):
         online_hard_examples(torch.zeros(3), torch.zeros(3).long(), separate(3), 1, keep=0)
     with pytest.raises(ConfigError, match="nms_threshold"):

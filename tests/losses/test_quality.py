@@ -232,3 +232,22 @@ def test_dfl_bad_input():
         distribution_focal_loss(torch.zeros(1, 17), torch.zeros(2))
     with pytest.raises(DataError, match="two"):
         distribution_focal_loss(torch.zeros(1, 1), torch.zeros(1))
+
+
+def test_float_targets_are_constants(some_logits):
+    q = torch.full_like(some_logits, 0.6).requires_grad_()
+    x = some_logits.clone().requires_grad_()
+    for loss in (quality_focal_loss, varifocal_loss):
+        of_x, of_q = torch.autograd.grad(loss(x, q).sum(), (x, q), allow_unused=True)
+        assert of_x.abs().sum() > 0
+        assert of_q is None
+
+
+@pytest.mark.parametrize("bins", [17, 34, 257])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_dfl_clips_in_a_dtype_that_can(bins, dtype):
+    far = torch.tensor([3.0, 1000.0], dtype=dtype)
+    x = torch.randn(2, bins)
+    torch.testing.assert_close(
+        distribution_focal_loss(x, far), distribution_focal_loss(x, far.float())
+    )

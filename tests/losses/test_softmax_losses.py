@@ -309,3 +309,35 @@ def test_bags_bad_input():
         CategoryGroups.from_counts([1, 2], cuts=(10, 5))
     with pytest.raises(ConfigError, match="group_of"):
         CategoryGroups((0, 4), 4)
+
+
+@pytest.mark.parametrize("objectness", [True, False])
+def test_seesaw_module_refuses_impossible_labels_and_counts_nothing_of_them(objectness):
+    loss, x = SeesawLoss(5, objectness=objectness), torch.zeros(2, 7 if objectness else 6)
+    for bad in ([0, 9], [0, -7], [0.0, 1.0]):
+        with pytest.raises(DataError, match="labels"):
+            loss(x, torch.tensor(bad))
+    with pytest.raises(DataError):
+        loss(x, torch.tensor([0, 1, 2]))
+    assert loss.pending.sum() == 0
+    loss.eval()  # counts nothing more
+    want = loss(x, torch.tensor([0, 5]))
+    torch.testing.assert_close(loss(x, torch.tensor([0, 5], dtype=torch.uint8)), want)
+
+
+def test_softmax_labels_have_no_background():
+    with pytest.raises(DataError) as error:
+        softmax_focal_loss(torch.zeros(2, 5), torch.tensor([0, 5]))
+    assert str(error.value).endswith("must be in [-1, 4] (-1 ignored)")
+
+
+def test_a_number_alpha_is_compiled_and_keeps_its_digits(some_logits):
+    labels = torch.arange(len(some_logits)) % 5
+    module = SoftmaxFocalLoss(0.3, background=1)
+    want = softmax_focal_loss(some_logits, labels, alpha=0.3, background=1, reduction="sum")
+    assert module(some_logits, labels) == want
+    compiled = torch.compile(module, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(some_logits, labels), want)
+    assert not module.state_dict()
+    weights = torch.rand(5)
+    assert SoftmaxFocalLoss(weights).state_dict()["alpha"].equal(weights)

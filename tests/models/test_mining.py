@@ -64,8 +64,11 @@ def test_every_detector_trains_on_the_chosen_priors(
     terms.total.backward()
     for name, p in model.named_parameters():
         assert not p.requires_grad or p.grad is not None, name
-    samples = model.samples(batch)  # mining aside
+    samples = detector(kind, small_config, None).samples(batch)  # the same weights, no mining
+    mined = model.samples(batch).labels
     labels = seen(model, batch)
+    assert torch.equal(mined, labels)
+    assert (labels != samples.labels).any()
     assert ((labels == -1) | (labels == samples.labels)).all()
     positives = (labels >= 0) & (labels < 4)
     negatives = labels == 4

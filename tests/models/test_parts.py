@@ -104,6 +104,8 @@ def test_normaliser_formulas() -> None:
     assert LossNormalizer("global")(positives).tolist() == [8, 8, 8]
     assert LossNormalizer("global")(positives * 0).tolist() == [1, 1, 1]
     assert LossNormalizer("per_image")(positives).tolist() == [9, 3, 15]
+    with pytest.raises(ConfigError, match="kind = 'per-image'"):
+        LossNormalizer("per-image")  # type: ignore[arg-type]
     average = LossNormalizer("ema")
     assert average(positives).tolist() == pytest.approx([90.8] * 3)
     assert average(positives * 0).tolist() == pytest.approx([81.82] * 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import math
@@ -13,9 +14,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hyperfocal import config as configs
-from hyperfocal.losses import ClassificationLossConfig, EqualizedFocalLoss, giou_loss
+from hyperfocal.losses import (
+    ClassificationLossConfig,
+    EqualizedFocalLoss,
+    EqualizedQualityFocalLoss,
+    QualityFocalLoss,
+    VarifocalLoss,
+    giou_loss,
+)
 from hyperfocal.losses.streamed_topk import streamed_topk
-from hyperfocal.models import ATSS, FCOS, PAA, Backbone, ImprovedBaseline
+from hyperfocal.models import ATSS, FCOS, PAA, Backbone, ImprovedBaseline, normalizer
+from hyperfocal.models.detector import predicting
 from hyperfocal.models.head import QualityTower
 from hyperfocal.models.quality import QualityBranch, centerness
 from hyperfocal.models.quality_config import QualityDetectorConfig
@@ -280,3 +289,37 @@ def test_config_survives_json(kind: type[QualityDetectorConfig]) -> None:
 def test_locations_are_squares_of_one_stride() -> None:
     with pytest.raises(ConfigError, match="one square of one stride"):
         FCOS.Config(anchors=ATSS.Config().anchors)
+
+
+def test_alike_weighted_boxes_are_divided_by_the_positives_of_all_processes(
+    batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = small(FCOS.Config, quality=QualityBranch(weigh_boxes=False))
+    number, nothing = torch.tensor(10), torch.zeros(0)
+    alone = model._divisors(number, nothing, 1)
+    # This process has no positives, the other has them all.
+    monkeypatch.setattr(normalizer.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(normalizer.dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(normalizer.dist, "all_reduce", lambda totals: totals.add_(10))
+    torch.testing.assert_close(2 * model._divisors(number * 0, nothing, 1), alone)
+    monkeypatch.setattr(normalizer.dist, "all_reduce", lambda totals: totals)
+    assert (2 * model._divisors(number * 0, nothing, 1)).tolist() == [[1.0, 1.0]]
+
+
+@pytest.mark.parametrize("value", [math.nan, 1e38])
+@pytest.mark.parametrize("loss", [QualityFocalLoss, VarifocalLoss, EqualizedQualityFocalLoss])
+@KINDS
+def test_diverged_boxes_make_a_loss_that_is_not_finite_and_no_complaint_about_data(
+    kind: type[QualityDetectorConfig], loss: type, value: float, batch: Batch
+) -> None:
+    model = small(kind, loss=loss.Config())
+    model.head.box_deltas.bias.data.fill_(value)
+    assert not model(batch).total.isfinite()
+
+
+def test_predicting_gives_the_mode_back_after_an_error() -> None:
+    model = small(FCOS.Config)
+    with contextlib.suppress(ZeroDivisionError), predicting(model):
+        assert not model.training
+        raise ZeroDivisionError
+    assert model.training

@@ -60,3 +60,11 @@ def test_clip_and_rescale() -> None:
 def test_clipping_twice_changes_nothing(hw: tuple[int, int]) -> None:
     once = clip_boxes(random_boxes(50) - 40, hw)
     assert torch.equal(clip_boxes(once, hw), once)
+
+
+def test_iou_of_half_precision_boxes_of_any_size() -> None:
+    boxes = torch.tensor([[0.0, 0, 400, 400], [0, 0, 400, 800]])
+    for dtype in (torch.float16, torch.bfloat16):
+        half = boxes.to(dtype)
+        torch.testing.assert_close(box_iou(half, half), box_iou(boxes, boxes))
+        torch.testing.assert_close(paired_iou(half, half), torch.ones(2))

@@ -28,6 +28,9 @@ from torch import Tensor
 from hyperfocal.losses.inputs import Number, check_range, check_scalar, per_category, widest
 from hyperfocal.types import DataError
 
+_INSIDE = 1e-6
+"""How far alpha must stay from 0 and 1, where the posterior can't be told."""
+
 
 def posterior_from_focal(
     probabilities: Tensor, *, gamma: float = 2.0, alpha: Number | None = None
@@ -45,7 +48,7 @@ def posterior_from_focal(
 
     Raises:
         DataError: values outside [0, 1] (checked on the CPU).
-        ConfigError: negative gamma or alpha outside [0, 1].
+        ConfigError: negative gamma, or alpha not inside (0, 1).
 
     Example:
         >>> import torch
@@ -54,7 +57,7 @@ def posterior_from_focal(
         tensor([0.2000, 0.5000, 0.9500])
     """
     p = _checked(probabilities, gamma)
-    alpha = 0.5 if alpha is None else per_category(alpha, "alpha", p, 0, 1)
+    alpha = 0.5 if alpha is None else per_category(alpha, "alpha", p, _INSIDE, 1 - _INSIDE)
     yes = p * _phi(1 - p, gamma) * (1 - alpha)
     no = (1 - p) * _phi(p, gamma) * alpha
     return (yes / (yes + no)).to(probabilities.dtype)

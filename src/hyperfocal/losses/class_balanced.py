@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from hyperfocal import config
 from hyperfocal.losses.counts import require_counts
 from hyperfocal.losses.focal import sigmoid_focal_loss
-from hyperfocal.losses.inputs import Number, check_scalar
+from hyperfocal.losses.inputs import Number, check_scalar, integer_labels
 from hyperfocal.types import CategoryCounts, ConfigError
 
 
@@ -134,6 +134,11 @@ class ClassBalancedFocalLoss(nn.Module):
         ``targets`` are integer labels.
         """
         k = len(self.weights)
+        if logits.shape[-1:] != self.weights.shape:
+            raise ConfigError(
+                f"weights has {k} categories, but the logits are {tuple(logits.shape)}"
+            )
+        targets = integer_labels(targets, k)
         is_category = (targets >= 0) & (targets < k)
         weight = torch.where(is_category, self.weights[targets.clamp(0, k - 1)], 1.0)
         return sigmoid_focal_loss(

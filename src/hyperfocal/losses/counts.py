@@ -13,9 +13,10 @@ def require_counts(counts: CategoryCounts | None, num_classes: int, kind: str) -
     """
     if counts is None:
         raise ConfigError(f"the loss {kind!r} needs the category counts of the training split")
-    if len(counts.images) != num_classes or len(counts.instances) != num_classes:
-        raise ConfigError(
-            f"the loss {kind!r} was given counts of {len(counts.instances)} categories, "
-            f"but the model has {num_classes}"
-        )
+    for what in ("images", "instances"):
+        if len(given := getattr(counts, what)) != num_classes:
+            raise ConfigError(
+                f"the loss {kind!r} was given {what} of {len(given)} categories, but the model has "
+                f"{num_classes}"
+            )
     return counts

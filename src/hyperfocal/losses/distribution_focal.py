@@ -64,6 +64,8 @@ def distribution_focal_loss(
             f"{tuple(logits.shape)}"
         )
     check_range(distances, 0, float("inf"), "distances")
+    if distances.dtype != torch.float64:
+        distances = distances.float()  # bfloat16 would round the clip up to the last bin
     last = logits.shape[-1] - 1
     clipped = distances.clamp(0, max(last - CLIP, 0))
     left = clipped.floor().long()

@@ -16,6 +16,7 @@ the paper's AP is the same. Use focal loss unless you study this.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -29,6 +30,8 @@ from hyperfocal.types import CategoryCounts
 
 MIN_GAMMA = 1e-6
 """FL* divides by gamma."""
+MIN_BETA = -1e4
+"""So that the loss stays finite."""
 
 
 def focal_star_loss(
@@ -50,7 +53,7 @@ def focal_star_loss(
         targets: as for `sigmoid_focal_loss`.
         alpha: weight of positives; negatives get ``1 - alpha``. None: both weigh 1.
         gamma: steepness, above 0.
-        beta: shift, any number.
+        beta: shift, at least -1e4.
         weight: extra factor, one a row or one a logit.
         reduction: "none", "sum" or "mean" (over what isn't ignored).
         normalizer: divides the result of "none" or "sum".
@@ -64,7 +67,7 @@ def focal_star_loss(
         ConfigError: a setting out of range.
     """
     check_scalar(gamma, "gamma", low=MIN_GAMMA)
-    check_scalar(beta, "beta", low=-1e4)
+    check_scalar(beta, "beta", low=MIN_BETA)
     inputs = prepare(logits, targets, weight, channel_dim)
     own, rest = balance(alpha, inputs.logits)
     loss = one_vs_all(inputs, _term, gamma, beta, own=own, rest=rest)
@@ -103,6 +106,7 @@ class FocalStarLoss(nn.Module):
         def __post_init__(self) -> None:
             self._require(self.alpha is None or 0 <= self.alpha <= 1, "alpha", "in [0, 1] or none")
             self._require(self.gamma >= MIN_GAMMA, "gamma", "above 0")
+            self._require(MIN_BETA <= self.beta < math.inf, "beta", f"at least {MIN_BETA:g}")
 
         def build(self, num_classes: int, counts: CategoryCounts | None = None) -> FocalStarLoss:
             """The loss; it needs neither the number of categories nor their counts."""

@@ -98,7 +98,7 @@ def prepare(
         )
     k = logits.shape[-1]
     targets = targets.long()
-    check_range(targets, -1, k if background else k - 1, f"labels for {k} logits")
+    check_labels(targets, k, f"labels for {k} logits", background)
     return Inputs(logits, targets, (targets >= 0).unsqueeze(-1), weight, channel_dim)
 
 
@@ -273,8 +273,35 @@ def widest(x: Tensor) -> Tensor:
     return x if x.device.type == "mps" else x.double()
 
 
-def check_range(values: Tensor, low: float, high: float, what: str) -> None:
-    """Raise `DataError` naming the first value outside [low, high], where it may be read."""
+def integer_labels(labels: Tensor, num_classes: int) -> Tensor:
+    """Labels as int64: ``0..K-1`` a category, K background, -1 ignored.
+
+    Raises:
+        DataError: not integers or (on the CPU) others than these.
+    """
+    if labels.is_floating_point() or labels.dtype == torch.bool:
+        raise DataError(f"labels are {labels.dtype}, but they must be integers")
+    labels = labels.long()
+    check_labels(labels, num_classes, f"labels for {num_classes} categories")
+    return labels
+
+
+def check_labels(labels: Tensor, num_classes: int, what: str, background: bool = True) -> None:
+    """`check_range` for labels ``0..K-1``, -1 ignored, and K where there is a background."""
+    hint = "(-1 ignored, K background)" if background else "(-1 ignored)"
+    check_range(labels, -1, num_classes if background else num_classes - 1, what, hint)
+
+
+def check_range(values: Tensor, low: float, high: float, what: str, hint: str = "") -> None:
+    """Raise `DataError` naming the first value outside [low, high], where it may be read.
+
+    Args:
+        values: on the CPU, else nothing is checked: reading them would stall an accelerator.
+        low: least allowed.
+        high: greatest allowed.
+        what: what the error calls them.
+        hint: what the error adds.
+    """
     if values.device.type != "cpu" or values.numel() == 0 or torch.compiler.is_compiling():
         return
     bad = ~((values >= low) & (values <= high))  # NaN is bad too
@@ -285,6 +312,5 @@ def check_range(values: Tensor, low: float, high: float, what: str) -> None:
     if found:
         worst = values[bad].flatten()[0].item()
         raise DataError(
-            f"{what} hold {worst}, but they must be in [{low:g}, {high:g}]"
-            + (" (-1 ignored, K background)" if low == -1 and high > 1 else "")
+            f"{what} hold {worst}, but they must be in [{low:g}, {high:g}] {hint}".strip()
         )

@@ -66,8 +66,9 @@ def online_hard_examples(
             f"losses {tuple(losses.shape)}, labels {tuple(labels.shape)} and boxes "
             f"{tuple(boxes.shape)} must be (A,), (A,) and (A, 4)"
         )
-    if keep < 1:
-        raise ConfigError(f"keep = {keep}, but it must be at least 1")
+    if keep < (4 if one_to_three else 1):
+        least = "at least 4 for one to three" if one_to_three else "at least 1"
+        raise ConfigError(f"keep = {keep}, but it must be {least}")
     check_scalar(nms_threshold, "nms_threshold", 0, 1)
     positive = (labels >= 0) & (labels < num_classes)
     order = losses.argsort(descending=True, stable=True)
@@ -97,7 +98,7 @@ def _one_to_three(alive: Tensor, is_positive: Tensor, keep: int, length: int) ->
     Returns:
         Indices, or None if anchors after ``length`` may have to be among them.
     """
-    most = max(keep // 4, 1)
+    most = keep // 4
     own = is_positive[alive]
     positives = alive[own][:most]
     negatives = alive[~own][: 3 * len(positives)]

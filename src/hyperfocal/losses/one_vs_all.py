@@ -91,7 +91,7 @@ def one_vs_all_soft(
     """The same where the target of an object is a quality q in [0, 1] instead of 1.
 
     Args:
-        inputs: what `prepare` gave; float targets are the qualities themselves.
+        inputs: what `prepare` gave; float targets are the qualities themselves, constants too.
         quality: ``(...)``, q of each row's label, with integer labels; None: 1.
         positive: ``positive(x, q, *parameters)``, the loss where q > 0.
         negative: ``negative(x, *parameters)``, the loss elsewhere.
@@ -101,7 +101,8 @@ def one_vs_all_soft(
     if targets.is_floating_point():
         if quality is not None:
             raise DataError("quality goes with integer labels; float targets already are qualities")
-        return torch.where(targets > 0, positive(x, targets, *parameters), negative(x, *parameters))
+        q = targets.detach()
+        return torch.where(q > 0, positive(x, q, *parameters), negative(x, *parameters))
     index, _ = label_index(targets, x.shape[-1])
     q = quality_at_label(inputs, quality)
     at = x.gather(-1, index)

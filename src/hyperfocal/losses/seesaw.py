@@ -30,6 +30,7 @@ from hyperfocal.losses.inputs import (
     Number,
     Reduction,
     check_scalar,
+    integer_labels,
     prepare_softmax,
     reduce,
     reduce_rows,
@@ -145,20 +146,24 @@ class SeesawLoss(nn.Module):
         expected = k + 2 if self.objectness else k + 1
         if logits.shape[-1] != expected:
             raise DataError(f"there are {logits.shape[-1]} logits, but there must be {expected}")
+        targets = integer_labels(targets, k)
         counted = (targets >= 0) & (targets < columns)
         labels = torch.where(counted, targets, -1)  # with objectness, objects only
+        pending = self.pending
         if self.training:
-            self.pending.index_add_(0, labels.clamp(min=0).flatten(), counted.long().flatten())
+            index, number = labels.clamp(min=0).flatten(), counted.long().flatten()
+            pending = pending.index_add(0, index, number)
         loss = seesaw_loss(
             logits[..., :columns],
             labels,
-            self.counts + self.pending,
+            self.counts + pending,
             p=self.p,
             q=self.q,
             eps=self.eps,
             reduction="sum",
             normalizer=normalizer,
         )
+        self.pending.copy_(pending)
         if not self.objectness:
             return loss
         is_background = torch.where(targets < 0, -1, (targets == k).long())

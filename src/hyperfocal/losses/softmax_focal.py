@@ -148,7 +148,7 @@ class SoftmaxFocalLoss(nn.Module):
         background: which category is the background.
     """
 
-    alpha: Tensor | None
+    alpha: float | Tensor | None
 
     def __init__(
         self,
@@ -159,7 +159,10 @@ class SoftmaxFocalLoss(nn.Module):
         super().__init__()
         self.gamma = gamma
         self.background = background
-        self.register_buffer("alpha", None if alpha is None else torch.as_tensor(alpha))
+        if isinstance(alpha, Tensor) and alpha.ndim:
+            self.register_buffer("alpha", alpha)
+        else:  # a number stays one: reading it from a device would stall that
+            self.alpha = None if alpha is None else float(alpha)
 
     def forward(self, logits: Tensor, targets: Tensor, normalizer: Number = 1.0) -> Tensor:
         """Scalar: the sum over rows that aren't ignored, over ``normalizer``."""

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from hyperfocal.losses.inputs import Number, check_range, check_scalar
+from hyperfocal.losses.inputs import Number, check_scalar, integer_labels
 from hyperfocal.losses.kernels import Settings
 from hyperfocal.losses.kernels.function import OnlyOnce, Problem, scaled, solve
 from hyperfocal.losses.streamed_parts import (
@@ -101,8 +101,7 @@ def streamed_loss(
             f"labels are {labels.dtype} of shape {tuple(labels.shape)}, but they must be integers "
             f"of shape {(len(features[0]), sum(sizes))}"
         )
-    labels = labels.long()
-    check_range(labels, -1, num_classes, f"labels for {num_classes} logits")
+    labels = integer_labels(labels, num_classes)
     divisors = _divisors(normalizer, len(labels), weight)
     settings = loss.settings(num_classes)
     memory = loss if isinstance(loss, StreamableLossWithMemory) and loss.training else None
@@ -121,8 +120,11 @@ def streamed_loss(
         sums=memory is not None,
         logits_at_once=logits_at_once,
     )
+    inputs = (weight, bias, *features)
+    if not torch.is_grad_enabled():  # which autograd functions can't see from inside
+        inputs = tuple(None if t is None else t.detach() for t in inputs)
     total: Tensor
-    total, sums = _StreamedLoss.apply(plan, weight, bias, *features)
+    total, sums = _StreamedLoss.apply(plan, *inputs)
     if memory is not None:
         if not memory.normalized_memory:
             sums = sums * divisors[:, None, None]

@@ -14,7 +14,8 @@ so nothing cancels, and the relative error stays at a few units in the last plac
 logit is out. With a soft label, p - q does cancel where p is near q; it is formed in float64. The
 derivatives are written out rather than left to autograd because the derivative of a power has a
 pole at 0 for γ < 1, and exp(-γ·softplus(x_t)), which has none, loses digits in proportion to γ·x_t.
-Second derivatives go through the written derivative by autograd.
+Second derivatives go through the written derivative by autograd (with γ < 1 they are NaN where
+1 - p_t underflows).
 """
 
 from __future__ import annotations
@@ -64,7 +65,8 @@ def soft_focal_derivative(x: Tensor, q: Tensor, gamma: Number) -> Tensor:
     p, wrong, error = torch.sigmoid(x), torch.sigmoid(-x), soft_error(x, q)
     size = error.abs()
     # For γ < 1 there is a cusp at p = q; the derivative there is taken as 0.
-    steepness = gamma * p * wrong * _soft_cross_entropy(x, q) / size.clamp(min=_TINY)
+    tiny = torch.finfo(size.dtype).tiny
+    steepness = gamma * p * wrong * _soft_cross_entropy(x, q) / size.clamp(min=tiny)
     return size.pow(gamma) * error.sign() * (size + steepness)
 
 
@@ -72,9 +74,6 @@ def soft_error(x: Tensor, q: Tensor) -> Tensor:
     """The error p - q with all its digits, be p near q, near 0 or near 1."""
     x, q, dtype = widest(x), widest(q), x.dtype
     return ((1 - q) * torch.sigmoid(x) - q * torch.sigmoid(-x)).to(dtype)
-
-
-_TINY = torch.finfo(torch.float32).tiny
 
 
 def _soft_cross_entropy(x: Tensor, q: Tensor) -> Tensor:

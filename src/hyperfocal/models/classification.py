@@ -50,7 +50,8 @@ def classification_loss(
     if isinstance(loss, QualityLoss):
         assert iou is not None
         quality = torch.zeros(labels.shape, device=labels.device)
-        quality[matched.image, matched.prior] = iou.detach()
+        # The IoU of a box that diverged is NaN, and so is its box loss: the step is known as bad.
+        quality[matched.image, matched.prior] = iou.detach().nan_to_num(nan=0.0)
         extra = {"quality": quality}
     if not per_image:
         extra = {name: value.flatten() for name, value in extra.items()}

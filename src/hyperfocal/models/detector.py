@@ -72,7 +72,10 @@ class Detector(nn.Module, ABC):
 
     @abstractmethod
     def samples(self, batch: Batch) -> Samples:
-        """What the classification loss would see of a batch, all logits at once."""
+        """What the classification loss would see of a batch, all logits at once.
+
+        Priors that mining leaves out are ignored (-1) here too.
+        """
 
     def diagnose(self, batch: Batch) -> Diagnosis | None:
         """Its classification loss by level and category; None where it can't tell."""
@@ -89,6 +92,8 @@ def predicting(model: nn.Module) -> Iterator[None]:
     """In eval mode and without gradients; afterwards in the mode that it was in."""
     was_training = model.training
     model.eval()
-    with torch.no_grad():
-        yield
-    model.train(was_training)
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)

@@ -40,6 +40,9 @@ class OnlineHardMining(config.Config):
 
     def __post_init__(self) -> None:
         self._require(self.keep >= 1, "keep", "at least 1")
+        self._require(
+            self.keep >= 4 or not self.one_to_three, "keep", "at least 4 for one to three"
+        )
         self._require(0 <= self.nms_iou <= 1, "nms_iou", "in [0, 1]")
 
     def choose(self, losses: Tensor, labels: Tensor, boxes: Tensor, num_classes: int) -> Tensor:

@@ -6,11 +6,13 @@ The focal-loss paper divides by "the number of anchors assigned to a ground-trut
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from hyperfocal.types import ConfigError
 
 NormalizerKind = Literal["global", "per_image", "ema"]
 """``global``: positives of the whole optimizer step over all processes. ``per_image``: each image
@@ -45,6 +47,8 @@ class LossNormalizer(nn.Module):
 
     def __init__(self, kind: NormalizerKind = "global") -> None:
         super().__init__()
+        if kind not in get_args(NormalizerKind):
+            raise ConfigError(f"kind = {kind!r}, but it must be one of {get_args(NormalizerKind)}")
         self.kind = kind
         if kind == "ema":
             self.register_buffer("average", torch.tensor(self.START))
@@ -70,20 +74,23 @@ class LossNormalizer(nn.Module):
 
 
 @torch.no_grad()
-def step_divisors(positives: Tensor, weights: Tensor, images: int) -> Tensor:
+def step_divisors(
+    positives: Tensor, weights: Tensor, images: int, least_weight: float = LEAST_WEIGHT
+) -> Tensor:
     """Divisors ``(B, 2)``: of sums over all priors, and of sums weighted over the positives.
 
-    They are ``max(N, 1) / R`` and ``W / R`` with N and W summed over all processes, whose number
-    is R (their gradients are averaged).
+    They are ``max(N, 1) / R`` and ``max(W, least) / R`` with N and W summed over all processes,
+    whose number is R (their gradients are averaged).
 
     Args:
         positives: scalar, positives of this process.
         weights: scalar, sum of the weights of this process's positives.
         images: B.
+        least_weight: what a smaller W counts as.
     """
     totals, processes = torch.stack((positives.float(), weights.float())), 1
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(totals)
         processes = dist.get_world_size()
-    least = totals.new_tensor((1.0, LEAST_WEIGHT))
+    least = totals.new_tensor((1.0, least_weight))
     return (torch.maximum(totals, least) / processes).repeat(images, 1)

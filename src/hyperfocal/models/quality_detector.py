@@ -231,8 +231,9 @@ class QualityDetector(Detector):
         return counted(self.mining, rows.assignment, self.num_classes).sum()
 
     def _divisors(self, number: Tensor, target: Tensor, images: int) -> Tensor:
-        weights = target.sum() if self.quality.weigh_boxes else number.clamp(min=1)
-        return step_divisors(number, weights, images)
+        if self.quality.weigh_boxes:
+            return step_divisors(number, target.sum(), images)
+        return step_divisors(number, number, images, least_weight=1.0)
 
 
 def _centerness(matched: Matched) -> Tensor:

@@ -223,12 +223,14 @@ class RetinaNet(Detector):
     @torch.no_grad()
     def samples(self, batch: Batch) -> Samples:
         """See `Detector.samples`."""
-        levels, assignment = self.features(batch), self.assign(batch)
+        levels = self.features(batch)
+        cls_maps = [self.head.cls_tower(level) for level in levels]
+        assignment = self.mined(batch, cls_maps)
         positive = assignment.positives(self.num_classes)
         deltas = self.head.regress_at(levels, positive)
         matched = match(self.priors(batch), assignment, batch.targets, positive, deltas)
         iou = paired_iou(self.coder.decode(matched.deltas, matched.anchors), matched.boxes)
-        logits = self.head.classify([self.head.cls_tower(level) for level in levels])
+        logits = self.head.classify(cls_maps)
         return Samples.of(logits, assignment.labels, matched, iou)
 
     def diagnose(self, batch: Batch) -> Diagnosis:

@@ -20,9 +20,10 @@ def box_iou(a: Tensor, b: Tensor) -> Tensor:
         b: ``(M, 4)`` xyxy, in the same frame.
 
     Returns:
-        ``(N, M)`` in [0, 1]; 0 where both boxes are empty. It is fastest with the longer list
-        as ``b``.
+        ``(N, M)`` in [0, 1], float32 or float64; 0 where both boxes are empty. It is fastest with
+        the longer list as ``b``.
     """
+    a, b = _wide(a), _wide(b)
     ax1, ay1, ax2, ay2 = a.unsqueeze(-1).unbind(-2)
     bx1, by1, bx2, by2 = b.t().contiguous().unbind(0)
     width = (torch.minimum(ax2, bx2) - torch.maximum(ax1, bx1)).clamp_(min=0)
@@ -33,12 +34,21 @@ def box_iou(a: Tensor, b: Tensor) -> Tensor:
 
 
 def paired_iou(a: Tensor, b: Tensor) -> Tensor:
-    """Intersection over union ``(...)`` of the boxes ``(..., 4)`` at the same places."""
+    """Intersection over union ``(...)`` of the boxes ``(..., 4)`` at the same places.
+
+    Computed and returned in float32, or float64 where that was given.
+    """
+    a, b = _wide(a), _wide(b)
     top_left = torch.maximum(a[..., :2], b[..., :2])
     bottom_right = torch.minimum(a[..., 2:], b[..., 2:])
     intersection = box_area(torch.cat((top_left, bottom_right), dim=-1))
     union = box_area(a) + box_area(b) - intersection
     return intersection / union.clamp(min=torch.finfo(union.dtype).tiny)
+
+
+def _wide(boxes: Tensor) -> Tensor:
+    """Areas of usual boxes are beyond float16."""
+    return boxes.float() if boxes.dtype in (torch.float16, torch.bfloat16) else boxes
 
 
 def clip_boxes(boxes: Tensor, hw: tuple[int, int]) -> Tensor:

@@ -174,6 +174,8 @@ def fused_sum(
         gamma=None if isinstance(settings.gamma, Tensor) else settings.gamma,
     )
     rows = logits.reshape(-1, k)
+    if not torch.is_grad_enabled():  # which autograd functions can't see from inside
+        rows = rows.detach()
     if rows.stride(1) != 1:
         rows = rows.contiguous()
     loss, totals, bad_row = FusedSum.apply(rows, problem)
