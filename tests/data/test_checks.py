@@ -314,6 +314,23 @@ def test_no_size_in_the_file_is_no_trouble(coco):
         assert [(record.width, record.height) for record in found.images] == [(100, 80)] * 3
 
 
+def test_no_check_opens_only_files_whose_size_is_missing(coco):
+    del coco.data["images"][1]["width"]
+    (coco.images / coco.data["images"][0]["file_name"]).write_bytes(b"broken")
+    found, messages = read_with_warnings(coco, check="none")
+    assert messages == []
+    assert [(record.width, record.height) for record in found.images] == [(100, 80)] * 3
+    (coco.images / coco.data["images"][1]["file_name"]).write_bytes(b"broken")
+    with pytest.raises(DataError, match="not an image"):
+        read_annotations(coco.write(), coco.images, check="none")
+
+
+def test_long_ids_that_begin_alike_are_not_repeats(coco):
+    for n, entry in enumerate(coco.data["annotations"]):
+        entry["id"] = f"https://example.org/a/very/long/address/of/an/annotation/number/{n:04d}"
+    assert read_with_warnings(coco)[1] == []
+
+
 def test_exif_rotation_counts(coco):
     image = Image.open(coco.images / "1.jpg")
     exif = image.getexif()

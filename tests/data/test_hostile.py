@@ -47,6 +47,20 @@ def test_linked_subfolders_too(coco, tmp_path):
     refused("is a link out of the image folder", coco.write(), coco.images)
 
 
+def test_a_stale_name_with_many_parts_hides_no_link(tmp_path):
+    secret, root = tmp_path / "secret.png", tmp_path / "set"
+    root.mkdir()
+    Image.new("RGB", (40, 30)).save(secret)
+    (root / "evil.png").symlink_to(secret)
+    box = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>"
+    for name in ("evil.png", "a/b/c/d/e/f/g/h/x.png", ""):
+        (root / "evil.xml").write_text(
+            f"<annotation><filename>{name}</filename><object><name>a</name>{box}</object>"
+            "</annotation>"
+        )
+        refused("is a link out of the image folder", root)
+
+
 def test_links_within_the_folder_and_a_linked_folder_are_fine(coco, tmp_path):
     (coco.images / "real").mkdir()
     (coco.images / "1.jpg").rename(coco.images / "real" / "1.jpg")

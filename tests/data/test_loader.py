@@ -350,3 +350,16 @@ def test_ctrl_c_ends_main_and_workers(dataset, coco):
     assert running.returncode == 0
     with pytest.raises(ProcessLookupError):  # nobody is left in the group
         os.killpg(running.pid, 0)
+
+
+def test_each_process_of_an_evaluation_is_held_to_its_own_share(dataset):
+    """Every image is seen by one process, so the limit can't be that of all images."""
+    for record in dataset.images:
+        record.path.write_bytes(b"overwritten")
+    for rank in range(3):
+        with pytest.warns(HyperfocalWarning), pytest.raises(DataError, match="2 of 3 images"):
+            list(
+                eval_batches(
+                    settings(max_broken=0.4), dataset, batch_size=1, rank=rank, world_size=3
+                )
+            )

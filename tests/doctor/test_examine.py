@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -169,6 +170,23 @@ def test_copies_between_the_splits(two):
     assert "8.png" in str(alike.cases[0])
     # The same without decoding: equal bytes are still seen.
     assert {"identical_in_both"} == two.kinds(two.examine()) - {"few_training_images"}
+
+
+def test_a_val_image_has_one_partner_however_many_are_like_it(two):
+    """A camera that stands still: every pair of frames is alike."""
+    with Image.open(two.root / "train" / "8.png") as image:
+        still = np.asarray(image.convert("RGB")).astype(int)
+    rng = np.random.default_rng(0)
+    for file in [*(two.root / "train").iterdir(), *(two.root / "val").iterdir()]:
+        noise = rng.integers(-3, 4, still.shape)
+        Image.fromarray((still + noise).clip(0, 255).astype(np.uint8)).save(file)
+    shutil.copy(two.root / "train" / "3.png", two.root / "val" / "103.png")
+    found = two.examine(decode="full")
+    alike = two.only(found, "alike_in_both")
+    assert alike.count == len(alike.cases) == 6  # 103 too: of the others than its own bytes
+    assert "3.png" not in [
+        case.other.rpartition("/")[2] for case in alike.cases if case.image_id == 103
+    ]
 
 
 def test_one_folder_for_both_splits(two):

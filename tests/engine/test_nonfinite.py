@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -282,3 +284,22 @@ def test_levels_add_up_to_the_classification_loss(drawn: Path, model: str) -> No
         row.positives for row in report.categories
     )
     assert all(row.gradient > 0 and row.nonfinite == 0 for row in report.categories)
+
+
+def test_a_stop_before_a_rewind_is_not_forgotten(
+    drawn: Path, tmp_path: Path, poison: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison(1)
+    monkeypatch.setattr(training, "looks_at_each_step", lambda fabric: False)
+    gradients = Stepper.gradients
+
+    def with_signal(self: Stepper, *args: Any, **kwargs: Any) -> Any:
+        if self.state.step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return gradients(self, *args, **kwargs)
+
+    monkeypatch.setattr(Stepper, "gradients", with_signal)
+    plan = tiny(drawn, "--on-nonfinite", "skip", "--train.log-every", "9")
+    result = training.train(plan, RunFolder(tmp_path), Console(quiet=True))
+    assert result.stopped_by == "SIGTERM"
+    assert max(states(tmp_path)) < 5

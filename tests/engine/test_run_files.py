@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import pickle
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ import torch
 from torch import nn
 
 from hyperfocal.engine.checkpoint import (
+    Checkpoints,
     load_checkpoint,
     load_weights,
     save_checkpoint,
@@ -19,6 +22,8 @@ from hyperfocal.engine.checkpoint import (
     write_whole,
 )
 from hyperfocal.engine.ema import WeightAverage
+from hyperfocal.engine.evaluate import Evaluation
+from hyperfocal.engine.json_lines import LineFile, read_lines, write_lines
 from hyperfocal.engine.run_folder import MetricsLog, RunFolder, TrainedCategories, read_json
 from hyperfocal.types import Category, CategoryCounts, ConfigError, HyperfocalError
 
@@ -136,3 +141,75 @@ def test_weight_average_follows_its_formula() -> None:
         decay = min(0.5, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * step
     assert float(average.model.weight) == pytest.approx(expected)
+
+
+def test_a_log_that_was_moved_away_begins_anew(tmp_path: Path) -> None:
+    file = LineFile(tmp_path / "a.jsonl")
+    file.append({"step": 1})
+    (tmp_path / "a.jsonl").rename(tmp_path / "old.jsonl")
+    file.append({"step": 2})
+    assert read_lines(tmp_path / "a.jsonl") == [{"step": 2}]
+
+
+@pytest.mark.parametrize(
+    "broken", [b"[1]\n", b'"x"\n', b"\xff\xfe\n", b'{"kind": "st', b"[" * 99999 + b"\n"]
+)
+def test_lines_are_read_up_to_a_broken_one(tmp_path: Path, broken: bytes) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"kind": "step", "step": 1}\n' + broken + b'{"kind": "step", "step": 2}\n')
+    assert read_lines(path) == [{"kind": "step", "step": 1}]
+
+
+def test_lines_of_something_else_are_no_steps(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    good = {"kind": "step", "step": 1}
+    write_lines(run.log, [{"a": 1}, {"kind": []}, {"kind": "step"}, {"kind": "x", "step": 1}, good])
+    MetricsLog(run, step=5, evaluated=5).close()
+    assert read_lines(run.log) == [good]
+
+
+def test_a_read_error_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, {"step": 1})
+    checkpoints.save(2, {"step": 2})
+
+    def stale(path: Path) -> None:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(zipfile, "ZipFile", stale)
+        with pytest.raises(HyperfocalError, match=r"00000002\.pt: can't be read \(Stale file"):
+            checkpoints.load_newest()
+    state = checkpoints.load_newest()
+    assert state is not None
+    assert state["step"] == 2
+
+
+@pytest.mark.parametrize("state", [[1, 2], 7, torch.zeros(2)])
+def test_a_checkpoint_without_a_state_is_damaged(tmp_path: Path, state: object) -> None:
+    torch.save(state, tmp_path / "1.pt")
+    with pytest.raises(HyperfocalError, match="damaged checkpoint"):
+        load_checkpoint(tmp_path / "1.pt")
+
+
+def test_foreign_files_in_a_run_folder_are_named(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    for data in ({}, [], {"step": 1, "metrics": 3, "categories": []}, {"step": 1, "metrics": {}}):
+        run.metrics.write_text(json.dumps(data))
+        with pytest.raises(ConfigError, match=r"metrics\.json: not an evaluation"):
+            Evaluation.read(run, 1)
+    run.categories.write_text('{"categories": [{"id": 1e999, "name": "a"}], "train_images": null}')
+    with pytest.raises(ConfigError, match="not a run's categories"):
+        run.read_categories()
+    run.categories.unlink()
+    run.categories.mkdir()
+    with pytest.raises(ConfigError, match=r"categories\.json: not readable"):
+        run.read_categories()
+
+
+def test_clearing_takes_the_pictures_too(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    for picture in run.pictures:
+        picture.write_bytes(b"old")
+    run.clear()
+    assert not list(tmp_path.iterdir())

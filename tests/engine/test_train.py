@@ -22,12 +22,18 @@ from rich.console import Console
 import hyperfocal
 from hyperfocal.config import override
 from hyperfocal.data import Split, TransformConfig
+from hyperfocal.engine.devices import launch
+from hyperfocal.engine.evaluate import Evaluation
 from hyperfocal.engine.experiment import Experiment, TrainConfig
+from hyperfocal.engine.optim import build_optimizer
+from hyperfocal.engine.recorder import Recorder
 from hyperfocal.engine.run_folder import RunFolder
+from hyperfocal.engine.splits import read_splits
+from hyperfocal.engine.state import TrainState
 from hyperfocal.engine.step import micro_batches
 from hyperfocal.engine.train import TrainResult, train
 from hyperfocal.recipes import load_recipe
-from hyperfocal.types import ConfigError, HyperfocalError
+from hyperfocal.types import ConfigError, HyperfocalError, HyperfocalWarning
 
 QUIET = Console(quiet=True)
 
@@ -298,3 +304,52 @@ def test_lvis_protocol_without_lvis_lists_is_an_error_before_the_first_step(
     with pytest.raises(ConfigError, match="neg_category_ids"):
         run(small(drawn, "--evaluation.protocol", "lvis"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_weights_that_nothing_measured_give_way_to_measured_ones(
+    drawn: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    run(small(drawn, iterations=1, evaluations=0), out)
+    before = RunFolder(out).weights.read_bytes()
+    with pytest.warns(HyperfocalWarning, match="goes on with other settings"):
+        result = run(small(drawn, "--resume", iterations=2, evaluations=1), out)
+    assert result.evaluation is not None
+    assert RunFolder(out).weights.read_bytes() != before
+
+
+def test_best_is_that_of_the_weights_that_lie_there(drawn: Path, tmp_path: Path) -> None:
+    plan, folder = small(drawn, iterations=1), RunFolder(tmp_path / "run")
+    run(plan, folder.path)
+    splits = read_splits(plan.data)
+    model = plan.model.build(len(splits.train.categories), splits.train.counts())
+    state = TrainState(model, build_optimizer(model, plan.train), None)
+    recorder = Recorder(folder, plan, state, launch(plan), QUIET, 9, 6.0, splits.train)
+
+    def evaluated(ap: float) -> bytes:
+        weights = {"ap": torch.tensor(ap)}
+        recorder.write_evaluation(Evaluation({"AP": ap}, ()), weights)
+        return folder.weights.read_bytes()
+
+    best = evaluated(0.5)
+    assert evaluated(0.2) == best
+    folder.weights.unlink()
+    lesser = evaluated(0.2)
+    assert lesser != best
+    assert evaluated(0.4) != lesser
+    assert state.best == 0.4
+
+
+def test_going_on_and_replacing_exclude_each_other(drawn: Path, tmp_path: Path) -> None:
+    plan = dataclasses.replace(small(drawn), resume=True, overwrite=True)
+    with pytest.raises(ConfigError, match="one of the two"):
+        run(plan, tmp_path / "run")
+
+
+def test_images_are_padded_alike_in_evaluation_and_prediction(drawn: Path, tmp_path: Path) -> None:
+    run(small(drawn, "--data.divisor", "80", iterations=1, evaluations=0), tmp_path / "run")
+    model, seen = hyperfocal.load(tmp_path / "run", device="cpu"), []
+    detect = model.detector.detect
+    model.detector.detect = lambda batch: (seen.append(batch.images.shape), detect(batch))[1]
+    model.predict(drawn / "val" / "000001.jpg")
+    assert seen == [(1, 3, 160, 160)]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from hyperfocal.evaluation import CocoEvaluator, FrequencyGroups
+from hyperfocal.evaluation import CocoEvaluator, FrequencyGroups, coco
 from hyperfocal.types import (
     AnnotationSet,
     Category,
@@ -164,6 +164,18 @@ def random_case(seed: int, images=12, k=5, max_gt=6, max_dt=9, decimals=1):
 @pytest.mark.parametrize("seed", range(40))
 def test_random_cases_equal_pycocotools(seed):
     assert_equals_referee(*random_case(seed, decimals=seed % 4))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_blocks_of_categories_change_no_bit(monkeypatch, seed):
+    annotations, found = random_case(seed, decimals=2)
+    whole = evaluate(annotations, found)
+    want, rows = whole.compute(), whole.per_category()
+    for block in (1, 2):
+        monkeypatch.setattr(coco, "BLOCK", block)
+        again = evaluate(annotations, found)
+        np.testing.assert_array_equal(list(again.compute().values()), list(want.values()))
+        assert repr(again.per_category()) == repr(rows)  # nan equals nan
 
 
 boxes_on_a_grid = st.tuples(

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hyperfocal.types import ConfigError, HyperfocalWarning
+from hyperfocal.types import ConfigError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from hyperfocal.engine.evaluate import Evaluation
-    from hyperfocal.engine.experiment import EvaluationConfig, Experiment
+    from hyperfocal.engine.experiment import Experiment
     from hyperfocal.types import AnnotationSet, Detections
 
 DESCRIPTION = """\
@@ -41,7 +40,7 @@ def run(words: list[str]) -> int:
 
     from hyperfocal.data import read_annotations
     from hyperfocal.data.openimages_split import OpenImagesFiles
-    from hyperfocal.engine.evaluate import build_evaluator, measure
+    from hyperfocal.engine.evaluate import build_evaluator, measure, warn_of_coco
     from hyperfocal.engine.experiment import EvaluationConfig
     from hyperfocal.engine.progress import ProgressBar
     from hyperfocal.engine.run_folder import RunFolder
@@ -67,6 +66,7 @@ def run(words: list[str]) -> int:
             split="val",
             categories=trained.categories,
             openimages=OpenImagesFiles(args.classes, args.image_labels, args.hierarchy),
+            follow_links=args.follow_links or experiment.data.follow_links,
         )
         counts, config = trained.counts, experiment.evaluation
         protocol = args.protocol or config.protocol
@@ -75,7 +75,7 @@ def run(words: list[str]) -> int:
             config, protocol=protocol, expand_detections=expand or args.expand_detections
         )
     build_evaluator(annotations, counts, config)  # what it lacks is told before the work
-    _warn_of_coco(annotations, config)
+    warn_of_coco(annotations, config)
     if experiment is None:
         found = read_results(args.detections, annotations)
     else:
@@ -130,19 +130,6 @@ def _tell(result: Evaluation, out: Path | None, console: Console) -> None:
         console.print(f"written: {out}", highlight=False, soft_wrap=True)
 
 
-def _warn_of_coco(annotations: AnnotationSet, config: EvaluationConfig) -> None:
-    """The COCO protocol counts what was never looked for."""
-    owner = "lvis" if annotations.federated else "openimages" if annotations.openimages else None
-    if config.protocol == "coco" and owner is not None:
-        warnings.warn(
-            f"{annotations.source} lists the categories verified in each image, but the COCO "
-            f"protocol counts every detection of the others as a miss; --protocol {owner} gives "
-            "the benchmark's own numbers",
-            HyperfocalWarning,
-            stacklevel=2,
-        )
-
-
 def _detect(
     args: argparse.Namespace, experiment: Experiment, annotations: AnnotationSet, console: Console
 ) -> dict[int, Detections]:
@@ -191,6 +178,12 @@ def _parse(words: list[str]) -> argparse.Namespace:
         "--protocol",
         choices=["coco", "lvis", "openimages"],
         help="whose rules; default: the run's own, for --detections coco",
+    )
+    parser.add_argument(
+        "--data.follow-links",
+        dest="follow_links",
+        action="store_true",
+        help="use image files that are links out of the image folder (default: as the RUN did)",
     )
     parser.add_argument("--json", type=Path, metavar="OUT", help="write every number here")
     parser.add_argument("--device", default="auto", help="default: a GPU where there is one")

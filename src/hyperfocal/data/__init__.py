@@ -2,6 +2,7 @@
 
 from hyperfocal.data.annotations import read_annotations
 from hyperfocal.data.batches import BatchStream, Draw
+from hyperfocal.data.broken import BrokenFileWarning
 from hyperfocal.data.images import read_image, to_image
 from hyperfocal.data.loader import epoch_length, eval_batches, train_batches
 from hyperfocal.data.raw import SplitName
@@ -21,6 +22,7 @@ from hyperfocal.data.transforms import TransformConfig, resized_hw, transform
 
 __all__ = [
     "BatchStream",
+    "BrokenFileWarning",
     "ClassBalancedSampler",
     "DataConfig",
     "Draw",

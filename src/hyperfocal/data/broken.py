@@ -19,11 +19,15 @@ MAX_NAMED = 10
 """Broken files that the error names."""
 
 
+class BrokenFileWarning(HyperfocalWarning):
+    """Told by the process that met the file."""
+
+
 class BrokenFiles:
     """Counts files that could be read before training and can't be any more.
 
     Args:
-        num_images: in the split.
+        num_images: of the split, that this process is to see.
         limit: share of them above which the run stops.
         instead: what becomes of a broken image, for the warning.
     """
@@ -58,7 +62,7 @@ class BrokenFiles:
                 raise DataError("\n  ".join(lines))
             warnings.warn(
                 f"{message}; {self.instead} ({count} of {self.num_images} images so far)",
-                HyperfocalWarning,
+                BrokenFileWarning,
                 stacklevel=2,
             )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -199,7 +200,7 @@ def _repeats(ids: Sequence[object]) -> list[object]:
     repeats = []
     for value in ids:
         # As text: an id may be anything JSON allows, lists included.
-        text = value if isinstance(value, int) else shown(value)
+        text = value if isinstance(value, int) else json.dumps(value)
         if text in seen:
             repeats.append(value)
         seen.add(text)

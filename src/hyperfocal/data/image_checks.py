@@ -114,14 +114,19 @@ def check_images(
     Raises:
         DataError: files that can't be used.
     """
-    if check == "none" and all(image.hw for image in raw.images):
-        return list(raw.images), []
-    found = look_at_images(raw.images, check) if headers is None else headers
+    every = bool(headers) or check != "none"
+    opened = [image for image in raw.images if every or image.hw is None]
+    found = headers or look_at_images(opened, check)
+    header_of = {image.id: header for image, header in zip(opened, found, strict=True)}
     good: list[RawImage] = []
     wrong: list[str] = []
     turned: list[str] = []
     bad: list[tuple[int, str]] = []
-    for image, header in zip(raw.images, found, strict=True):
+    for image in raw.images:
+        header = header_of.get(image.id)
+        if header is None:
+            good.append(image)
+            continue
         if isinstance(header, DataError):
             bad.append((image.id, f"image id {image.id}: {header}"))
             continue

@@ -105,7 +105,8 @@ def eval_batches(
     every.sort(key=lambda drawn: (*keys[drawn.index], drawn.index))
     starts = range(rank * batch_size, len(every), world_size * batch_size)
     order = [tuple(every[n : n + batch_size]) for n in starts]
-    broken = BrokenFiles(len(annotations.images), settings.max_broken, "its boxes count as missed")
+    own = sum(map(len, order))  # the others see the rest
+    broken = BrokenFiles(own, settings.max_broken, "its boxes count as missed")
     return SizedBatches(steps, order, settings.workers, pin_memory, broken)
 
 

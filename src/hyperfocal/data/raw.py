@@ -35,8 +35,8 @@ class RawImage:
 
     Attributes:
         id: image id.
-        name: file name as annotated, for messages.
-        path: where the file should be.
+        name: file name as annotated, relative to the image folder.
+        path: where the file should be: the image folder and the name.
         hw: height and width as annotated, None where the format or the file gives none.
     """
 

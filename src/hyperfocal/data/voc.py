@@ -135,7 +135,8 @@ def _image(
     if not is_file(path):
         # The file name in the XML is often stale or without its ending; the XML's own name isn't.
         same = (images / (file.stem + end) for end in sorted(SUFFIXES))
-        path = next((other for other in same if is_file(other)), path)
+        if (found := next((other for other in same if is_file(other)), None)) is not None:
+            path, name = found, found.name
     size = (_whole(root.findtext("size/height")), _whole(root.findtext("size/width")))
     return RawImage(number, name or file.stem, path, size if min(size) > 0 else None)
 

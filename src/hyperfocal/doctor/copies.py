@@ -194,13 +194,14 @@ def check_decoded(decoded: Sequence[Decoded], sampled: int | None) -> list[Findi
     good = [d for d in decoded if d.thumbnail is not None]
     train = [d for d in good if d.picture.split == "train"]
     val = [d for d in good if d.picture.split == "val"]
+    # Images with the same bytes are another finding.
+    content = {d.picture.path: n for n, d in enumerate(good)}
+    for group in identical_files([d.picture for d in good]):
+        content |= {p.path: content[group[0].path] for p in group}
     pairs = [
         (a.picture, b.picture, r)
-        for a, b, r in near_copies(train, val)
-        if a.picture.path != b.picture.path
+        for a, b, r in near_copies(train, val, [content[d.picture.path] for d in train + val])
     ]
-    same = {frozenset(p.path for p in g) for g in identical_files([d.picture for d in good])}
-    pairs = [(a, b, r) for a, b, r in pairs if not any({a.path, b.path} <= g for g in same)]
     if pairs:
         pairs.sort(key=lambda pair: -pair[2])
         count = len({b.path for _, b, _ in pairs})
@@ -223,29 +224,40 @@ def check_decoded(decoded: Sequence[Decoded], sampled: int | None) -> list[Findi
 
 
 def near_copies(
-    first: Sequence[Decoded], second: Sequence[Decoded]
+    first: Sequence[Decoded], second: Sequence[Decoded], content: Sequence[int] | None = None
 ) -> list[tuple[Decoded, Decoded, float]]:
-    """Pairs of images alike to the eye, with the correlation of their thumbnails.
+    """Of each image of ``second``, that of ``first`` which is most alike to the eye, if any is.
 
     Candidates are pairs whose 64-bit difference hashes (the signs of the brightness steps along
     the rows of a 9 x 8 thumbnail) differ in few bits; a pair is kept if the thumbnails themselves
-    correlate. The hash alone would match plain backgrounds with each other.
+    correlate. The hash alone would match plain backgrounds with each other. One partner an image:
+    the frames of a camera that stands still are all alike.
+
+    Args:
+        first: thumbnails of one side.
+        second: and of the other.
+        content: a number for each of ``first``, then of ``second``; those with the same number
+            make no pair. None: all differ.
+
+    Returns:
+        The pairs, with the correlation of their thumbnails.
     """
     if not first or not second:
         return []
     one, two = (np.stack([d.thumbnail for d in side]) for side in (first, second))  # type: ignore[misc]
     codes, others = difference_hash(one), difference_hash(two)
     flat, unit = _standard(one), _standard(two)
+    numbers = np.arange(len(first) + len(second)) if content is None else np.asarray(content)
+    own, theirs = numbers[: len(first)], numbers[len(first) :]
     pairs = []
     for n, code in enumerate(others):
-        near = np.flatnonzero(np.bitwise_count(codes ^ code) <= HASH_BITS)
+        is_near = np.bitwise_count(codes ^ code) <= HASH_BITS
+        near = np.flatnonzero(is_near & (own != theirs[n]))
         if len(near):
             alike = flat[near] @ unit[n]
-            pairs += [
-                (first[k], second[n], float(r))
-                for k, r in zip(near.tolist(), alike.tolist(), strict=True)
-                if r >= ALIKE
-            ]
+            best = int(alike.argmax())
+            if alike[best] >= ALIKE:
+                pairs.append((first[near[best]], second[n], float(alike[best])))
     return pairs
 
 

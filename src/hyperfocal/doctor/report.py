@@ -58,7 +58,7 @@ def summary(found: Examination) -> str:
     numbers = {s: sum(f.severity == s for f in found.findings) for s in _STYLES}
     words = ", ".join(f"{n} {name}{'' if n == 1 else 's'}" for name, n in numbers.items())
     looked = {
-        "none": "no image file was opened",
+        "none": "no image file was opened whose size is annotated",
         "headers": "image headers were read, no image was decoded (--decode full finds more)",
         "sample": "some images were decoded (--decode full takes all)",
         "full": "every image was decoded",

@@ -98,30 +98,38 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     write_whole(path, write)
 
 
+class DamagedCheckpoint(HyperfocalError):
+    """A file that isn't what `save_checkpoint` wrote."""
+
+
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read what `save_checkpoint` wrote, to the CPU; executes nothing from the file.
 
     Raises:
-        HyperfocalError: no such file, or it is damaged (each part's checksum is compared).
+        DamagedCheckpoint: each part's checksum is compared.
+        HyperfocalError: no such file, or the system can't read it.
     """
     try:
         # torch.load leaves the checksums alone, and a flipped bit would train on unnoticed.
         with zipfile.ZipFile(path) as archive:
             if (wrong := archive.testzip()) is not None:
                 raise zipfile.BadZipFile(wrong)
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise HyperfocalError(f"{path}: no such checkpoint") from None
+    except OSError as error:  # the file may be as good as ever
+        raise HyperfocalError(f"{path}: can't be read ({error.strerror or error})") from None
     except (
         RuntimeError,
         EOFError,
         ValueError,
         KeyError,
-        OSError,
         pickle.UnpicklingError,
         zipfile.BadZipFile,
     ) as error:
-        raise HyperfocalError(f"{path}: damaged checkpoint ({type(error).__name__})") from None
+        raise DamagedCheckpoint(f"{path}: damaged checkpoint ({type(error).__name__})") from None
+    if not isinstance(state, dict):
+        raise DamagedCheckpoint(f"{path}: damaged checkpoint (no state in it)")
     return state
 
 
@@ -156,13 +164,13 @@ class Checkpoints:
         A damaged one is named in a warning and put aside as ``STEP.pt.damaged``.
 
         Raises:
-            HyperfocalError: all of them are damaged.
+            HyperfocalError: all of them are damaged, or the system can't read one.
         """
         damaged: list[str] = []
         for path in self.paths():
             try:
                 state = load_checkpoint(path)
-            except HyperfocalError as error:
+            except DamagedCheckpoint as error:
                 damaged.append(str(error))
                 continue
             for message in damaged:
@@ -171,7 +179,8 @@ class Checkpoints:
             return state
         if damaged:
             raise HyperfocalError(
-                f"{'; '.join(damaged)}. No other is left: start again with --overwrite"
+                f"{'; '.join(damaged)}. No other is left: start again with --overwrite in "
+                "place of --resume"
             )
         return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -20,7 +21,14 @@ from hyperfocal.evaluation import (
     OpenImagesEvaluator,
 )
 from hyperfocal.models import Detector
-from hyperfocal.types import AnnotationSet, Batch, CategoryCounts, Detections
+from hyperfocal.types import (
+    AnnotationSet,
+    Batch,
+    CategoryCounts,
+    ConfigError,
+    Detections,
+    HyperfocalWarning,
+)
 
 
 @dataclass(frozen=True)
@@ -59,14 +67,17 @@ class Evaluation:
         if not run.metrics.exists():
             return None
         data = read_json(run.metrics)
-        if data["step"] != step:
-            return None
-        metrics = {name: _number(value) for name, value in data["metrics"].items()}
-        rows = [
-            row | {name: _number(row[name]) for name in ("AP", "AP50")}
-            for row in data["categories"]
-        ]
-        return cls(metrics, tuple(CategoryMetrics(**row) for row in rows))
+        try:
+            if data["step"] != step:
+                return None
+            metrics = {name: _number(value) for name, value in data["metrics"].items()}
+            rows = [
+                row | {name: _number(row[name]) for name in ("AP", "AP50")}
+                for row in data["categories"]
+            ]
+            return cls(metrics, tuple(CategoryMetrics(**row) for row in rows))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ConfigError(f"{run.metrics}: not an evaluation ({error!r})") from None
 
 
 @torch.no_grad()
@@ -156,3 +167,16 @@ def measure(
 
 def _number(value: float | None) -> float:
     return float("nan") if value is None else value
+
+
+def warn_of_coco(annotations: AnnotationSet, config: EvaluationConfig) -> None:
+    """A `HyperfocalWarning` that the COCO protocol counts what was never looked for."""
+    owner = "lvis" if annotations.federated else "openimages" if annotations.openimages else None
+    if config.protocol == "coco" and owner is not None:
+        warnings.warn(
+            f"{annotations.source} lists the categories verified in each image, but the COCO "
+            f"protocol counts every detection of the others as a miss; --protocol {owner} gives "
+            "the benchmark's own numbers",
+            HyperfocalWarning,
+            stacklevel=2,
+        )

@@ -11,14 +11,17 @@ from hyperfocal.engine.checkpoint import attempt, write_text_whole
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a file, if there is one; a last one that was cut short is dropped."""
+    """The whole lines of a file, if there is one, up to the first that is broken or cut short."""
     lines: list[dict[str, Any]] = []
     if path.exists():
-        for text in path.read_text(encoding="utf-8").splitlines():
+        for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                lines.append(json.loads(text))
-            except ValueError:
+                line = json.loads(text)
+            except (ValueError, RecursionError):
                 break
+            if not isinstance(line, dict):
+                break
+            lines.append(line)
     return lines
 
 
@@ -53,7 +56,10 @@ class LineFile:
             self.warned = not attempt(self._write, self.path, "its lines wait for the next try")
 
     def _write(self) -> None:
-        with open(self.path, "r+b" if self.path.exists() else "wb", buffering=0) as file:
+        exists = self.path.exists()
+        if not exists:  # moved away, or nothing was written yet
+            self.size = 0
+        with open(self.path, "r+b" if exists else "wb", buffering=0) as file:
             file.truncate(self.size)  # drops a part that an earlier try left
             file.seek(self.size)
             rest = self.waiting

@@ -32,6 +32,7 @@ class Predictor:
         transform: how an image is resized before it is shown to the detector.
         device: where the detector is.
         precision: arithmetic of the network: as it was trained; where that was auto, this device's.
+        divisor: images are padded to a multiple of this many pixels.
     """
 
     def __init__(
@@ -41,12 +42,14 @@ class Predictor:
         transform: TransformConfig,
         device: torch.device | str = "cpu",
         precision: Precision = "fp32",
+        divisor: int = 32,
     ) -> None:
         self.device = torch.device(device)
         self.detector = detector.eval().to(self.device)
         self.categories = categories
         self.transform = transform
         self.precision = precision
+        self.divisor = divisor
 
     @torch.no_grad()
     def predict(
@@ -75,7 +78,7 @@ class Predictor:
         found: list[Detections] = []
         for chunk in _chunks(queue, batch_size):
             samples = [prepare_image(image, self.transform) for image in chunk]
-            batch = collate(samples).to(self.device)
+            batch = collate(samples, self.divisor).to(self.device)
             with self.autocast():
                 found += [d.to("cpu") for d in self.detector.detect(batch)]
             advance(len(chunk))
@@ -111,6 +114,7 @@ def load(run: str | Path, device: str = "auto") -> Predictor:
         experiment.data.val_transform,
         device,
         resolve(experiment.train.precision, device),
+        experiment.data.divisor,
     )
 
 

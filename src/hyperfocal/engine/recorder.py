@@ -94,7 +94,7 @@ class Recorder:
     def write_evaluation(self, result: Evaluation | None, weights: Mapping[str, Tensor]) -> None:
         """An evaluation, and its weights if they are the best, or nothing measures them."""
         state, run = self.state, self.run
-        ap = math.inf
+        ap = -math.inf
         if result is not None:
             state.evaluation = result
             then = "the next evaluation tries again"
@@ -102,14 +102,14 @@ class Recorder:
             self.log.write("evaluation", state.step, {"epoch": self.epoch} | result.metrics)
             self.console.print(_one_line(state.step, self.total, result.metrics), highlight=False)
             ap = result.ap if math.isfinite(result.ap) else -1.0
-        if ap >= state.best or not run.weights.exists():
+        if result is None or ap >= state.best or not run.weights.exists():
             self.weights_written = attempt(
                 lambda: save_tensors(run.weights, weights),
                 run.weights,
                 "the next evaluation as good tries again",
             )
             if self.weights_written:
-                state.best = max(ap, state.best)
+                state.best = ap  # of the weights that lie there now
 
     def save(self) -> None:
         """Write a checkpoint, unless this one is written; collective.

@@ -33,7 +33,7 @@ def restore(state: TrainState, experiment: Experiment, run: RunFolder, fabric: F
     only the main one needs to see the folder.
 
     Raises:
-        HyperfocalError: every checkpoint is damaged, or this model can't take it.
+        HyperfocalError: no checkpoint can be read, or this model can't take it.
     """
     saved: dict[str, Any] | str | None = None
     if fabric.is_global_zero:
@@ -50,7 +50,7 @@ def restore(state: TrainState, experiment: Experiment, run: RunFolder, fabric: F
         warn_of_changes(experiment, run)
     try:
         state.load_state_dict(saved, fabric)
-    except (RuntimeError, ValueError, KeyError) as error:
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(
             f"{run.checkpoints}: the checkpoint doesn't fit this model or optimizer ({reason}). "

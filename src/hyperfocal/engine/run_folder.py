@@ -89,11 +89,17 @@ class RunFolder:
         """Folder of the steps whose loss or gradient wasn't finite."""
         return self.path / "blackbox"
 
+    @property
+    def pictures(self) -> tuple[Path, ...]:
+        """Drawn at the end of a run, those that its files bear."""
+        names = ("curves", "categories", "ratios", "detections")
+        return tuple(self.path / f"{name}.png" for name in names)
+
     def clear(self) -> None:
         """Delete an earlier run's files, checkpoints first, so that none of it can be resumed."""
         for folder in (self.checkpoints, self.tensorboard, self.blackbox):
             shutil.rmtree(folder, ignore_errors=True)
-        for file in (self.log, self.ratios, self.metrics, self.weights):
+        for file in (self.log, self.ratios, self.metrics, self.weights, *self.pictures):
             file.unlink(missing_ok=True)
 
     def start(
@@ -174,7 +180,7 @@ class TrainedCategories:
                 instances=tuple(int(e["train_instances"]) for e in entries),
                 num_images=int(data["train_images"]),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ConfigError(f"{source}: not a run's categories ({error!r})") from None
         return cls(categories, counts)
 
@@ -189,7 +195,7 @@ class MetricsLog:
 
     def __init__(self, run: RunFolder, step: int, evaluated: int) -> None:
         known = {"step": step, "evaluation": evaluated}
-        kept = [line for line in read_lines(run.log) if line["step"] <= known[line["kind"]]]
+        kept = [line for line in read_lines(run.log) if _is_up_to(line, known)]
         write_lines(run.log, kept)
         self._file = LineFile(run.log)
         shutil.rmtree(run.tensorboard, ignore_errors=True)
@@ -241,6 +247,12 @@ class MetricsLog:
             )
 
 
+def _is_up_to(line: Mapping[str, Any], known: Mapping[str, int]) -> bool:
+    """Whether it is a line of the log, and of a step that is known."""
+    kind, step = line.get("kind"), line.get("step")
+    return isinstance(kind, str) and isinstance(step, int) and step <= known.get(kind, -1)
+
+
 def finite(value: float | None) -> float | None:
     """The value, or None for nan and infinities, which JSON has no word for."""
     return value if value is not None and abs(value) < float("inf") else None
@@ -261,7 +273,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError, OSError) as error:
         raise ConfigError(f"{path}: not readable as JSON ({error})") from None
 
 

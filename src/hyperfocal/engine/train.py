@@ -10,12 +10,18 @@ import torch
 from lightning_fabric import Fabric
 from rich.console import Console
 
-from hyperfocal.data import epoch_length, eval_batches, train_batches
+from hyperfocal.data import BrokenFileWarning, epoch_length, eval_batches, train_batches
 from hyperfocal.engine.agreement import Verdict, agree
 from hyperfocal.engine.checkpoint import Checkpoints
 from hyperfocal.engine.devices import TrainingForward, launch, lost_contact, mesh_of
 from hyperfocal.engine.ema import WeightAverage
-from hyperfocal.engine.evaluate import Evaluation, build_evaluator, detect_all, measure
+from hyperfocal.engine.evaluate import (
+    Evaluation,
+    build_evaluator,
+    detect_all,
+    measure,
+    warn_of_coco,
+)
 from hyperfocal.engine.experiment import Experiment
 from hyperfocal.engine.incident import MOST_IN_A_ROW, Rewind, examine, looks_at_each_step
 from hyperfocal.engine.interrupt import Abandoned, StopRequest
@@ -66,6 +72,10 @@ def train(experiment: Experiment, run: RunFolder, console: Console) -> TrainResu
         HyperfocalError: settings or data that can't work, before the first step; a loss that is
             no longer finite; or a run that ended without its last files.
     """
+    if experiment.resume and experiment.overwrite:
+        raise ConfigError(
+            "--resume goes on with a run, --overwrite replaces it: give one of the two"
+        )
     if Checkpoints(run.checkpoints).paths() and not (experiment.resume or experiment.overwrite):
         raise ConfigError(
             f"{run.path} already holds a run. Add --resume to go on with it, --overwrite to "
@@ -74,10 +84,12 @@ def train(experiment: Experiment, run: RunFolder, console: Console) -> TrainResu
     fabric = launch(experiment)
     if not fabric.is_global_zero:  # one process says what is to be said
         warnings.simplefilter("ignore", HyperfocalWarning)
+        warnings.simplefilter("default", BrokenFileWarning)  # only one process met the file
     splits = read_splits(experiment.data)
     counts = splits.train.counts()
     if splits.val is not None:  # annotations that lack what the protocol needs end it here
         build_evaluator(splits.val, counts, experiment.evaluation)
+        warn_of_coco(splits.val, experiment.evaluation)
     model = experiment.model.build(len(splits.train.categories), counts)
     model = model.to(fabric.device)
     decay = experiment.train.ema_decay
@@ -101,9 +113,11 @@ def train(experiment: Experiment, run: RunFolder, console: Console) -> TrainResu
     stepper = Stepper(fabric, forward, wrapped, state, experiment.train, experiment.seed)
 
     def run_all(watch: bool) -> TrainResult:
-        return _Loop(experiment, fabric, stepper, state, splits, run, console, dog, watch).run_all()
+        loop = _Loop(experiment, fabric, stepper, state, splits, run, console, dog, stop, watch)
+        return loop.run_all()
 
-    with Watchdog(experiment.timeout) as dog:
+    # Around both loops, so that no request is lost between them.
+    with Watchdog(experiment.timeout) as dog, StopRequest() as stop:
         try:
             try:
                 return run_all(watch=looks_at_each_step(fabric))
@@ -132,6 +146,7 @@ class _Loop:
         run: RunFolder,
         console: Console,
         dog: Watchdog,
+        stop: StopRequest,
         watch: bool,
     ) -> None:
         self.experiment, self.config, self.fabric = experiment, experiment.train, fabric
@@ -144,7 +159,7 @@ class _Loop:
         )
         main = fabric.is_global_zero
         self.progress = ProgressBar(console, "train", self.total, "it", state.step, main)
-        self.stop, self.verdict, self.skipped = StopRequest(), Verdict(), 0
+        self.stop, self.verdict, self.skipped = stop, Verdict(), 0
         self.dog = dog
         self.saturated = SaturationWarning(state.model, splits.train.counts(), self.total)
         self.watch, self.unseen = watch, torch.zeros((), dtype=torch.bool, device=fabric.device)
@@ -152,7 +167,7 @@ class _Loop:
     def run_all(self) -> TrainResult:
         """From the state's step to the last one."""
         state = self.state
-        with self.stop, self.progress:
+        with self.progress:
             self.save()  # a folder that can't be written is known before the first hour
             batches = self.batches()
             while not self.stopping():

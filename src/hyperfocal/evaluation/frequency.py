@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from hyperfocal.config import Config
 from hyperfocal.types import CategoryCounts
 
+TAKEN = ("", "s", "m", "l", "75")
+"""What AP, with these behind it, means already."""
+
 
 @dataclass(frozen=True)
 class FrequencyGroups(Config):
@@ -31,6 +34,8 @@ class FrequencyGroups(Config):
     def __post_init__(self) -> None:
         self._require(len(self.names) >= 1, "names", "at least one name")
         self._require(len(set(self.names)) == len(self.names), "names", "names that differ")
+        free = all(name not in TAKEN and not name.startswith("50") for name in self.names)
+        self._require(free, "names", "others: APs, APm, APl, AP50 and AP75 have their meaning")
         self._require(
             len(self.bounds) == len(self.names) - 1,
             "bounds",
