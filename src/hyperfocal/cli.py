@@ -13,7 +13,7 @@ usage: hyperfocal COMMAND ...
 Train dense object detectors on imbalanced data.
 
 commands:
-  demo                      draw a long-tailed set, train, evaluate, leave pictures (about 6 min)
+  demo                      draw a long-tailed set, train, evaluate, leave pictures (5 to 12 min)
   doctor DATA [flags]       what is wrong with your data, and settings that suit it
   train RECIPE [flags]      train and evaluate a detector on your images
   evaluate RUN [flags]      measure a trained detector on annotated images

@@ -42,6 +42,8 @@ class Config:
 
     kind: ClassVar[str] = ""
     """Name among the alternatives of a union field; empty where there are none."""
+    alternatives: ClassVar[tuple[str, ...]] = ()
+    """Optional fields of which one is set: a flag for one of them unsets the others."""
     kept_when_swapped: ClassVar[tuple[str, ...]] = ()
     """Fields that a component passes on to the one that ``--FIELD KIND`` puts in its place, where
     they were set to something else than their default and the other has them too."""
@@ -235,6 +237,7 @@ def override(config: C, args: Sequence[str], prog: str, description: str = "") -
 
     words = [_expand_alias(word) for word in args]
     config, words = _swap_components(config, words)
+    words += _unset_alternatives(config, words)
     try:
         return tyro.cli(
             type(config),
@@ -280,6 +283,20 @@ def _swap_components(config: C, words: list[str]) -> tuple[C, list[str]]:
         config = _replace_at(config, path, members[value])
         index += 1
     return config, rest
+
+
+def _unset_alternatives(config: Config, words: Sequence[str], at: str = "--") -> list[str]:
+    """``--train.epochs None`` where ``--train.iterations N`` is given, and alike."""
+    flags = {word.partition("=")[0].replace("_", "-") for word in words if word.startswith("--")}
+    given = [name for name in config.alternatives if at + name.replace("_", "-") in flags]
+    unset = []
+    if len(given) == 1:
+        others = (name for name in config.alternatives if name not in given)
+        unset = [word for name in others for word in (at + name.replace("_", "-"), "None")]
+    for name in _hints(type(config)):
+        if isinstance(part := getattr(config, name), Config):
+            unset += _unset_alternatives(part, words, f"{at}{name.replace('_', '-')}.")
+    return unset
 
 
 def _union_at(config: Config, path: Sequence[str]) -> dict[str, type[Config] | None]:

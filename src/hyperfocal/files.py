@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from hyperfocal.types import DataError, HyperfocalError
+from hyperfocal.types import ConfigError, DataError, HyperfocalError
 
 MAX_TEXT = 16 << 20
 """Bytes of a text file that describes one image, or lists images."""
@@ -110,6 +110,19 @@ class _PlainLoader(yaml.SafeLoader):
         if self.check_event(yaml.events.AliasEvent):
             raise yaml.YAMLError("aliases (*name) are not allowed; write the value out")
         return super().compose_node(parent, index)
+
+
+def check_folder(path: Path, option: str) -> None:
+    """Make sure that a folder can be written to, or made, under this name.
+
+    Raises:
+        ConfigError: it, or what should hold it, is a file.
+    """
+    for place in (path, *path.parents):
+        if is_folder(place):
+            return
+        if place.exists():
+            raise ConfigError(f"{option} {path}: {place} is a file, but it must be a folder")
 
 
 def is_file(path: Path) -> bool:

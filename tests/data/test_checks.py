@@ -268,6 +268,13 @@ def test_missing_files_are_collected(coco):
     assert lines[-1].strip() == "... and 20 more"
 
 
+def test_a_wrong_folder_is_told_once(coco):
+    with pytest.raises(DataError, match=r"none of the 3 image files is there") as caught:
+        read_annotations(coco.write(), coco.images.parent)
+    assert "--data.train.images" in str(caught.value)
+    assert str(caught.value).count("\n") <= 1
+
+
 def test_damaged_files_are_errors_or_skipped(coco):
     (coco.images / "2.jpg").unlink()
     whole = (coco.images / "3.jpg").read_bytes()
@@ -279,7 +286,7 @@ def test_damaged_files_are_errors_or_skipped(coco):
 
 def test_nothing_left_after_skipping_is_an_error(coco):
     for n in (1, 2, 3):
-        (coco.images / f"{n}.jpg").unlink()
+        (coco.images / f"{n}.jpg").write_bytes(b"broken")
     error(coco, "3 problems", bad_images="skip")
 
 

@@ -22,6 +22,7 @@ from rich.console import Console
 import hyperfocal
 from hyperfocal.config import override
 from hyperfocal.data import Split, TransformConfig
+from hyperfocal.engine.accelerator import find_device
 from hyperfocal.engine.devices import launch
 from hyperfocal.engine.evaluate import Evaluation
 from hyperfocal.engine.experiment import Experiment, TrainConfig
@@ -294,7 +295,7 @@ def test_every_process_needs_an_image(drawn: Path, tmp_path: Path) -> None:
 
 
 def test_train_config_needs_one_length() -> None:
-    with pytest.raises(ConfigError, match="exactly one of the two"):
+    with pytest.raises(ConfigError, match="must be given, or epochs"):
         TrainConfig()
 
 
@@ -353,3 +354,55 @@ def test_images_are_padded_alike_in_evaluation_and_prediction(drawn: Path, tmp_p
     model.detector.detect = lambda batch: (seen.append(batch.images.shape), detect(batch))[1]
     model.predict(drawn / "val" / "000001.jpg")
     assert seen == [(1, 3, 160, 160)]
+
+
+def test_weights_without_checkpoints_are_a_run_too(drawn: Path, tmp_path: Path) -> None:
+    """As an import leaves them, or a copy made for inference."""
+    folder = RunFolder(tmp_path / "run")
+    folder.path.mkdir()
+    folder.weights.write_bytes(b"precious")
+    with pytest.raises(ConfigError, match="already holds a run"):
+        run(small(drawn), folder.path)
+    assert folder.weights.read_bytes() == b"precious"
+
+
+def test_a_finished_run_keeps_the_config_that_it_was_made_with(drawn: Path, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    run(small(drawn, iterations=1), folder.path)
+    before = folder.config.read_text()
+    with pytest.warns(HyperfocalWarning, match=r"model\.loss\.kind = ce"):
+        run(small(drawn, "--resume", "--loss", "ce", iterations=1), folder.path)
+    assert folder.config.read_text() == before
+
+
+def test_a_folder_that_is_a_file_is_told_before_the_work(drawn: Path, tmp_path: Path) -> None:
+    file = tmp_path / "taken"
+    file.write_text("")
+    for out in (file, file / "run"):
+        with pytest.raises(ConfigError, match=r"--out .*taken is a file, but it must be a folder"):
+            run(small(drawn), out)
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:99", "meta", 99, "mps:7"])
+def test_a_device_that_is_not_there_is_one_line(drawn: Path, name: str | int) -> None:
+    with pytest.raises(ConfigError, match=f"device {name}: there is none here; there is cpu") as e:
+        find_device(name)
+    assert len(str(e.value).splitlines()) == 1
+
+
+def test_devices_by_name() -> None:
+    assert find_device("cpu") == torch.device("cpu") == find_device(torch.device("cpu"))
+    assert find_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_a_length_on_the_command_line_takes_the_place_of_the_recipes() -> None:
+    demo = load_recipe("demo")
+    assert demo.train.epochs is not None
+    steps = override(demo, ["--train.iterations", "7"], "test").train
+    assert (steps.iterations, steps.epochs) == (7, None)
+    again = override(dataclasses.replace(demo, train=steps), ["--epochs=2"], "test").train
+    assert (again.iterations, again.epochs) == (None, 2)
+    with pytest.raises(SystemExit):
+        override(demo, ["--train.iterations", "7", "--train.epochs", "2"], "test")
+    with pytest.raises(ConfigError, match=r"iterations = 7, .* or epochs \(2\) set to None"):
+        TrainConfig(iterations=7, epochs=2)

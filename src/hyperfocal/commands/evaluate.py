@@ -66,6 +66,7 @@ def run(words: list[str]) -> int:
             split="val",
             categories=trained.categories,
             openimages=OpenImagesFiles(args.classes, args.image_labels, args.hierarchy),
+            bad_images=args.bad_images,
             follow_links=args.follow_links or experiment.data.follow_links,
         )
         counts, config = trained.counts, experiment.evaluation
@@ -184,6 +185,13 @@ def _parse(words: list[str]) -> argparse.Namespace:
         dest="follow_links",
         action="store_true",
         help="use image files that are links out of the image folder (default: as the RUN did)",
+    )
+    parser.add_argument(
+        "--data.bad-images",
+        dest="bad_images",
+        choices=["error", "skip"],
+        default="error",
+        help="stop on images that can't be used, or leave them out with a warning",
     )
     parser.add_argument("--json", type=Path, metavar="OUT", help="write every number here")
     parser.add_argument("--device", default="auto", help="default: a GPU where there is one")

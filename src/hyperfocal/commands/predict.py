@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hyperfocal.types import DataError
+from hyperfocal.files import check_folder
+from hyperfocal.types import ConfigError, DataError
 
 if TYPE_CHECKING:
     from hyperfocal.types import Category, Detections
@@ -27,11 +28,16 @@ def run(words: list[str]) -> int:
     parser.add_argument("paths", nargs="+", metavar="PATH", help="image files, folders, globs")
     parser.add_argument("--out", type=Path, required=True, metavar="D", help="folder to write to")
     parser.add_argument(
-        "--score", type=float, default=0.3, help="draw detections above this (default 0.3)"
+        "--score", type=float, default=0.3, help="draw detections from this score on (default 0.3)"
     )
     parser.add_argument("--batch-size", type=int, default=8, help="images a pass (default 8)")
     parser.add_argument("--device", default="auto", help="default: a GPU where there is one")
     args = parser.parse_args(words)
+    if not 0 <= args.score <= 1:
+        raise ConfigError(f"--score {args.score:g}: scores lie between 0 and 1")
+    if args.batch_size < 1:
+        raise ConfigError(f"--batch-size {args.batch_size}: at least 1")
+    check_folder(args.out, "--out")
     paths = find_images(args.paths)
 
     from rich.console import Console
@@ -46,7 +52,7 @@ def run(words: list[str]) -> int:
     model = load(args.run, args.device)
     names = [category.name for category in model.categories]
     args.out.mkdir(parents=True, exist_ok=True)
-    predictions = []
+    predictions, drawn = [], 0
     pictures = _picture_names(paths)
     unreadable = []
     with ProgressBar(console, "predict", len(paths), "images") as progress:
@@ -59,14 +65,15 @@ def run(words: list[str]) -> int:
                     unreadable.append(str(error))
             found = model.predict([image for _, image in chunk], batch_size=args.batch_size)
             for (path, image), detections in zip(chunk, found, strict=True):
+                drawn += int((detections.scores >= args.score).sum())
                 predictions += as_results(path, detections, model.categories)
                 picture = args.out / pictures[path]
                 draw_detections(image, detections, names, picture, score=args.score)
             progress.advance(min(args.batch_size, len(paths) - start))
     write_json(args.out / "predictions.json", predictions)
     console.print(
-        f"{len(paths) - len(unreadable)} images, {len(predictions)} detections: pictures and "
-        f"predictions.json in {args.out}",
+        f"{len(paths) - len(unreadable)} images, {len(predictions)} detections in {args.out}: "
+        f"predictions.json, and pictures of the {drawn} with a score of {args.score:g} or more",
         highlight=False,
         soft_wrap=True,
     )

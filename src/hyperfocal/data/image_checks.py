@@ -11,6 +11,7 @@ from typing import Literal, TypeVar
 
 from hyperfocal.data.images import Header, read_header, read_image
 from hyperfocal.data.raw import Problems, RawAnnotations, RawImage
+from hyperfocal.files import is_file
 from hyperfocal.types import DataError
 
 Check = Literal["none", "headers", "decode"]
@@ -150,6 +151,13 @@ def check_images(
     )
     if bad_images == "skip" and good:
         problems.warn(len(bad), "image images", "left out as unusable", bad[0][1] if bad else "")
+    elif len(bad) > 1 and not any(is_file(image.path) for image in raw.images):
+        folder = f"none of the {len(bad)} image files is there, such as {opened[0].path}"
+        problems.errors.append(
+            f"{folder}; name their folder (--data.train.images, --data.val.images; of hyperfocal "
+            "evaluate: --data.images)"
+        )
+        problems.raise_errors()
     elif bad:
         fix = "; mend the path or the file, or leave such images out with --data.bad-images skip"
         problems.errors += [message + fix for _, message in bad]

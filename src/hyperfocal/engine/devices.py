@@ -19,6 +19,7 @@ from torch.distributed import DistError
 from torch.distributed.device_mesh import DeviceMesh
 from torch.nn.parallel import DistributedDataParallel
 
+from hyperfocal.engine.accelerator import find_device
 from hyperfocal.engine.experiment import Experiment
 from hyperfocal.engine.precision import resolve, warn_if_emulated
 from hyperfocal.engine.sharding import shard
@@ -74,7 +75,7 @@ def started_processes() -> tuple[int, int] | None:
 
 def _device_type(experiment: Experiment) -> str:
     if experiment.accelerator != "auto":
-        return experiment.accelerator
+        return find_device(experiment.accelerator).type
     found = torch.accelerator.current_accelerator(check_available=True)
     return "cpu" if found is None else found.type
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from hyperfocal.config import Config
 from hyperfocal.data import DataConfig
@@ -16,6 +16,8 @@ from hyperfocal.models import DetectorConfig, RetinaNet
 @dataclass(frozen=True)
 class TrainConfig(Config):
     """The optimizer and its schedule; defaults are the focal-loss paper's (section 4.1)."""
+
+    alternatives: ClassVar[tuple[str, ...]] = ("iterations", "epochs")
 
     iterations: int | None = None
     """Optimizer steps. Give this or epochs."""
@@ -72,8 +74,10 @@ class TrainConfig(Config):
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        if (self.iterations is None) == (self.epochs is None):
-            self._require(False, "iterations", "given, or epochs: exactly one of the two")
+        if self.iterations is None and self.epochs is None:
+            self._require(False, "iterations", "given, or epochs")
+        if self.iterations is not None and self.epochs is not None:
+            self._require(False, "iterations", f"left out, or epochs ({self.epochs}) set to None")
         self._require(self.iterations is None or self.iterations >= 1, "iterations", ">= 1")
         self._require(self.epochs is None or self.epochs > 0, "epochs", "> 0")
         for name in ("batch_size", "log_every"):

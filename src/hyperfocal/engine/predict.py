@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from hyperfocal.data import TransformConfig, collate, prepare_image
+from hyperfocal.engine.accelerator import find_device
 from hyperfocal.engine.checkpoint import load_weights
 from hyperfocal.engine.precision import Precision, resolve, warn_if_emulated
 from hyperfocal.engine.run_folder import RunFolder
@@ -89,31 +90,30 @@ class Predictor:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
 
-def load(run: str | Path, device: str = "auto") -> Predictor:
+def load(run: str | Path, device: str | int | torch.device = "auto") -> Predictor:
     """Load the best weights of a run folder.
 
     Args:
         run: what ``hyperfocal train`` or ``hyperfocal import`` wrote.
-        device: ``"auto"`` takes a GPU where there is one.
+        device: ``"auto"`` takes a CUDA device where there is one.
 
     Raises:
-        ConfigError: the folder, its config or its weights are missing or damaged.
+        ConfigError: the folder, its config or its weights are missing or damaged, or there is no
+            such device.
     """
-    folder = RunFolder(Path(run))
+    folder, place = RunFolder(Path(run)), find_device(device)
     experiment = folder.read_experiment()
     trained = folder.read_categories()
     # The same architecture with no initial weights to fetch: the run's own come next.
     detector = experiment.model.offline().build(len(trained.categories), trained.counts)
     load_weights(folder.weights, detector)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    warn_if_emulated(experiment.train.precision, device)
+    warn_if_emulated(experiment.train.precision, place)
     return Predictor(
         detector,
         trained.categories,
         experiment.data.val_transform,
-        device,
-        resolve(experiment.train.precision, device),
+        place,
+        resolve(experiment.train.precision, place),
         experiment.data.divisor,
     )
 

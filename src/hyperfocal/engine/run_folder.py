@@ -90,6 +90,12 @@ class RunFolder:
         return self.path / "blackbox"
 
     @property
+    def is_trained(self) -> bool:
+        """Whether it holds what a training, or an import, took time for."""
+        made = (self.weights, self.metrics, *self.checkpoints.glob("[0-9]*.pt"))
+        return any(path.exists() for path in made)
+
+    @property
     def pictures(self) -> tuple[Path, ...]:
         """Drawn at the end of a run, those that its files bear."""
         names = ("curves", "categories", "ratios", "detections")
@@ -130,8 +136,12 @@ class RunFolder:
 
     def read_experiment(self) -> Experiment:
         """The config that the run was made with."""
+        if self.path.is_file():
+            raise ConfigError(f"{self.path}: a file; give its run folder, {self.path.parent}")
         if not self.path.is_dir():
             raise ConfigError(f"{self.path}: no such run folder")
+        if not self.config.exists():
+            raise ConfigError(f"{self.path}: not a run folder (it has no {self.config.name})")
         return configs.load_file(Experiment, self.config)
 
     def read_categories(self) -> TrainedCategories:

@@ -12,7 +12,6 @@ from rich.console import Console
 
 from hyperfocal.data import BrokenFileWarning, epoch_length, eval_batches, train_batches
 from hyperfocal.engine.agreement import Verdict, agree
-from hyperfocal.engine.checkpoint import Checkpoints
 from hyperfocal.engine.devices import TrainingForward, launch, lost_contact, mesh_of
 from hyperfocal.engine.ema import WeightAverage
 from hyperfocal.engine.evaluate import (
@@ -38,6 +37,7 @@ from hyperfocal.engine.splits import Splits, read_splits
 from hyperfocal.engine.state import TrainState
 from hyperfocal.engine.step import Gradients, Stepper
 from hyperfocal.engine.watchdog import Watchdog
+from hyperfocal.files import check_folder
 from hyperfocal.types import Batch, ConfigError, HyperfocalError, HyperfocalWarning
 
 
@@ -76,7 +76,8 @@ def train(experiment: Experiment, run: RunFolder, console: Console) -> TrainResu
         raise ConfigError(
             "--resume goes on with a run, --overwrite replaces it: give one of the two"
         )
-    if Checkpoints(run.checkpoints).paths() and not (experiment.resume or experiment.overwrite):
+    check_folder(run.path, "--out")
+    if run.is_trained and not (experiment.resume or experiment.overwrite):
         raise ConfigError(
             f"{run.path} already holds a run. Add --resume to go on with it, --overwrite to "
             "replace it, or choose another --out."
@@ -108,7 +109,8 @@ def train(experiment: Experiment, run: RunFolder, console: Console) -> TrainResu
         precision = resolve(experiment.train.precision, fabric.device)
         if experiment.train.precision == "auto" and precision == "fp32":
             console.print("train.precision: fp32, for this device has no bf16 instructions")
-        run.start(experiment, TrainedCategories(splits.train.categories, counts), precision)
+        if state.step < total_steps(experiment.train, epoch_length(experiment.data, splits.train)):
+            run.start(experiment, TrainedCategories(splits.train.categories, counts), precision)
     fabric.barrier()
     stepper = Stepper(fabric, forward, wrapped, state, experiment.train, experiment.seed)
 

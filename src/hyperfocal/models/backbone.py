@@ -260,8 +260,11 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
             return load_file(path)
         data = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip and safetensors raise whatever the bytes provoke
-        reason = str(error).strip().partition("\n")[0]
-        raise ConfigError(f"{path}: not a readable weights file ({reason})") from None
+        # Not torch's own words, which advise to let the file execute what it likes.
+        raise ConfigError(
+            f"{path}: not a readable weights file: damaged, no tensors by name as PyTorch and "
+            f"safetensors write them, or code among them ({type(error).__name__})"
+        ) from None
     for nested in ("state_dict", "model"):
         if isinstance(data, dict) and isinstance(data.get(nested), dict):
             data = data[nested]
