@@ -60,7 +60,8 @@ class DataConfig(config.Config):
     """Stop on images that can't be used, or leave them out with a warning."""
     max_broken: float = 0.01
     """Share of a split's images that may become unreadable during a run: each is counted and
-    replaced; above it the run stops and names them."""
+    replaced; above it the run stops and names them. With several processes each counts what it
+    meets."""
     follow_links: bool = False
     """Use image files that are links out of the image folder. An archive from elsewhere can hold a
     link to any file of this machine."""
