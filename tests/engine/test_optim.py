@@ -78,8 +78,8 @@ def test_one_adamw_step_equals_torch() -> None:
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"epochs": None}, "exactly one"),
-        ({"iterations": 5}, "exactly one"),
+        ({"epochs": None}, "must be given, or epochs"),
+        ({"iterations": 5}, "must be left out, or epochs"),
         ({"lr": 0.0}, "lr = 0.0"),
         ({"milestones": (0.9, 0.5)}, "milestones"),
         ({"ema_decay": 1.0}, "ema_decay"),

@@ -36,7 +36,6 @@ from hyperfocal.losses.inputs import (
     Number,
     Reduction,
     check_scalar,
-    per_category,
     prepare,
     reduce,
 )
@@ -135,7 +134,6 @@ def prepare_with_ratio(
     objectness = may_have_objectness and columns == ratio.shape[0] + 1
     # With objectness the background has a column, K, of its own.
     inputs = prepare(logits, targets, weight, channel_dim, background=not objectness)
-    ratio = torch.as_tensor(per_category(ratio, "ratio", ratio))
     own, rest = (ratio_map or RatioMap()).weights(ratio.to(inputs.logits.dtype))
     if objectness:
         if targets.is_floating_point():

@@ -91,6 +91,7 @@ def equalization_loss_v2_focal(
     inputs, own, rest = prepare_with_ratio(
         logits, targets, ratio, ratio_map, weight, channel_dim, may_have_objectness=False
     )
+    per_category(ratio, "ratio", inputs.logits)
     own, rest = _with_alpha(own, rest, alpha, inputs)
     gamma = per_category(gamma, "gamma", inputs.logits)
     loss = one_vs_all(inputs, focal_term, gamma, own=own, rest=rest)
