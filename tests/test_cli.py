@@ -60,6 +60,27 @@ def test_what_is_wrong_is_one_line_and_status_2(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["demo"],
+        ["figures", "fl1"],
+        ["import", "torchvision", "absent.pth"],
+        ["predict", "absent", "."],
+        ["reproduce", "1b", "--scale", "small"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_an_out_that_is_a_file_is_told_before_the_work(
+    words: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "taken"
+    file.write_text("precious")
+    assert cli.main([*words, "--out", str(file)]) == 2
+    assert "taken is a file, but it must be a folder" in capsys.readouterr().err
+    assert file.read_text() == "precious"
+
+
 def test_every_recipe_loads_and_says_what_it_is_for() -> None:
     expected = {"retinanet_r50_coco", "retinanet_r101_coco", "retinanet_x101_32x8d_coco"}
     assert expected | {"retinanet_mobilenet", "demo"} <= describe().keys()

@@ -69,7 +69,8 @@ class Config:
         for field, hint in _hints(type(self)).items():
             value, members = getattr(self, field), _members(hint)
             if isinstance(value, str):
-                words = [w for m in members for w in typing.get_args(m) if _is_choice(m)]
+                choices = [m for m in members if typing.get_origin(m) is Literal]
+                words = [word for choice in choices for word in typing.get_args(choice)]
                 if words and str not in members:
                     self._require(value in words, field, f"one of {_list(words)}")
                 elif Path in members:
@@ -145,7 +146,7 @@ def load_file(cls: type[C], path: str | Path) -> C:
 
 def _load_value(hint: Any, value: Any, where: str) -> Any:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):
+    if _is_union(hint):
         return _load_union(args, value, where)
     if origin is Literal:
         if value not in args:
@@ -237,7 +238,8 @@ def override(config: C, args: Sequence[str], prog: str, description: str = "") -
 
     words = [_expand_alias(word) for word in args]
     config, words = _swap_components(config, words)
-    words += _unset_alternatives(config, words)
+    given = {word.partition("=")[0].replace("_", "-") for word in words if word.startswith("--")}
+    words += _unset_alternatives(config, given)
     try:
         return tyro.cli(
             type(config),
@@ -285,17 +287,15 @@ def _swap_components(config: C, words: list[str]) -> tuple[C, list[str]]:
     return config, rest
 
 
-def _unset_alternatives(config: Config, words: Sequence[str], at: str = "--") -> list[str]:
+def _unset_alternatives(config: Config, given: set[str], at: str = "--") -> list[str]:
     """``--train.epochs None`` where ``--train.iterations N`` is given, and alike."""
-    flags = {word.partition("=")[0].replace("_", "-") for word in words if word.startswith("--")}
-    given = [name for name in config.alternatives if at + name.replace("_", "-") in flags]
+    flags = {at + name.replace("_", "-") for name in config.alternatives}
     unset = []
-    if len(given) == 1:
-        others = (name for name in config.alternatives if name not in given)
-        unset = [word for name in others for word in (at + name.replace("_", "-"), "None")]
+    if len(flags & given) == 1:
+        unset = [word for flag in flags - given for word in (flag, "None")]
     for name in _hints(type(config)):
         if isinstance(part := getattr(config, name), Config):
-            unset += _unset_alternatives(part, words, f"{at}{name.replace('_', '-')}.")
+            unset += _unset_alternatives(part, given, f"{at}{name.replace('_', '-')}.")
     return unset
 
 
@@ -348,12 +348,11 @@ def _hints(cls: type[Config]) -> dict[str, Any]:
 
 def _members(hint: Any) -> tuple[Any, ...]:
     """What a union may be, or the hint itself."""
-    is_union = typing.get_origin(hint) in (types.UnionType, typing.Union)
-    return typing.get_args(hint) if is_union else (hint,)
+    return typing.get_args(hint) if _is_union(hint) else (hint,)
 
 
-def _is_choice(hint: Any) -> bool:
-    return typing.get_origin(hint) is Literal
+def _is_union(hint: Any) -> bool:
+    return typing.get_origin(hint) in (types.UnionType, typing.Union)
 
 
 def _config_members(args: tuple[Any, ...]) -> list[type[Config]]:

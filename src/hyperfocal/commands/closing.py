@@ -29,14 +29,15 @@ PANEL_SCORE = 0.3
 def close_training(result: TrainResult, console: Console) -> None:
     """Draw the pictures of the run and print its closing table."""
     run = result.run
-    pictures = [training_curves(run.path, run.path / "curves.png")]
+    curves, categories, ratios, _ = run.pictures
+    pictures = [training_curves(run.path, curves)]
     if result.evaluation is not None:
-        pictures.append(category_figure(run.path, run.path / "categories.png"))
+        pictures.append(category_figure(run.path, categories))
         if result.splits.val is not None:
             pictures.append(draw_panel(run, result.splits.val))
         console.print(metrics_table(result.evaluation.metrics))
     if run.ratios.exists():
-        pictures.append(ratio_figure(run.path, run.path / "ratios.png"))
+        pictures.append(ratio_figure(run.path, ratios))
     if result.saturation is not None and result.saturation.complete:
         console.print(f"Note: {result.saturation}", highlight=False)
     console.print("Look next at:", style="bold")
@@ -74,7 +75,7 @@ def draw_panel(run: RunFolder, val: AnnotationSet) -> Path:
             )
         )
     names = [category.name for category in val.categories]
-    return detection_panel(rows, run.path / "detections.png", names)
+    return detection_panel(rows, run.pictures[-1], names)
 
 
 def rarest_first(val: AnnotationSet, train_images: tuple[int, ...] | None) -> list[ImageRecord]:

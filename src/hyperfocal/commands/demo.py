@@ -18,12 +18,14 @@ def run(words: list[str]) -> int:
     from hyperfocal.data.synthetic import SyntheticConfig, draw_dataset, is_drawn
     from hyperfocal.engine.run_folder import RunFolder
     from hyperfocal.engine.train import train
+    from hyperfocal.files import check_folder
     from hyperfocal.recipes import load_recipe
 
     console = Console()
     recipe = dataclasses.replace(load_recipe("demo"), out=DEFAULT_OUT, overwrite=True)
     experiment = override(recipe, words, prog="hyperfocal demo")
     out = experiment.out or DEFAULT_OUT
+    check_folder(out, "--out")
     drawing, folder = SyntheticConfig(), out / "data"
     if not is_drawn(folder, drawing):
         console.print(f"drawing a long-tailed set in {folder} ...", highlight=False)

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hyperfocal.files import check_folder
 from hyperfocal.types import ConfigError
 
 if TYPE_CHECKING:
@@ -251,6 +252,7 @@ def _parse(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--data.images", dest="images", type=Path, metavar="D", help="image folder")
     parser.add_argument("--device", default="auto", help="default: a GPU where there is one")
     args = parser.parse_args(words)
+    check_folder(args.out, "--out")
     known = FROM_FUNCTIONS | FROM_RUNS | FROM_TABLES
     args.names = list(dict.fromkeys(word for word in args.what if word in known))
     args.runs = [Path(word) for word in args.what if word not in known]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from hyperfocal.files import check_folder
+
 
 def run(words: list[str]) -> int:
     """Convert the weights and write a run folder that `load`, `evaluate` and `predict` take."""
@@ -19,6 +21,7 @@ def run(words: list[str]) -> int:
         "--out", type=Path, required=True, metavar="RUN", help="run folder to write"
     )
     args = parser.parse_args(words)
+    check_folder(args.out, "--out")
 
     from rich.console import Console
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hyperfocal.files import check_folder
 from hyperfocal.types import ConfigError
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def run(words: list[str]) -> int:
     recipe = args.recipe or ("demo" if args.scale == "small" else None)
     drawn = drawn_set(table.small_set, args.imbalance or 1.0) if drawing else None
     out = args.out or Path("runs") / f"reproduce_{table.name}"
+    check_folder(out, "--out")
     plan = Plan(table, recipe, args.scale, tuple(flags), out, drawn)
     experiments = [plan.experiment(row, seed) for seed in range(args.seeds) for row in rows]
     manifest = {

@@ -151,18 +151,21 @@ def check_images(
     )
     if bad_images == "skip" and good:
         problems.warn(len(bad), "image images", "left out as unusable", bad[0][1] if bad else "")
-    elif len(bad) > 1 and not any(is_file(image.path) for image in raw.images):
-        folder = f"none of the {len(bad)} image files is there, such as {opened[0].path}"
-        problems.errors.append(
-            f"{folder}; name their folder (--data.train.images, --data.val.images; of hyperfocal "
-            "evaluate: --data.images)"
-        )
-        problems.raise_errors()
     elif bad:
-        fix = "; mend the path or the file, or leave such images out with --data.bad-images skip"
-        problems.errors += [message + fix for _, message in bad]
+        problems.errors += _told(bad, raw.images)
         problems.raise_errors()
     return good, [identity for identity, _ in bad]
+
+
+def _told(bad: Sequence[tuple[int, str]], images: Sequence[RawImage]) -> list[str]:
+    """What is wrong with each image; if none is there at all, that once."""
+    if len(bad) > 1 and not any(is_file(image.path) for image in images):
+        return [
+            f"none of the {len(images)} image files is there, such as {images[0].path}; name their "
+            "folder (--data.train.images, --data.val.images; of hyperfocal evaluate: --data.images)"
+        ]
+    fix = "; mend the path or the file, or leave such images out with --data.bad-images skip"
+    return [message + fix for _, message in bad]
 
 
 def _size(hw: tuple[int, int]) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hyperfocal.config import Config
 from hyperfocal.data.openimages import read_boxes, read_classes, read_hierarchy, read_labels
 from hyperfocal.data.raw import RawAnnotations, RawImage, inside
 from hyperfocal.files import shown
@@ -15,7 +16,7 @@ from hyperfocal.types import Category, DataError, OpenImagesLists
 
 
 @dataclass(frozen=True)
-class OpenImagesFiles:
+class OpenImagesFiles(Config):
     """The files that go with a CSV of boxes.
 
     Attributes:
@@ -27,11 +28,6 @@ class OpenImagesFiles:
     classes: Path | None = None
     image_labels: Path | None = None
     hierarchy: Path | None = None
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            if isinstance(name := getattr(self, field.name), str):
-                object.__setattr__(self, field.name, Path(name))  # frozen
 
     def options(self, split: str) -> list[str]:
         """The options, such as ``--data.val.classes``, of the files that are given."""

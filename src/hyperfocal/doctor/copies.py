@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import os
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,10 +198,7 @@ def check_decoded(decoded: Sequence[Decoded], sampled: int | None) -> list[Findi
     content = {d.picture.path: n for n, d in enumerate(good)}
     for group in identical_files([d.picture for d in good]):
         content |= {p.path: content[group[0].path] for p in group}
-    pairs = [
-        (a.picture, b.picture, r)
-        for a, b, r in near_copies(train, val, [content[d.picture.path] for d in train + val])
-    ]
+    pairs = [(a.picture, b.picture, r) for a, b, r in near_copies(train, val, content)]
     if pairs:
         pairs.sort(key=lambda pair: -pair[2])
         count = len({b.path for _, b, _ in pairs})
@@ -224,7 +221,7 @@ def check_decoded(decoded: Sequence[Decoded], sampled: int | None) -> list[Findi
 
 
 def near_copies(
-    first: Sequence[Decoded], second: Sequence[Decoded], content: Sequence[int] | None = None
+    first: Sequence[Decoded], second: Sequence[Decoded], content: Mapping[Path, int]
 ) -> list[tuple[Decoded, Decoded, float]]:
     """Of each image of ``second``, that of ``first`` which is most alike to the eye, if any is.
 
@@ -236,8 +233,7 @@ def near_copies(
     Args:
         first: thumbnails of one side.
         second: and of the other.
-        content: a number for each of ``first``, then of ``second``; those with the same number
-            make no pair. None: all differ.
+        content: a number for each file; those with the same number make no pair.
 
     Returns:
         The pairs, with the correlation of their thumbnails.
@@ -247,12 +243,11 @@ def near_copies(
     one, two = (np.stack([d.thumbnail for d in side]) for side in (first, second))  # type: ignore[misc]
     codes, others = difference_hash(one), difference_hash(two)
     flat, unit = _standard(one), _standard(two)
-    numbers = np.arange(len(first) + len(second)) if content is None else np.asarray(content)
-    own, theirs = numbers[: len(first)], numbers[len(first) :]
+    bytes_of = np.array([content[d.picture.path] for d in first])
     pairs = []
     for n, code in enumerate(others):
         is_near = np.bitwise_count(codes ^ code) <= HASH_BITS
-        near = np.flatnonzero(is_near & (own != theirs[n]))
+        near = np.flatnonzero(is_near & (bytes_of != content[second[n].picture.path]))
         if len(near):
             alike = flat[near] @ unit[n]
             best = int(alike.argmax())

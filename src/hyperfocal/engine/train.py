@@ -87,7 +87,7 @@ def train(experiment: Experiment, run: RunFolder, console: Console) -> TrainResu
         warnings.simplefilter("ignore", HyperfocalWarning)
         warnings.simplefilter("default", BrokenFileWarning)  # only one process met the file
     splits = read_splits(experiment.data)
-    counts = splits.train.counts()
+    counts, epoch = splits.train.counts(), epoch_length(experiment.data, splits.train)
     if splits.val is not None:  # annotations that lack what the protocol needs end it here
         build_evaluator(splits.val, counts, experiment.evaluation)
         warn_of_coco(splits.val, experiment.evaluation)
@@ -109,13 +109,15 @@ def train(experiment: Experiment, run: RunFolder, console: Console) -> TrainResu
         precision = resolve(experiment.train.precision, fabric.device)
         if experiment.train.precision == "auto" and precision == "fp32":
             console.print("train.precision: fp32, for this device has no bf16 instructions")
-        if state.step < total_steps(experiment.train, epoch_length(experiment.data, splits.train)):
+        if state.step < total_steps(experiment.train, epoch):
             run.start(experiment, TrainedCategories(splits.train.categories, counts), precision)
     fabric.barrier()
     stepper = Stepper(fabric, forward, wrapped, state, experiment.train, experiment.seed)
 
     def run_all(watch: bool) -> TrainResult:
-        loop = _Loop(experiment, fabric, stepper, state, splits, run, console, dog, stop, watch)
+        loop = _Loop(
+            experiment, fabric, stepper, state, splits, epoch, run, console, dog, stop, watch
+        )
         return loop.run_all()
 
     # Around both loops, so that no request is lost between them.
@@ -145,6 +147,7 @@ class _Loop:
         stepper: Stepper,
         state: TrainState,
         splits: Splits,
+        epoch: float,
         run: RunFolder,
         console: Console,
         dog: Watchdog,
@@ -153,7 +156,6 @@ class _Loop:
     ) -> None:
         self.experiment, self.config, self.fabric = experiment, experiment.train, fabric
         self.stepper, self.state, self.splits, self.run = stepper, state, splits, run
-        epoch = epoch_length(experiment.data, splits.train)
         self.total = total_steps(self.config, epoch)
         self.evaluation_steps = evaluation_steps(self.config.evaluations, self.total)
         self.recorder = Recorder(

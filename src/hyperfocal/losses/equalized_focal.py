@@ -38,7 +38,7 @@ normalizer enters the statistics.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -54,6 +54,7 @@ from hyperfocal.losses.inputs import (
     Inputs,
     Number,
     Reduction,
+    check_choice,
     check_scalar,
     prepare,
     reduce,
@@ -63,7 +64,7 @@ from hyperfocal.losses.kernels import Backend, Settings, focal_settings, fused_s
 from hyperfocal.losses.memory import GradientRatioLoss
 from hyperfocal.losses.one_vs_all import balance, one_vs_all, one_vs_all_sums, times
 from hyperfocal.losses.terms import cross_entropy_slope, focal_slope, focal_term
-from hyperfocal.types import CategoryCounts, ConfigError
+from hyperfocal.types import CategoryCounts
 
 RatioOf = Literal["own", "cross_entropy"]
 """Whose absolute gradients the ratios compare: this loss's own, as in the released code, or those
@@ -266,8 +267,7 @@ class EqualizedFocalLoss(GradientRatioLoss):
         self.gamma = gamma
         self.scale = scale
         self.factors = factors
-        if ratio_of not in get_args(RatioOf):
-            raise ConfigError(f"ratio_of = {ratio_of!r}, but it must be one of {get_args(RatioOf)}")
+        check_choice(ratio_of, "ratio_of", RatioOf)
         self.ratio_of = ratio_of
         self.backend = backend
 

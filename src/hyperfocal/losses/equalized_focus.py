@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from hyperfocal.losses.inputs import Inputs, Number, per_category
+from hyperfocal.losses.inputs import Inputs, Number, check_choice, per_category
 from hyperfocal.losses.kernels import Settings, focal_settings
 from hyperfocal.losses.terms import focal_slope
 from hyperfocal.types import ConfigError, DataError
@@ -31,8 +31,7 @@ def focus_and_factor(
 
 def _chosen(focus: Tensor, gamma: float, factors: Factors) -> tuple[Tensor, Tensor]:
     """Focusing parameter and weight factor from γ_j."""
-    if factors not in get_args(Factors):
-        raise ConfigError(f"factors = {factors!r}, but it must be one of {get_args(Factors)}")
+    check_choice(factors, "factors", Factors)
     factor = focus / gamma
     if factors == "focusing":
         return focus, torch.ones_like(factor)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -148,8 +148,7 @@ def reduce(
     Raises:
         ConfigError: an unknown reduction, a normalizer that isn't positive, or one with "mean".
     """
-    if reduction not in ("none", "sum", "mean"):
-        raise ConfigError(f"reduction = {reduction!r}, but it must be one of none, sum, mean")
+    check_choice(reduction, "reduction", Reduction)
     if normalizer is not None and reduction == "mean":
         raise ConfigError(f"normalizer = {normalizer!r} with reduction 'mean', which has its own")
     if inputs.weight is not None:
@@ -199,6 +198,13 @@ def prepare_boxes(
             )
         weight = _row_or_element(weight, pred, False, -1)
     return Inputs(pred, target, None, weight, -1)
+
+
+def check_choice(value: object, name: str, choices: Any) -> None:
+    """Raise `ConfigError` unless the value is one of a ``Literal``'s."""
+    if value not in get_args(choices):
+        words = ", ".join(get_args(choices))
+        raise ConfigError(f"{name} = {value!r}, but it must be one of {words}")
 
 
 def check_scalar(value: float, name: str, low: float = 0.0, high: float = math.inf) -> None:

@@ -28,8 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from hyperfocal import config
-from hyperfocal.losses.inputs import Number, Reduction, prepare_boxes, reduce_rows
-from hyperfocal.types import ConfigError
+from hyperfocal.losses.inputs import Number, Reduction, check_choice, prepare_boxes, reduce_rows
 
 EPS = 1e-7
 """Added to areas before dividing by them."""
@@ -65,8 +64,7 @@ def iou_loss(
         DataError: shapes that differ or aren't ``(..., 4)``.
         ConfigError: an unknown form or reduction, or a bad normalizer.
     """
-    if form not in ("log", "linear"):
-        raise ConfigError(f"form = {form!r}, but it must be one of log, linear")
+    check_choice(form, "form", IoUForm)
     inputs = prepare_boxes(pred, target, weight, boxes=True)
     intersection, union = _overlap(inputs.logits, inputs.targets)
     iou = intersection / (union + EPS)
@@ -145,9 +143,6 @@ class IoULoss(nn.Module):
 
         form: IoUForm = "log"
         """-log IoU, or 1 - IoU (linear)."""
-
-        def __post_init__(self) -> None:
-            self._require(self.form in ("log", "linear"), "form", "log or linear")
 
         def build(self) -> IoULoss:
             """The loss."""

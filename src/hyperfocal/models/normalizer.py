@@ -6,13 +6,13 @@ The focal-loss paper divides by "the number of anchors assigned to a ground-trut
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from hyperfocal.types import ConfigError
+from hyperfocal.losses.inputs import check_choice
 
 NormalizerKind = Literal["global", "per_image", "ema"]
 """``global``: positives of the whole optimizer step over all processes. ``per_image``: each image
@@ -47,8 +47,7 @@ class LossNormalizer(nn.Module):
 
     def __init__(self, kind: NormalizerKind = "global") -> None:
         super().__init__()
-        if kind not in get_args(NormalizerKind):
-            raise ConfigError(f"kind = {kind!r}, but it must be one of {get_args(NormalizerKind)}")
+        check_choice(kind, "kind", NormalizerKind)
         self.kind = kind
         if kind == "ema":
             self.register_buffer("average", torch.tensor(self.START))

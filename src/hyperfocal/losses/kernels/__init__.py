@@ -22,6 +22,7 @@ from torch import Tensor
 from hyperfocal.losses.inputs import (
     Number,
     Reduction,
+    check_choice,
     check_range,
     per_category,
     prepare,
@@ -62,8 +63,7 @@ def serves(
     Raises:
         ConfigError: an unknown backend, or "fused" where that can't be.
     """
-    if backend not in ("auto", "plain", "fused"):
-        raise ConfigError(f"backend = {backend!r}, but it must be one of auto, plain, fused")
+    check_choice(backend, "backend", Backend)
     # is_compiling comes first: torch.compile then never looks at the rest.
     if backend == "plain" or torch.compiler.is_compiling():
         return False
