@@ -1,8 +1,7 @@
 """hyperfocal: train dense object detectors on imbalanced data.
 
-``hyperfocal.load(RUN)`` gives a trained detector. The rooms of the house:
-`hyperfocal.losses` (usable alone), `ops`, `assign`, `models`, `data`, `evaluation`, `engine`,
-`importers`, `recipes`, `figures`.
+`train` trains a detector and returns a `Run`; `load` returns the `Run` of a folder. The losses are
+usable alone: `hyperfocal.losses`.
 """
 
 from __future__ import annotations
@@ -10,22 +9,71 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hyperfocal.engine.predict import Predictor, load
-    from hyperfocal.types import Detections
+    from hyperfocal.api.run import Run, load
+    from hyperfocal.api.training import train
+    from hyperfocal.data import annotations_of, read_annotations
+    from hyperfocal.engine.experiment import Experiment
+    from hyperfocal.types import (
+        AnnotationSet,
+        Category,
+        ConfigError,
+        DataError,
+        Detections,
+        HyperfocalError,
+        HyperfocalWarning,
+    )
 
-__all__ = ["Detections", "Predictor", "load"]
+    __version__: str
+
+__all__ = [
+    "AnnotationSet",
+    "Category",
+    "ConfigError",
+    "DataError",
+    "Detections",
+    "Experiment",
+    "HyperfocalError",
+    "HyperfocalWarning",
+    "Run",
+    "__version__",
+    "annotations_of",
+    "load",
+    "read_annotations",
+    "train",
+]
 
 _HOMES = {
-    "load": "hyperfocal.engine.predict",
-    "Predictor": "hyperfocal.engine.predict",
+    "AnnotationSet": "hyperfocal.types",
+    "Category": "hyperfocal.types",
+    "ConfigError": "hyperfocal.types",
+    "DataError": "hyperfocal.types",
     "Detections": "hyperfocal.types",
+    "Experiment": "hyperfocal.engine.experiment",
+    "HyperfocalError": "hyperfocal.types",
+    "HyperfocalWarning": "hyperfocal.types",
+    "Run": "hyperfocal.api.run",
+    "annotations_of": "hyperfocal.data",
+    "load": "hyperfocal.api.run",
+    "read_annotations": "hyperfocal.data",
+    "train": "hyperfocal.api.training",
 }
 
 
 def __getattr__(name: str) -> object:
-    # Lazy, so that `hyperfocal --help` and `import hyperfocal.losses` stay quick.
+    # Lazy, so that `import hyperfocal`, `hyperfocal --help` and `hyperfocal.losses` stay quick.
+    if name == "__version__":
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("hyperfocal")
+        except PackageNotFoundError:  # a source tree that was never installed
+            return "unknown"
     if name not in _HOMES:
         raise AttributeError(f"module 'hyperfocal' has no attribute {name!r}")
     from importlib import import_module
 
     return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -49,19 +50,35 @@ class Category:
     name: str
 
 
+class ImageSource(Protocol):
+    """Reads images that are not files, such as the items of a torch Dataset."""
+
+    def sample(self, record: ImageRecord, seed: int | None = None) -> Sample:
+        """The image of ``record`` and its ground truth.
+
+        Args:
+            record: an image of this source.
+            seed: of whatever is random in the source; None leaves it random.
+
+        Raises:
+            DataError: the image can't be read.
+        """
+
+
 @dataclass(frozen=True)
 class ImageRecord:
     """The ground truth of one image, checked and in the frame of the image as displayed.
 
     Attributes:
         id: image id in the annotation file (numbered from 1 for formats without ids).
-        path: the image file.
+        path: the image file; with a ``source``, the name that messages use.
         height: pixels, after EXIF rotation.
         width: pixels, after EXIF rotation.
         boxes: ``(N, 4)`` float64 xyxy pixels.
         labels: ``(N,)`` int64 in ``0..K-1`` (an index into ``AnnotationSet.categories``).
         crowd: ``(N,)`` bool; a crowd box covers a group. Never trained on, ignored in evaluation.
         area: ``(N,)`` float64 px²; the mask's area where the file gives one, else the box's.
+        source: reads the image where it is not a file; None: ``path`` is read.
     """
 
     id: int
@@ -72,6 +89,7 @@ class ImageRecord:
     labels: NDArray[np.int64]
     crowd: NDArray[np.bool_]
     area: NDArray[np.float64]
+    source: ImageSource | None = None
 
 
 @dataclass(frozen=True)

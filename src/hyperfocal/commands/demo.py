@@ -12,7 +12,7 @@ def run(words: list[str]) -> int:
     """Draw a long-tailed set (once), train the demo recipe on it, evaluate, leave pictures."""
     from rich.console import Console
 
-    from hyperfocal.commands.closing import close_training
+    from hyperfocal.api.pictures import close_training
     from hyperfocal.config import override
     from hyperfocal.data import Split
     from hyperfocal.data.synthetic import SyntheticConfig, draw_dataset, is_drawn

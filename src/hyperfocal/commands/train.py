@@ -39,7 +39,7 @@ def run(words: list[str]) -> int:
     out = experiment.out or Path("runs") / Path(name).stem
     from rich.console import Console
 
-    from hyperfocal.commands.closing import close_training
+    from hyperfocal.api.pictures import close_training
     from hyperfocal.engine.run_folder import RunFolder
     from hyperfocal.engine.train import train
 

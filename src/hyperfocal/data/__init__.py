@@ -3,6 +3,7 @@
 from hyperfocal.data.annotations import read_annotations
 from hyperfocal.data.batches import BatchStream, Draw
 from hyperfocal.data.broken import BrokenFileWarning
+from hyperfocal.data.datasets import annotations_of
 from hyperfocal.data.images import read_image, to_image
 from hyperfocal.data.loader import epoch_length, eval_batches, train_batches
 from hyperfocal.data.raw import SplitName
@@ -34,6 +35,7 @@ __all__ = [
     "Split",
     "SplitName",
     "TransformConfig",
+    "annotations_of",
     "category_repeat_factors",
     "collate",
     "epoch_length",

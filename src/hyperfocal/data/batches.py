@@ -12,6 +12,7 @@ from hyperfocal.data.samplers import Sampler
 from hyperfocal.types import AnnotationSet, ConfigError
 
 _KEY = 2  # see samplers._KEY
+_SOURCE_KEY = 5
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,11 @@ class Draw:
     def rng(self, seed: int) -> np.random.Generator:
         """The generator of this draw's augmentation, whichever process makes it."""
         return np.random.default_rng([seed, self.epoch, self.position, _KEY])
+
+    def source_seed(self, seed: int) -> int:
+        """Seed of whatever is random in the image's own source, such as a Dataset's transforms."""
+        key = [seed, self.epoch, self.position, _SOURCE_KEY]
+        return int(np.random.SeedSequence(key).generate_state(1)[0])
 
 
 def portrait(annotations: AnnotationSet) -> NDArray[np.bool_]:

@@ -17,7 +17,10 @@ from hyperfocal.types import Category, DataError
 
 
 def read_coco(
-    path: Path, images: Path | None = None, problems: Problems | None = None
+    path: Path,
+    images: Path | None = None,
+    problems: Problems | None = None,
+    content: Mapping[str, Any] | None = None,
 ) -> RawAnnotations:
     """Parse a COCO annotation file.
 
@@ -31,11 +34,12 @@ def read_coco(
         images: the folder that ``file_name`` is relative to; None takes the file's own folder, or
             ``images`` beside the file if the pictures are there.
         problems: collects what is wrong; None tells it.
+        content: the decoded JSON, if it is in memory already; ``path`` then only names it.
 
     Raises:
         DataError: not such a file, or entries without what they need; names the entries.
     """
-    data = _load(path)
+    data = _load(path) if content is None else content
     lists = {key: _entries(data, key, path) for key in ("images", "annotations", "categories")}
     problems = problems or Problems(path)
     folder = images or _find_images(path, lists["images"])

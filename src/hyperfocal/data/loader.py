@@ -250,7 +250,11 @@ class _Steps(Dataset["_Packed | _Failure"]):
             return self.transformed(grey_sample(self.records[drawn.index]), drawn), [str(error)]
 
     def load(self, drawn: Draw) -> Sample:
-        return self.transformed(load_sample(self.records[drawn.index]), drawn)
+        record = self.records[drawn.index]
+        if self.replaces or record.source is None:
+            return self.transformed(load_sample(record, drawn.source_seed(self.seed)), drawn)
+        # As when the targets were read: the metrics compare with those boxes.
+        return self.transformed(load_sample(record, record.id), drawn)
 
     def transformed(self, sample: Sample, drawn: Draw) -> Sample:
         plan = draw(sample.original_hw, self.transform, drawn.rng(self.seed))

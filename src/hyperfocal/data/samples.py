@@ -16,13 +16,20 @@ from hyperfocal.data.transforms import TransformConfig, transform
 from hyperfocal.types import Batch, DataError, ImageRecord, Sample, Target
 
 
-def load_sample(record: ImageRecord) -> Sample:
+def load_sample(record: ImageRecord, seed: int | None = None) -> Sample:
     """Decode an image and take its ground truth, without crowd boxes.
+
+    Args:
+        record: the image.
+        seed: of whatever is random in the record's own source (`ImageSource`); files have nothing
+            random.
 
     Raises:
         DataError: the file can't be read, or is not of the size that boxes were checked against;
             names the file and the image id.
     """
+    if record.source is not None:
+        return record.source.sample(record, seed)
     try:
         image = read_image(record.path)
     except DataError as error:

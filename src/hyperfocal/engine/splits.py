@@ -17,18 +17,24 @@ class Splits:
     val: AnnotationSet | None
 
 
-def read_splits(config: DataConfig) -> Splits:
+def read_splits(config: DataConfig, train: AnnotationSet | None = None) -> Splits:
     """Read and check the annotations; val gets train's labels.
+
+    Args:
+        config: where the splits lie.
+        train: the training split, if it is in memory already.
 
     Raises:
         ConfigError: no training annotations are given.
         DataError: something in them can't be used.
     """
-    if config.train.annotations is None:
-        raise ConfigError(
-            "no training data: give --data.train.annotations FILE and --data.train.images FOLDER"
-        )
-    train = _read(config, "train", config.train)
+    if train is None:
+        if config.train.annotations is None:
+            raise ConfigError(
+                "no training data: give --data.train.annotations FILE and --data.train.images "
+                "FOLDER; a run trained on a Python object is resumed with hyperfocal.train"
+            )
+        train = _read(config, "train", config.train)
     if config.val.annotations is None:
         return Splits(train, None)
     return Splits(train, _read(config, "val", config.val_split, train.categories))

@@ -62,11 +62,19 @@ class TrainResult:
     saturation: Saturation | None = None
 
 
-def train(experiment: Experiment, run: RunFolder, console: Console) -> TrainResult:
+def train(
+    experiment: Experiment, run: RunFolder, console: Console, splits: Splits | None = None
+) -> TrainResult:
     """Train, evaluate and keep the best weights in ``run``.
 
     Each optimizer step draws ``batch_size`` images over all processes; each process runs its share
     in ``micro_batches`` parts under one normaliser, so that neither number changes the result.
+
+    Args:
+        experiment: the settings.
+        run: where everything is written.
+        console: where progress is shown.
+        splits: the data, if it is in memory; None reads the files that the experiment names.
 
     Raises:
         HyperfocalError: settings or data that can't work, before the first step; a loss that is
@@ -86,7 +94,8 @@ def train(experiment: Experiment, run: RunFolder, console: Console) -> TrainResu
     if not fabric.is_global_zero:  # one process says what is to be said
         warnings.simplefilter("ignore", HyperfocalWarning)
         warnings.simplefilter("default", BrokenFileWarning)  # only one process met the file
-    splits = read_splits(experiment.data)
+    if splits is None:
+        splits = read_splits(experiment.data)
     counts, epoch = splits.train.counts(), epoch_length(experiment.data, splits.train)
     if splits.val is not None:  # annotations that lack what the protocol needs end it here
         build_evaluator(splits.val, counts, experiment.evaluation)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from hyperfocal.data import read_image
+from hyperfocal.data import load_sample
 from hyperfocal.engine.predict import load
 from hyperfocal.engine.run_folder import RunFolder
 from hyperfocal.engine.train import TrainResult
@@ -60,13 +60,14 @@ def draw_panel(run: RunFolder, val: AnnotationSet) -> Path:
     model = load(run.path)
     counts = run.read_categories().counts
     records = rarest_first(val, counts.images if counts else None)[:PANEL_IMAGES]
-    found = model.predict([record.path for record in records])
+    images = [load_sample(record, record.id).image for record in records]
+    found = model.predict(images)
     rows = []
-    for record, detections in zip(records, found, strict=True):
+    for record, image, detections in zip(records, images, found, strict=True):
         keep = detections.scores >= PANEL_SCORE
         rows.append(
             PanelRow(
-                image=read_image(record.path).permute(1, 2, 0).numpy(),
+                image=image.permute(1, 2, 0).numpy(),
                 gt_boxes=record.boxes,
                 gt_labels=record.labels,
                 boxes=detections.boxes[keep].numpy(),

@@ -1,0 +1,159 @@
+"""A finished training: its detector, metrics and pictures."""
+
+from __future__ import annotations
+
+import functools
+import html
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hyperfocal.engine.predict import Predictor
+from hyperfocal.engine.predict import load as load_predictor
+from hyperfocal.engine.run_folder import RunFolder, read_json
+
+if TYPE_CHECKING:
+    import torch
+
+    from hyperfocal.data import TransformConfig
+    from hyperfocal.engine.experiment import Experiment
+    from hyperfocal.models import Detector
+    from hyperfocal.types import Category, Detections
+
+
+class Run:
+    """A run folder as an object. `hyperfocal.train` and `hyperfocal.load` return one.
+
+    Example::
+
+        run = hyperfocal.load("runs/mine")
+        run.metrics["AP"], run.metrics["APr"]
+        for found in run.predict(["a.jpg", "b.jpg"]):
+            for box, score, label in zip(found.boxes, found.scores, found.labels):
+                print(run.categories[label].name, float(score), box.tolist())
+
+    Attributes:
+        path: the run folder.
+        device: where the detector runs.
+        stopped_by: the signal that ended the training early, or None.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        device: str | int | torch.device = "auto",
+        stopped_by: str | None = None,
+    ) -> None:
+        self.path, self.device, self.stopped_by = Path(path), device, stopped_by
+        self._folder = RunFolder(self.path)
+
+    @functools.cached_property
+    def experiment(self) -> Experiment:
+        """Every setting of the run, from its config.json."""
+        return self._folder.read_experiment()
+
+    @functools.cached_property
+    def categories(self) -> tuple[Category, ...]:
+        """``categories[label]`` has a name, and the id in the user's own annotations."""
+        return self._folder.read_categories().categories
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """AP, AP50, APr, ... of the last evaluation; empty without a validation split."""
+        if not self._folder.metrics.exists():
+            return {}
+        values = read_json(self._folder.metrics)["metrics"]
+        return {name: float("nan") if v is None else float(v) for name, v in values.items()}
+
+    @property
+    def category_metrics(self) -> list[dict[str, Any]]:
+        """One row of metrics for each category of the last evaluation."""
+        if not self._folder.metrics.exists():
+            return []
+        rows: list[dict[str, Any]] = read_json(self._folder.metrics)["categories"]
+        return rows
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl: ``kind`` is ``step`` or ``evaluation``."""
+        if not self._folder.log.exists():
+            return []
+        return [json.loads(line) for line in self._folder.log.read_text().splitlines()]
+
+    @functools.cached_property
+    def predictor(self) -> Predictor:
+        """The detector with its transforms; the weights are read at the first use."""
+        return load_predictor(self.path, self.device)
+
+    @property
+    def detector(self) -> Detector:
+        """The detector, an `nn.Module` in eval mode with the best weights."""
+        return self.predictor.detector
+
+    @property
+    def transform(self) -> TransformConfig:
+        """How images are resized before the detector sees them."""
+        return self.predictor.transform
+
+    def predict(
+        self,
+        images: Any | Sequence[Any],
+        *,
+        batch_size: int = 8,
+        advance: Callable[[int], None] = lambda images: None,
+    ) -> list[Detections]:
+        """Detect objects; see `hyperfocal.engine.predict.Predictor.predict`."""
+        return self.predictor.predict(images, batch_size=batch_size, advance=advance)
+
+    def figures(self) -> list[Path]:
+        """Draw the pictures that the run's files allow, and return their paths.
+
+        ``curves.png`` (loss and AP over training), ``categories.png`` (AP of each category beside
+        its training images) and ``ratios.png`` (gradient ratios, if the loss keeps them), beside
+        ``detections.png`` from the end of the training.
+        """
+        from hyperfocal.figures import category_figure, ratio_figure, training_curves
+
+        curves, categories, ratios, detections = self._folder.pictures
+        pictures = [training_curves(self.path, curves)]
+        if self.metrics:
+            pictures.append(category_figure(self.path, categories))
+        if self._folder.ratios.exists():
+            pictures.append(ratio_figure(self.path, ratios))
+        return [*pictures, *([detections] if detections.exists() else [])]
+
+    def __repr__(self) -> str:
+        shown = (f"{name} {value:.3f}" for name, value in self.metrics.items() if name[:2] == "AP")
+        return f"Run({str(self.path)!r}: {', '.join(shown) or 'not evaluated'})"
+
+    def _repr_html_(self) -> str:
+        """A table of metrics, for a notebook."""
+        cells = "".join(
+            f"<tr><th style='text-align:left'>{html.escape(name)}</th><td>{value:.3f}</td></tr>"
+            for name, value in self.metrics.items()
+        )
+        title = html.escape(str(self.path))
+        return (
+            f"<table><caption>{title}</caption>{cells or '<tr><td>not evaluated</td></tr>'}</table>"
+        )
+
+
+def load(run: str | Path, device: str | int | torch.device = "auto") -> Run:
+    """Load the best weights of a run folder.
+
+    Args:
+        run: what ``hyperfocal train``, `hyperfocal.train` or ``hyperfocal import`` wrote.
+        device: ``"auto"`` takes a CUDA device if there is one.
+
+    Raises:
+        ConfigError: the folder, its config or its weights are missing or damaged, or there is no
+            such device.
+
+    Example:
+        >>> run = load("runs/mine")  # doctest: +SKIP
+        >>> run.predict("photo.jpg")  # doctest: +SKIP
+    """
+    found = Run(run, device)
+    _ = found.predictor  # so that damage is reported here, not at the first use
+    return found

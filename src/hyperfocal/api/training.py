@@ -1,0 +1,142 @@
+"""`hyperfocal.train`: train a detector from Python, on files or on objects in memory."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+import random
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from hyperfocal.api.data import Data, as_files, in_memory
+from hyperfocal.api.run import Run
+from hyperfocal.api.settings import Settings, as_experiment
+from hyperfocal.types import ConfigError
+
+if TYPE_CHECKING:
+    from hyperfocal.engine.experiment import Experiment
+
+
+@contextlib.contextmanager
+def globals_restored() -> Iterator[None]:
+    """Put back what a training changes for the whole process.
+
+    Random states, torch's deterministic mode, warning filters, the environment and lightning's log
+    level.
+    """
+    rng, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002, Fabric seeds it
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    logger, environment = logging.getLogger("lightning_fabric"), dict(os.environ)
+    level = logger.level
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        try:
+            yield
+        finally:
+            random.setstate(rng)
+            np.random.set_state(legacy)  # noqa: NPY002
+            torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+            logger.setLevel(level)
+            os.environ.clear()
+            os.environ.update(environment)
+
+
+@globals_restored()
+def train(
+    recipe: str | Path | Experiment,
+    *,
+    train: Data,
+    val: Data | None = None,
+    out: str | Path | None = None,
+    settings: Settings | None = None,
+    categories: Sequence[str] | None = None,
+    verbose: bool = True,
+) -> Run:
+    """Train a detector, evaluate it and keep the best weights.
+
+    The same as ``hyperfocal train RECIPE ...``: the same settings, checks, files and resuming.
+
+    Args:
+        recipe: a name from ``hyperfocal recipes``, the path of a recipe file, or an `Experiment`.
+        train: the training split: ``(annotations, images)`` as paths, an `AnnotationSet`, a
+            ``supervision.DetectionDataset`` or a torch Dataset (`hyperfocal.annotations_of`).
+        val: the validation split, of the same kinds; None trains without evaluation.
+        out: run folder; default ``runs/RECIPE``.
+        settings: flags by name, such as ``{"train.epochs": 15, "loss": "efl", "sampler": "rfs"}``;
+            ``{"resume": True}`` resumes the run in ``out``, ``{"overwrite": True}`` replaces it.
+        categories: names in label order, for a torch Dataset.
+        verbose: show progress and results.
+
+    Returns:
+        The run. Interrupting the training (Ctrl-C, or a notebook's stop button) saves a checkpoint
+        and returns the run with ``stopped_by`` set.
+
+    Raises:
+        HyperfocalError: settings or data that can't be used, named with the fix, before the first
+            step; or a training that failed.
+
+    Example::
+
+        run = hyperfocal.train(
+            "retinanet_mobilenet", train=("train.json", "images"), val=("val.json", "images"),
+            out="runs/mine", settings={"train.epochs": 15},
+        )
+        run.metrics["AP"]
+    """
+    from rich.console import Console
+
+    from hyperfocal.api.pictures import close_training
+    from hyperfocal.engine.run_folder import RunFolder
+    from hyperfocal.engine.splits import Splits, read_splits
+    from hyperfocal.engine.train import train as run_training
+
+    console = Console(quiet=not verbose)
+    experiment = as_experiment(recipe, settings)
+    name = "experiment" if not isinstance(recipe, str | Path) else Path(recipe).stem
+    place = Path(out) if out is not None else experiment.out or Path("runs") / name
+    experiment = _with_files(experiment, train, val, place)
+    splits = None
+    if as_files(train, "train") is None:
+        own = in_memory(train, "train", categories, None, console)
+        other = None
+        if val is not None and as_files(val, "val") is None:
+            other = in_memory(val, "val", categories, own.categories, console)
+        elif val is not None:
+            other = read_splits(experiment.data, own).val
+        splits = Splits(own, other)
+    elif val is not None and as_files(val, "val") is None:
+        own = read_splits(experiment.data).train
+        splits = Splits(own, in_memory(val, "val", categories, own.categories, console))
+    result = run_training(experiment, RunFolder(place), console, splits)
+    if result.is_main and result.stopped_by is None:
+        close_training(result, console)
+    if result.stopped_by is not None:
+        console.print(
+            f"Stopped by {result.stopped_by}; everything is saved in {place}. Continue with "
+            "settings={'resume': True}.",
+            highlight=False,
+        )
+    return Run(place, stopped_by=result.stopped_by)
+
+
+def _with_files(experiment: Experiment, train: Data, val: Data | None, out: Path) -> Experiment:
+    """The experiment with the splits that are files, and the run folder."""
+    data = experiment.data
+    for name, given in (("train", train), ("val", val)):
+        files = as_files(given, name) if given is not None else None
+        split = getattr(data, name)
+        if files is not None:
+            changes = {"annotations": files.annotations, "images": files.images}
+            data = dataclasses.replace(data, **{name: dataclasses.replace(split, **changes)})
+        elif split.annotations is not None:
+            raise ConfigError(
+                f"{name} is given, and data.{name}.annotations = {split.annotations} too: give one"
+            )
+    return dataclasses.replace(experiment, data=data, out=out)
