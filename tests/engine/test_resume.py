@@ -306,7 +306,7 @@ def test_parts_of_killed_writers_are_swept(tmp_path: Path) -> None:
 
 
 def test_settings_that_may_change_in_mid_run_exist(drawn: Path) -> None:
-    assert {name for name, _ in resume._flat(configs.dump(tiny(drawn)))} >= resume.FREE
+    assert {name for name, _ in resume.flat(configs.dump(tiny(drawn)))} >= resume.FREE
 
 
 def test_other_settings_on_resuming_are_named(drawn: Path, tmp_path: Path) -> None:
@@ -339,6 +339,7 @@ def test_sigterm_in_an_evaluation_leaves_it_to_the_resumed_run(
         assert result.stopped_by == "SIGTERM"
         assert [x["kind"] for x in logged(out)] == []
         assert not RunFolder(out).weights.exists()
+        assert not (out / "lock.json").exists()
     run(dataclasses.replace(plan, resume=True), out)
     assert [x["step"] for x in logged(out) if x["kind"] == "evaluation"] == [3, 6]
 

@@ -144,6 +144,8 @@ class Experiment(Config):
     """Go on from the newest checkpoint in the run folder; without any, start."""
     overwrite: bool = False
     """Replace an earlier run in the run folder."""
+    accept_changed_data: bool = False
+    """Resume although categories, images or boxes are not those that the run began with."""
     keep: int = 2
     """Checkpoints that stay, the newest ones."""
     checkpoint_seconds: float = 600.0

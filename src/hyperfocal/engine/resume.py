@@ -11,13 +11,15 @@ from lightning_fabric import Fabric
 from hyperfocal import config as configs
 from hyperfocal.engine.checkpoint import Checkpoints
 from hyperfocal.engine.experiment import Experiment
+from hyperfocal.engine.run_data import RunData, category_changes, count_changes, image_changes
 from hyperfocal.engine.run_folder import RunFolder, read_json
+from hyperfocal.engine.splits import Splits
 from hyperfocal.engine.state import TrainState
 from hyperfocal.types import ConfigError, HyperfocalError, HyperfocalWarning
 
 FREE = frozenset(
     (
-        *("out", "resume", "overwrite", "keep", "checkpoint_seconds"),
+        *("out", "resume", "overwrite", "accept_changed_data", "keep", "checkpoint_seconds"),
         *("accelerator", "devices", "strategy", "timeout"),
         *("train.micro_batches", "train.on_nonfinite", "evaluation.batch_size"),
         *("data.workers", "data.check", "data.bad_images", "data.max_broken"),
@@ -58,13 +60,56 @@ def restore(state: TrainState, experiment: Experiment, run: RunFolder, fabric: F
         ) from None
 
 
+def can_resume(experiment: Experiment, run: RunFolder, fabric: Fabric) -> bool:
+    """Whether the run is to be resumed and has a checkpoint; the main process looks, all learn."""
+    found = bool(Checkpoints(run.checkpoints, experiment.keep).paths())
+    answer: bool = fabric.broadcast(experiment.resume and found)
+    return answer
+
+
+def check_data(splits: Splits, run: RunFolder, accept: bool) -> None:
+    """Compare the data with what the run was trained on.
+
+    Args:
+        splits: the data as read now.
+        run: the folder; a run of an older version recorded categories and their counts alone.
+        accept: only warn of changes that the weights can take.
+
+    Raises:
+        ConfigError: it has changed; the message names the differences.
+    """
+    before, now = run.read_categories(), splits.train
+    try:
+        changes = category_changes(before.categories, now.categories)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{run.path}: --resume finds {error}. The checkpoint can't take them: choose another "
+            f"--out, with --model.weights {run.path} to start from what this run has learnt."
+        ) from None
+    if run.data.exists():
+        recorded = RunData.from_json(read_json(run.data), run.data)
+        changes += image_changes(recorded, RunData.of(splits), same_labels=not changes)
+    elif before.counts is not None:
+        changes += count_changes(before.counts, now.counts())
+    if not changes:
+        return
+    told = f"{run.path}: the data has changed since the run began: {'; '.join(changes)}"
+    if not accept:
+        raise ConfigError(
+            f"{told}. Give the data it began with; or add --accept-changed-data to go on with this "
+            f"data all the same; or choose another --out, with --model.weights {run.path} to start "
+            "from what this run has learnt."
+        )
+    warnings.warn(f"{told}. The run goes on with it.", HyperfocalWarning, stacklevel=3)
+
+
 def warn_of_changes(experiment: Experiment, run: RunFolder) -> None:
     """Name settings that differ from the run's config.json and change its result."""
     try:
-        before = dict(_flat(read_json(run.config)))
+        before = dict(flat(read_json(run.config)))
     except ConfigError:
         return  # `RunFolder.start` writes it anew
-    now = dict(_flat(configs.dump(experiment)))
+    now = dict(flat(configs.dump(experiment)))
     changed = [
         f"{name} = {now.get(name)} (was {before.get(name)})"
         for name in sorted(now.keys() | before.keys())
@@ -79,9 +124,10 @@ def warn_of_changes(experiment: Experiment, run: RunFolder) -> None:
         )
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Settings by their dotted names."""
     for name, value in settings.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
+            yield from flat(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value

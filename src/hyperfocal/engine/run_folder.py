@@ -50,6 +50,11 @@ class RunFolder:
         return self.path / "categories.json"
 
     @property
+    def data(self) -> Path:
+        """A digest of each image's annotations, to tell on resuming what has changed."""
+        return self.path / "data.json"
+
+    @property
     def environment(self) -> Path:
         """Versions, hardware and command."""
         return self.path / "environment.json"
@@ -105,7 +110,8 @@ class RunFolder:
         """Delete an earlier run's files, checkpoints first, so that none of it can be resumed."""
         for folder in (self.checkpoints, self.tensorboard, self.blackbox):
             shutil.rmtree(folder, ignore_errors=True)
-        for file in (self.log, self.ratios, self.metrics, self.weights, *self.pictures):
+        known = (self.environment, self.data)  # written anew; what is in them isn't of the new run
+        for file in (self.log, self.ratios, self.metrics, self.weights, *known, *self.pictures):
             file.unlink(missing_ok=True)
 
     def start(
@@ -113,6 +119,8 @@ class RunFolder:
         experiment: Experiment,
         categories: TrainedCategories,
         precision: Precision | None = None,
+        data: Mapping[str, Any] | None = None,
+        weights_from: Mapping[str, Any] | None = None,
     ) -> None:
         """Write what is known before the first step.
 
@@ -120,6 +128,8 @@ class RunFolder:
             experiment: the config.
             categories: the label space.
             precision: what train.precision came to on this device; None: nothing is computed.
+            data: `RunData` as JSON; None: none was read.
+            weights_from: which weights the detector started from; None: what was known before.
 
         Raises:
             HyperfocalError: the folder can't be written.
@@ -130,9 +140,22 @@ class RunFolder:
                 sweep_parts(folder)
             write_json(self.config, configs.dump(experiment))
             write_json(self.categories, categories.as_json())
-            write_json(self.environment, describe_environment() | {"precision": precision})
+            if data is not None:
+                write_json(self.data, data)
+            if weights_from is None:
+                weights_from = self._weights_from()
+            more = {"precision": precision, "weights_from": weights_from}
+            write_json(self.environment, describe_environment() | more)
         except OSError as error:
             raise HyperfocalError(f"{self.path}: can't be written ({error.strerror})") from None
+
+    def _weights_from(self) -> Any:
+        """What environment.json says of the weights that the detector started from."""
+        try:
+            known = read_json(self.environment)
+        except ConfigError:
+            return None
+        return known.get("weights_from") if isinstance(known, dict) else None
 
     def read_experiment(self) -> Experiment:
         """The config that the run was made with."""

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from hyperfocal.data import BrokenFileWarning, epoch_length, eval_batches, train_batches
 from hyperfocal.engine.agreement import Verdict, agree
+from hyperfocal.engine.claim import claimed, on_main
 from hyperfocal.engine.devices import TrainingForward, launch, lost_contact, mesh_of
 from hyperfocal.engine.ema import WeightAverage
 from hyperfocal.engine.evaluate import (
@@ -28,7 +29,8 @@ from hyperfocal.engine.optim import build_optimizer, lr_factor, set_lr
 from hyperfocal.engine.precision import resolve
 from hyperfocal.engine.progress import ProgressBar
 from hyperfocal.engine.recorder import Recorder
-from hyperfocal.engine.resume import restore
+from hyperfocal.engine.resume import can_resume, check_data, restore
+from hyperfocal.engine.run_data import RunData
 from hyperfocal.engine.run_folder import RunFolder, TrainedCategories
 from hyperfocal.engine.saturation import Saturation, SaturationWarning, saturation
 from hyperfocal.engine.schedule import evaluation_steps, total_steps
@@ -85,21 +87,31 @@ def train(
             "--resume goes on with a run, --overwrite replaces it: give one of the two"
         )
     check_folder(run.path, "--out")
-    if run.is_trained and not (experiment.resume or experiment.overwrite):
-        raise ConfigError(
-            f"{run.path} already holds a run. Add --resume to go on with it, --overwrite to "
-            "replace it, or choose another --out."
-        )
     fabric = launch(experiment)
     if not fabric.is_global_zero:  # one process says what is to be said
         warnings.simplefilter("ignore", HyperfocalWarning)
         warnings.simplefilter("default", BrokenFileWarning)  # only one process met the file
+    with claimed(experiment, run, fabric, console):
+        return _train(experiment, run, fabric, console, splits)
+
+
+def _train(
+    experiment: Experiment,
+    run: RunFolder,
+    fabric: Fabric,
+    console: Console,
+    splits: Splits | None,
+) -> TrainResult:
+    """`train`, in a run folder that no other process writes to."""
     if splits is None:
         splits = read_splits(experiment.data)
     counts, epoch = splits.train.counts(), epoch_length(experiment.data, splits.train)
     if splits.val is not None:  # annotations that lack what the protocol needs end it here
         build_evaluator(splits.val, counts, experiment.evaluation)
         warn_of_coco(splits.val, experiment.evaluation)
+    resumes = can_resume(experiment, run, fabric)
+    if resumes:
+        on_main(fabric, lambda: check_data(splits, run, experiment.accept_changed_data))
     model = experiment.model.build(len(splits.train.categories), counts)
     model = model.to(fabric.device)
     decay = experiment.train.ema_decay
@@ -108,7 +120,7 @@ def train(
     optimizer = build_optimizer(model, experiment.train)
     wrapped = fabric.setup_optimizers(optimizer)
     state = TrainState(model, optimizer, average)
-    if experiment.resume:
+    if resumes:
         restore(state, experiment, run, fabric)
     if fabric.is_global_zero:
         if not experiment.resume:
@@ -119,7 +131,8 @@ def train(
         if experiment.train.precision == "auto" and precision == "fp32":
             console.print("train.precision: fp32, for this device has no bf16 instructions")
         if state.step < total_steps(experiment.train, epoch):
-            run.start(experiment, TrainedCategories(splits.train.categories, counts), precision)
+            categories = TrainedCategories(splits.train.categories, counts)
+            run.start(experiment, categories, precision, data=RunData.of(splits).as_json())
     fabric.barrier()
     stepper = Stepper(fabric, forward, wrapped, state, experiment.train, experiment.seed)
 

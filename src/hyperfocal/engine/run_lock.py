@@ -1,0 +1,185 @@
+"""One writer a run folder: ``RUN/lock.json`` names the process that trains there.
+
+The operating system's lock on that file decides between processes of one machine. It ends with its
+process, however that ends, so a file left by a killed run is recognised as stale at once. Locks do
+not reach every other machine, so the holder also touches the file every few seconds: a file left by
+another machine is stale when it stays untouched for longer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+
+from hyperfocal.types import ConfigError, HyperfocalError
+
+if sys.platform != "win32":  # there only the touches tell
+    import fcntl
+
+BEAT = 5.0
+"""Seconds between two touches."""
+SILENCE = 30.0
+"""Seconds without a touch after which a run on another machine counts as ended."""
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who trains in a run folder: the process's number, its machine, and since when."""
+
+    process: int
+    host: str
+    started: str
+
+
+class RunLock:
+    """While entered, no other process can train in a run folder.
+
+    The folder is made if it isn't there, and removed again if nothing was written to it.
+
+    Args:
+        folder: the run folder.
+        notify: told what is waited for, where the file is of another machine.
+
+    Raises:
+        ConfigError: on entering, where another process trains there; it names that process.
+        HyperfocalError: on entering, where the folder can't be written.
+    """
+
+    def __init__(self, folder: Path, notify: Callable[[str], None] = lambda text: None) -> None:
+        self.folder, self.path, self.notify = folder, folder / "lock.json", notify
+        self._descriptor: int | None = None
+        self._made: list[Path] = []
+        self._ended = threading.Event()
+
+    def __enter__(self) -> RunLock:
+        missing = [place for place in (self.folder, *self.folder.parents) if not place.exists()]
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._made = missing  # the innermost first
+            while not self._take():
+                pass
+        except OSError as error:
+            self._remove_folders()
+            raise HyperfocalError(f"{self.folder}: can't be written ({error.strerror})") from None
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        assert self._descriptor is not None
+        self._ended.set()
+        with contextlib.suppress(OSError):
+            self.path.unlink()
+        os.close(self._descriptor)
+        self._remove_folders()
+
+    def _take(self) -> bool:
+        """Take the lock; False where its file was removed in the meantime, by who had it."""
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            free = _lock(descriptor)
+            holder = _read(descriptor)
+            if free is not False and holder is not None:
+                here = holder.host == socket.gethostname()
+                if not (here and free):  # the system's answer doesn't cover it: only silence tells
+                    # A file that was opened and closed has lost its lock: ask for it again.
+                    free = self._silent(holder) and _lock(descriptor)
+            if free is False:
+                raise ConfigError(self._busy(holder))
+            with contextlib.suppress(FileNotFoundError):
+                if os.fstat(descriptor).st_ino == self.path.stat().st_ino:
+                    _write(descriptor)
+                    self._descriptor, descriptor = descriptor, -1
+                    threading.Thread(target=self._beat, daemon=True).start()
+                    return True
+            return False
+        finally:
+            if descriptor >= 0:
+                os.close(descriptor)
+
+    def _silent(self, holder: Holder) -> bool:
+        """Whether the file stays untouched for `SILENCE`; no clocks are compared."""
+        self.notify(
+            f"{self.path} names process {holder.process} on {holder.host}: waiting for "
+            f"{SILENCE:g} s to see whether that still trains here"
+        )
+        first, until = self._touched(), time.monotonic() + SILENCE
+        while time.monotonic() < until:
+            time.sleep(min(1.0, SILENCE / 4))
+            if self._touched() != first:
+                return False
+        return True
+
+    def _touched(self) -> int | None:
+        try:
+            with self.path.open("rb") as file:  # opening asks a network file system anew
+                return os.fstat(file.fileno()).st_mtime_ns
+        except FileNotFoundError:
+            return None
+
+    def _beat(self) -> None:
+        assert self._descriptor is not None
+        while not self._ended.wait(BEAT):
+            with contextlib.suppress(OSError):
+                os.utime(self.path)
+
+    def _busy(self, holder: Holder | None) -> str:
+        if holder is None:
+            return f"{self.folder}: another process trains here. Choose another --out."
+        where = "" if holder.host == socket.gethostname() else f" on {holder.host}"
+        return (
+            f"{self.folder}: process {holder.process}{where} has been training here since "
+            f"{holder.started}. Wait until it ends, stop it (kill {holder.process}), or choose "
+            "another --out."
+        )
+
+    def _remove_folders(self) -> None:
+        for folder in self._made:
+            try:
+                folder.rmdir()
+            except OSError:  # something was written to it
+                return
+
+
+def _lock(descriptor: int) -> bool | None:
+    """Whether this process has the file now; None where the system or its disk has no locks."""
+    if sys.platform == "win32":
+        return None
+    try:
+        # Not flock, whose lock a loader process would share and keep when this one is killed.
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def _read(descriptor: int) -> Holder | None:
+    try:
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        data = json.loads(os.read(descriptor, 4096))
+        return Holder(int(data["process"]), str(data["host"]), str(data["started"]))
+    except (ValueError, KeyError, TypeError):  # empty, or not of this program
+        return None
+
+
+def _write(descriptor: int) -> None:
+    now = time.strftime("%Y-%m-%d %H:%M:%S %z")
+    text = json.dumps(asdict(Holder(os.getpid(), socket.gethostname(), now)), indent=1)
+    os.ftruncate(descriptor, 0)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    os.write(descriptor, text.encode() + b"\n")
+    os.fsync(descriptor)
