@@ -10,6 +10,7 @@ from rich.console import Console
 from hyperfocal.data import load_sample
 from hyperfocal.engine.predict import load
 from hyperfocal.engine.run_folder import RunFolder
+from hyperfocal.engine.run_lock import RunLock
 from hyperfocal.engine.train import TrainResult
 from hyperfocal.evaluation import metrics_table
 from hyperfocal.figures import (
@@ -19,7 +20,7 @@ from hyperfocal.figures import (
     ratio_figure,
     training_curves,
 )
-from hyperfocal.types import AnnotationSet, ImageRecord
+from hyperfocal.types import AnnotationSet, ConfigError, ImageRecord
 
 PANEL_IMAGES = 6
 PANEL_SCORE = 0.3
@@ -28,16 +29,14 @@ PANEL_SCORE = 0.3
 
 def close_training(result: TrainResult, console: Console) -> None:
     """Draw the pictures of the run and print its closing table."""
-    run = result.run
-    curves, categories, ratios, _ = run.pictures
-    pictures = [training_curves(run.path, curves)]
+    run, pictures = result.run, list[Path]()
     if result.evaluation is not None:
-        pictures.append(category_figure(run.path, categories))
-        if result.splits.val is not None:
-            pictures.append(draw_panel(run, result.splits.val))
         console.print(metrics_table(result.evaluation.metrics))
-    if run.ratios.exists():
-        pictures.append(ratio_figure(run.path, ratios))
+    try:
+        with RunLock(run.path):  # another training may have begun there since
+            pictures = draw_pictures(result)
+    except ConfigError as error:
+        console.print(f"No pictures: {error}", highlight=False, soft_wrap=True)
     if result.saturation is not None and result.saturation.complete:
         console.print(f"Note: {result.saturation}", highlight=False)
     console.print("Look next at:", style="bold")
@@ -53,6 +52,20 @@ def close_training(result: TrainResult, console: Console) -> None:
     console.print(
         f"  hyperfocal predict {run.path} YOUR_IMAGES --out OUT", highlight=False, soft_wrap=True
     )
+
+
+def draw_pictures(result: TrainResult) -> list[Path]:
+    """Draw what the run's files bear, into its folder."""
+    run = result.run
+    curves, categories, ratios, _ = run.pictures
+    pictures = [training_curves(run.path, curves)]
+    if result.evaluation is not None:
+        pictures.append(category_figure(run.path, categories))
+        if result.splits.val is not None:
+            pictures.append(draw_panel(run, result.splits.val))
+    if run.ratios.exists():
+        pictures.append(ratio_figure(run.path, ratios))
+    return pictures
 
 
 def draw_panel(run: RunFolder, val: AnnotationSet) -> Path:

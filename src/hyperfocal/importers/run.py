@@ -6,6 +6,7 @@ from hyperfocal.data import DataConfig
 from hyperfocal.engine.checkpoint import save_weights
 from hyperfocal.engine.experiment import Experiment, TrainConfig
 from hyperfocal.engine.run_folder import RunFolder, TrainedCategories
+from hyperfocal.engine.run_lock import RunLock
 from hyperfocal.importers.torchvision import Imported
 from hyperfocal.types import ConfigError
 
@@ -14,10 +15,15 @@ def write_imported(imported: Imported, run: RunFolder) -> None:
     """Write ``run`` so that `load`, ``evaluate`` and ``predict`` take it as if trained here.
 
     Raises:
-        ConfigError: the folder already holds a run.
+        ConfigError: the folder already holds a run, or a process trains there.
     """
-    if run.config.exists():
-        raise ConfigError(f"{run.path} already holds a run; choose another --out")
+    with RunLock(run.path):
+        if run.config.exists():
+            raise ConfigError(f"{run.path} already holds a run; choose another --out")
+        _write(imported, run)
+
+
+def _write(imported: Imported, run: RunFolder) -> None:
     config = imported.config.offline()
     detector = config.build(len(imported.categories))
     detector.load_state_dict(imported.state_dict)
