@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from hyperfocal.api.training import train
     from hyperfocal.data import annotations_of, read_annotations
     from hyperfocal.engine.experiment import Experiment
+    from hyperfocal.models import ATSS, FCOS, PAA, RetinaNet
     from hyperfocal.types import (
         AnnotationSet,
         Category,
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "ATSS",
+    "FCOS",
+    "PAA",
     "AnnotationSet",
     "Category",
     "ConfigError",
@@ -34,6 +38,7 @@ __all__ = [
     "Experiment",
     "HyperfocalError",
     "HyperfocalWarning",
+    "RetinaNet",
     "Run",
     "__version__",
     "annotations_of",
@@ -43,6 +48,9 @@ __all__ = [
 ]
 
 _HOMES = {
+    "ATSS": "hyperfocal.models",
+    "FCOS": "hyperfocal.models",
+    "PAA": "hyperfocal.models",
     "AnnotationSet": "hyperfocal.types",
     "Category": "hyperfocal.types",
     "ConfigError": "hyperfocal.types",
@@ -51,6 +59,7 @@ _HOMES = {
     "Experiment": "hyperfocal.engine.experiment",
     "HyperfocalError": "hyperfocal.types",
     "HyperfocalWarning": "hyperfocal.types",
+    "RetinaNet": "hyperfocal.models",
     "Run": "hyperfocal.api.run",
     "annotations_of": "hyperfocal.data",
     "load": "hyperfocal.api.run",

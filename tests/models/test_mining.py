@@ -48,7 +48,7 @@ def seen(model: Detector, batch: Batch) -> Tensor:
             return logits.sum()
 
     spy = Spy()
-    model.loss = spy
+    model.criterion.loss = spy
     model(batch)
     return spy.labels.view(len(batch), -1)
 
@@ -96,9 +96,9 @@ def test_micro_batches_give_the_gradients_of_the_whole(
     parts = copy.deepcopy(whole)
     whole(batch).total.backward()
     slices = (slice(0, 2), slice(2, 3))
-    z = parts.normalizer(batch, slices)
+    z = parts.divisors(batch, slices)
     for part in slices:
-        parts(batch[part], z[part]).total.backward()
+        parts.loss_terms(batch[part], z[part]).total.backward()
     gradients = dict(parts.named_parameters())
     for name, p in whole.named_parameters():
         if p.requires_grad:

@@ -10,6 +10,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from hyperfocal.models import FPN, DenseHead, Inference, LossNormalizer
 from hyperfocal.models.head import join_levels
+from hyperfocal.models.normalizer import NormalizerKind
 from hyperfocal.ops import stable_topk
 from hyperfocal.types import Batch, ConfigError, Detections, HeadOutput, Priors, Target
 
@@ -100,17 +101,24 @@ def test_boxes_of_a_few_priors_are_those_of_all(norm: str, wanted: list[tuple[in
 
 
 def test_normaliser_formulas() -> None:
-    positives = torch.tensor([3, 0, 5])
-    assert LossNormalizer("global")(positives).tolist() == [8, 8, 8]
-    assert LossNormalizer("global")(positives * 0).tolist() == [1, 1, 1]
-    assert LossNormalizer("per_image")(positives).tolist() == [9, 3, 15]
+    positives, weights = torch.tensor([3, 0, 5]), torch.tensor([1.5, 0.0, 0.5])
+
+    def divisors(kind: NormalizerKind, *sums: Tensor) -> list[list[float]]:
+        return LossNormalizer(kind)(*sums).T.tolist()
+
+    assert divisors("global", positives) == [[8, 8, 8]] * 2
+    assert divisors("global", positives * 0) == [[1, 1, 1]] * 2
+    assert divisors("global", positives, weights) == [[8, 8, 8], [2, 2, 2]]
+    tiny = divisors("global", positives * 0, weights * 0)
+    assert tiny[1] == pytest.approx([1e-6] * 3)
+    assert divisors("per_image", positives) == [[9, 3, 15]] * 2
     with pytest.raises(ConfigError, match="kind = 'per-image'"):
         LossNormalizer("per-image")  # type: ignore[arg-type]
     average = LossNormalizer("ema")
-    assert average(positives).tolist() == pytest.approx([90.8] * 3)
-    assert average(positives * 0).tolist() == pytest.approx([81.82] * 3)
+    assert average(positives)[:, 0].tolist() == pytest.approx([90.8] * 3)
+    assert average(positives * 0)[:, 0].tolist() == pytest.approx([81.82] * 3)
     average.eval()
-    assert average(positives).tolist() == pytest.approx([81.82] * 3)
+    assert average(positives)[:, 1].tolist() == pytest.approx([81.82] * 3)
 
 
 # ------------------------------------------------------------------ inference

@@ -24,16 +24,15 @@ from hyperfocal.losses import (
 )
 from hyperfocal.losses.streamed_topk import streamed_topk
 from hyperfocal.models import ATSS, FCOS, PAA, Backbone, ImprovedBaseline, normalizer
+from hyperfocal.models.dense import DenseDetector, QualityConfig
 from hyperfocal.models.detector import predicting
 from hyperfocal.models.head import QualityTower
 from hyperfocal.models.quality import QualityBranch, centerness
-from hyperfocal.models.quality_config import QualityDetectorConfig
-from hyperfocal.models.quality_detector import QualityDetector
 from hyperfocal.models.voting import score_voting
 from hyperfocal.ops import box_iou
 from hyperfocal.types import Batch, CategoryCounts, ConfigError, Target
 
-DETECTORS: list[type[QualityDetectorConfig]] = [
+DETECTORS: list[type[QualityConfig]] = [
     FCOS.Config,
     ATSS.Config,
     PAA.Config,
@@ -43,12 +42,12 @@ KINDS = pytest.mark.parametrize("kind", DETECTORS, ids=lambda c: c.kind)
 
 
 def small(
-    kind: type[QualityDetectorConfig],
+    kind: type[QualityConfig],
     num_classes: int = 4,
     counts: CategoryCounts | None = None,
     norm: str = "frozen",
     **changes: object,
-) -> QualityDetector:
+) -> DenseDetector:
     torch.manual_seed(0)
     head = dataclasses.replace(kind().head, depth=1, channels=32, norm="none", prior=0.05)
     settings = {
@@ -59,7 +58,7 @@ def small(
     return kind(**(settings | changes)).build(num_classes, counts)
 
 
-def gradients(model: QualityDetector) -> dict[str, Tensor]:
+def gradients(model: DenseDetector) -> dict[str, Tensor]:
     return {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
 
 
@@ -71,21 +70,21 @@ ON_CLASSES = QualityBranch(tower="class")
     [*((kind, {}) for kind in DETECTORS), (FCOS.Config, {"quality": ON_CLASSES})],
 )
 def test_loss_is_the_formula(
-    kind: type[QualityDetectorConfig], changes: dict[str, QualityBranch], batch: Batch
+    kind: type[QualityConfig], changes: dict[str, QualityBranch], batch: Batch
 ) -> None:
     model = small(kind, **changes).eval()
     terms = model(batch)
     levels = model.features(batch)
     cls_maps = [model.head.cls_tower(level) for level in levels]
-    rows = model.positives(batch, levels, cls_maps)
+    rows = model.criterion.positives(model.head, levels, cls_maps, model.truth(batch))
     output = model.head(levels)
     priors = model.priors(batch)
     number, box, quality, total = 0, 0.0, 0.0, 0.0
     for b, target in enumerate(batch.targets):
         for a in rows.assignment.positives(4)[b].nonzero().flatten().tolist():
             gt = target.boxes[rows.assignment.gt_index[b, a]]
-            pred = model.coder.decode(output.box[b, a], priors.boxes[a])
-            if model.quality.target == "iou":
+            pred = model.criterion.coder.decode(output.box[b, a], priors.boxes[a])
+            if model.criterion.quality.target == "iou":
                 aim = box_iou(pred[None], gt[None])[0, 0].item()
             else:
                 x, y = priors.centers[a].tolist()
@@ -99,22 +98,24 @@ def test_loss_is_the_formula(
                 output.quality[b, a], torch.tensor(aim)
             ).item()
     assert number == terms.positives.item() > 3
-    assert terms.box.item() == pytest.approx(model.box_weight * box / total, rel=1e-4)
+    assert terms.box.item() == pytest.approx(model.criterion.box_weight * box / total, rel=1e-4)
     assert terms.quality is not None
-    assert terms.quality.item() == pytest.approx(model.quality.weight * quality / number, rel=1e-4)
+    assert terms.quality.item() == pytest.approx(
+        model.criterion.quality.weight * quality / number, rel=1e-4
+    )
 
 
 @KINDS
 def test_micro_batches_give_the_gradients_of_the_whole(
-    kind: type[QualityDetectorConfig], batch: Batch
+    kind: type[QualityConfig], batch: Batch
 ) -> None:
     whole = small(kind)
     parts = copy.deepcopy(whole)
     whole(batch).total.backward()
-    z = parts.normalizer(batch)
+    z = parts.divisors(batch)
     assert z.shape == (3, 2)
     for part in (slice(0, 2), slice(2, 3)):
-        parts(batch[part], z[part]).total.backward()
+        parts.loss_terms(batch[part], z[part]).total.backward()
     for name, grad in gradients(whole).items():
         torch.testing.assert_close(gradients(parts)[name], grad, rtol=1e-4, atol=1e-6, msg=name)
 
@@ -133,24 +134,24 @@ def test_a_quality_branch_learns_from_the_tower_that_it_stands_on(batch: Batch) 
 
 @pytest.mark.parametrize("kind", [FCOS.Config, ATSS.Config])
 def test_centerness_needs_no_network_for_the_normaliser(
-    kind: type[QualityDetectorConfig], batch: Batch
+    kind: type[QualityConfig], batch: Batch
 ) -> None:
     model = small(kind)
     model.backbone.forward = None  # type: ignore[assignment]
-    assert (model.normalizer(batch) > 0).all()
+    assert (model.divisors(batch) > 0).all()
 
 
 @pytest.mark.parametrize("tower", ["box", "class"])
 @KINDS
 def test_images_without_boxes_train(
-    kind: type[QualityDetectorConfig], tower: QualityTower, batch: Batch
+    kind: type[QualityConfig], tower: QualityTower, batch: Batch
 ) -> None:
     """Finite loss, and a gradient for everything that DDP waits for."""
     empty = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long))
     quality = dataclasses.replace(kind().quality, tower=tower)
     model = small(kind, norm="train", quality=quality)
     nothing = dataclasses.replace(batch, targets=(empty,) * 3)
-    assert model.normalizer(nothing)[:, 0].tolist() == [1.0] * 3
+    assert model.divisors(nothing)[:, 0].tolist() == [1.0] * 3
     terms = model(nothing)
     assert terms.box.item() == 0 == terms.positives.item()
     terms.total.backward()
@@ -166,7 +167,7 @@ COUNTS = CategoryCounts(images=(50, 5, 2, 1), instances=(90, 7, 3, 1), num_image
 @pytest.mark.parametrize("loss", get_args(ClassificationLossConfig), ids=lambda c: c.kind)
 @KINDS
 def test_every_loss_trains(
-    kind: type[QualityDetectorConfig], loss: type[configs.Config], batch: Batch
+    kind: type[QualityConfig], loss: type[configs.Config], batch: Batch
 ) -> None:
     model = small(kind, loss=loss(), counts=COUNTS)
     terms = model(batch)
@@ -180,7 +181,7 @@ def test_every_loss_trains(
 @pytest.mark.parametrize("loss", [EqualizedFocalLoss.Config()])
 @pytest.mark.parametrize("kind", [PAA.Config, ImprovedBaseline])
 def test_streaming_changes_nothing(
-    kind: type[QualityDetectorConfig], loss: configs.Config, batch: Batch
+    kind: type[QualityConfig], loss: configs.Config, batch: Batch
 ) -> None:
     whole, parts = (small(kind, 200, loss=loss, stream_from=n) for n in (10**6, 100))
     assert parts.streams > whole.streams
@@ -196,7 +197,7 @@ def test_streaming_changes_nothing(
 
 
 @KINDS
-def test_scores_are_class_and_quality(kind: type[QualityDetectorConfig], batch: Batch) -> None:
+def test_scores_are_class_and_quality(kind: type[QualityConfig], batch: Batch) -> None:
     """The best score of each image is the best of all pairs."""
     model = small(kind).eval()
     threshold = dataclasses.replace(kind().inference, score_threshold=0.0)
@@ -204,7 +205,7 @@ def test_scores_are_class_and_quality(kind: type[QualityDetectorConfig], batch: 
     output = model.head(model.features(batch))
     assert output.quality is not None
     joint = output.cls.sigmoid() * output.quality.sigmoid()[..., None]
-    joint = joint.sqrt() if model.quality.score == "sqrt" else joint
+    joint = joint.sqrt() if model.criterion.quality.score == "sqrt" else joint
     for found, scores in zip(model.detect(batch), joint, strict=True):
         assert len(found) > 50
         assert (found.scores.diff() <= 0).all()
@@ -228,9 +229,7 @@ def test_threshold_on_class_or_score() -> None:
 
 
 @KINDS
-def test_selection_is_the_best_of_all_joint_scores(
-    kind: type[QualityDetectorConfig], batch: Batch
-) -> None:
+def test_selection_is_the_best_of_all_joint_scores(kind: type[QualityConfig], batch: Batch) -> None:
     """Of each level's scores laid out whole, those above the threshold, best first."""
     model = small(kind).eval()
     inference = dataclasses.replace(kind().inference, pre_nms=40, score_threshold=0.005).build()
@@ -245,13 +244,13 @@ def test_selection_is_the_best_of_all_joint_scores(
         model.head.cls_logits.bias,
         model.num_classes,
         40,
-        inference.least_class_logit(model.quality),
-        inference.rank(quality, model.quality),
+        inference.least_class_logit(model.criterion.quality),
+        inference.rank(quality, model.criterion.quality),
         logits_at_once=300,
     )
     for level, logits in enumerate(torch.split(output.cls, sizes, dim=1)):
-        scores = model.quality.scores(logits, quality[level][..., None])
-        compared = logits.sigmoid() if model.quality.threshold_on == "class" else scores
+        scores = model.criterion.quality.scores(logits, quality[level][..., None])
+        compared = logits.sigmoid() if model.criterion.quality.threshold_on == "class" else scores
         for image in range(len(batch)):
             flat = scores[image].where(compared[image] > 0.005, -1).flatten()
             want = flat.sort(descending=True).values[:40]
@@ -281,7 +280,7 @@ def test_score_voting_by_hand() -> None:
 
 
 @KINDS
-def test_config_survives_json(kind: type[QualityDetectorConfig]) -> None:
+def test_config_survives_json(kind: type[QualityConfig]) -> None:
     settings = kind(loss=EqualizedFocalLoss.Config())
     assert configs.load(kind, configs.dump(settings)) == settings
 
@@ -295,22 +294,24 @@ def test_alike_weighted_boxes_are_divided_by_the_positives_of_all_processes(
     batch: Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = small(FCOS.Config, quality=QualityBranch(weigh_boxes=False))
-    number, nothing = torch.tensor(10), torch.zeros(0)
-    alone = model._divisors(number, nothing, 1)
+    assert model.criterion.known_counts(model.truth(batch))[1] is None
+    divisors = model.criterion.normalizer
+    number = torch.tensor([10])
+    alone = divisors(number)
     # This process has no positives, the other has them all.
     monkeypatch.setattr(normalizer.dist, "is_initialized", lambda: True)
     monkeypatch.setattr(normalizer.dist, "get_world_size", lambda: 2)
     monkeypatch.setattr(normalizer.dist, "all_reduce", lambda totals: totals.add_(10))
-    torch.testing.assert_close(2 * model._divisors(number * 0, nothing, 1), alone)
+    torch.testing.assert_close(2 * divisors(number * 0), alone)
     monkeypatch.setattr(normalizer.dist, "all_reduce", lambda totals: totals)
-    assert (2 * model._divisors(number * 0, nothing, 1)).tolist() == [[1.0, 1.0]]
+    assert (2 * divisors(number * 0)).tolist() == [[1.0, 1.0]]
 
 
 @pytest.mark.parametrize("value", [math.nan, 1e38])
 @pytest.mark.parametrize("loss", [QualityFocalLoss, VarifocalLoss, EqualizedQualityFocalLoss])
 @KINDS
 def test_diverged_boxes_make_a_loss_that_is_not_finite_and_no_complaint_about_data(
-    kind: type[QualityDetectorConfig], loss: type, value: float, batch: Batch
+    kind: type[QualityConfig], loss: type, value: float, batch: Batch
 ) -> None:
     model = small(kind, loss=loss.Config())
     model.head.box_deltas.bias.data.fill_(value)

@@ -40,7 +40,10 @@ def test_loss_is_the_formula(small: Build, batch: Batch) -> None:
     """Focal loss of all but ignored anchors and L1 of the positives, over their number."""
     model = small(box_loss=SmoothL1Loss.Config(beta=0.0), box_weight=0.7).eval()
     terms = model(batch)
-    assignment, priors = model.assign(batch), model.priors(batch)
+    assignment, priors = (
+        model.criterion.assigner(model.priors(batch), batch.targets),
+        model.priors(batch),
+    )
     output = model.head(model.features(batch))
     classification = box = 0.0
     count = 0
@@ -77,22 +80,22 @@ def test_micro_batches_give_the_gradients_of_the_whole(
     parts = copy.deepcopy(whole)
     total = whole(batch).total
     total.backward()
-    z = parts.normalizer(batch)
-    assert z.shape == (3,)
-    pieces = [parts(batch[part], z[part]).total for part in (slice(0, 2), slice(2, 3))]
+    z = parts.divisors(batch)
+    assert z.shape == (3, 2)
+    pieces = [parts.loss_terms(batch[part], z[part]).total for part in (slice(0, 2), slice(2, 3))]
     sum(pieces).backward()
     torch.testing.assert_close(sum(pieces), total)
     for name, grad in gradients(whole).items():
         torch.testing.assert_close(gradients(parts)[name], grad, rtol=1e-4, atol=1e-6, msg=name)
     if kind == "ema":
-        assert torch.equal(whole.loss_normalizer.average, parts.loss_normalizer.average)
+        assert torch.equal(whole.criterion.normalizer.average, parts.criterion.normalizer.average)
 
 
 def test_the_normaliser_doesnt_run_the_network(small: Build, batch: Batch) -> None:
     model = small()
     model.backbone.forward = model.neck.forward = model.head.forward = None  # type: ignore[assignment]
-    positives = model.assign(batch).positives(4).sum()
-    assert model.normalizer(batch).tolist() == [positives.item()] * 3
+    positives = model.criterion.assigner(model.priors(batch), batch.targets).positives(4).sum()
+    assert model.divisors(batch).tolist() == [[positives.item()] * 2] * 3
 
 
 def test_images_without_boxes_train(small: Build, batch: Batch) -> None:
@@ -167,7 +170,10 @@ def test_quality_losses_aim_at_the_iou_of_the_predicted_boxes(small: Build, batc
     seen = {}
     model.loss.forward = lambda logits, labels, z, quality: seen.update(quality=quality) or z.sum()
     model(batch)
-    assignment, anchors = model.assign(batch), model.priors(batch).boxes
+    assignment, anchors = (
+        model.criterion.assigner(model.priors(batch), batch.targets),
+        model.priors(batch).boxes,
+    )
     deltas = model.head(model.features(batch)).box
     expected = torch.zeros(assignment.labels.shape)
     for b, target in enumerate(batch.targets):
@@ -340,7 +346,7 @@ def test_state_dict_round_trip(small_config: RetinaNet.Config, batch: Batch) -> 
     for a, b in zip(model.eval().detect(batch), other.eval().detect(batch), strict=True):
         assert len(a) == 100
         assert torch.equal(a.boxes, b.boxes)
-    assert torch.equal(model.normalizer(batch), other.normalizer(batch))
+    assert torch.equal(model.divisors(batch), other.divisors(batch))
 
 
 @pytest.mark.parametrize("channels", [32, 80])

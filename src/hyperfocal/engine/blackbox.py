@@ -41,7 +41,7 @@ class Incident:
         step: optimizer steps done before.
         rank: of this process.
         batch: this process's images.
-        normalizer: what their losses are divided by; None: what the batch itself gives.
+        divisors: what their losses are divided by; None: what the batch itself gives.
         terms: of each micro-batch.
         norm: of the gradient.
         bad_gradients: names of the parameters whose gradient isn't finite.
@@ -51,7 +51,7 @@ class Incident:
     step: int
     rank: int
     batch: Batch
-    normalizer: Tensor | None
+    divisors: Tensor | None
     terms: tuple[LossTerms, ...]
     norm: float
     bad_gradients: tuple[str, ...]
@@ -134,12 +134,12 @@ def _finite(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _as_state(incident: Incident, batch: Batch) -> dict[str, Any]:
-    z = incident.normalizer
+    z = incident.divisors
     return {
         "step": incident.step,
         "rank": incident.rank,
         "parts": len(incident.terms),
-        "normalizer": None if z is None else z.cpu(),
+        "divisors": None if z is None else z.cpu(),
         "images": batch.images,
         "valid_hw": batch.valid_hw,
         "original_hw": batch.original_hw,
@@ -214,6 +214,6 @@ def replay(file: Path, accelerator: Literal["auto", "cpu", "cuda", "mps"] | None
         tuple(Target(boxes, labels) for boxes, labels in targets),
         tuple(saved["image_ids"]),
     ).to(fabric.device)
-    z = saved["normalizer"]
+    z = saved["divisors"]
     gradients = stepper.gradients(batch, None if z is None else z.to(fabric.device), saved["rank"])
     return Replay(saved["step"], batch.image_ids, gradients, bad_gradients(model))

@@ -110,10 +110,10 @@ def lost_contact(error: RuntimeError) -> bool:
 class Sealed:
     """Carries a batch through Fabric, which would try to rebuild every dataclass it meets."""
 
-    __slots__ = ("batch", "normalizer")
+    __slots__ = ("batch", "divisors")
 
-    def __init__(self, batch: Batch, normalizer: Tensor | None) -> None:
-        self.batch, self.normalizer = batch, normalizer
+    def __init__(self, batch: Batch, divisors: Tensor | None) -> None:
+        self.batch, self.divisors = batch, divisors
 
 
 class TrainingForward(nn.Module):
@@ -128,7 +128,7 @@ class TrainingForward(nn.Module):
 
     def forward(self, sealed: Sealed) -> dict[str, Tensor]:
         """The terms by field name of `LossTerms`; one that a detector hasn't got is left out."""
-        terms = self.detector(sealed.batch, sealed.normalizer)
+        terms = self.detector.loss_terms(sealed.batch, sealed.divisors)
         values = {
             "classification": terms.classification,
             "box": terms.box,

@@ -51,16 +51,16 @@ def examine(
     state, fabric, config = stepper.state, stepper.fabric, stepper.config
     wrong = bad_gradients(state.model)
     stepper.undo()
-    normalizer = None
+    divisors = None
     if fabric.world_size > 1:
         parts = micro_batches(len(batch), stepper.parts)
         with whole(state.model), fabric.autocast():
-            normalizer = state.model.normalizer(batch, parts)
+            divisors = state.model.divisors(batch, parts)
     incident = Incident(
         step=state.step,
         rank=fabric.global_rank,
         batch=batch,
-        normalizer=normalizer,
+        divisors=divisors,
         terms=tuple(gradients.terms),
         norm=float(gradients.norm),
         bad_gradients=wrong,

@@ -72,13 +72,13 @@ class Stepper:
         self._kept = [buffer.clone() for buffer in self._buffers]
 
     def gradients(
-        self, batch: Batch, normalizer: Tensor | None = None, rank: int | None = None
+        self, batch: Batch, divisors: Tensor | None = None, rank: int | None = None
     ) -> Gradients:
         """Gradients of this process's share of a batch, averaged over all processes, clipped.
 
         Args:
             batch: on the device.
-            normalizer: ``(B, ...)``; by default the batch's own.
+            divisors: ``(B, ...)``; by default the batch's own.
             rank: whose random numbers to draw; by default this process's.
 
         Raises:
@@ -89,7 +89,7 @@ class Stepper:
             self.seed, self.state.step, self.fabric.global_rank if rank is None else rank
         )
         tried = self.parts
-        while (terms := self._passes(batch, normalizer, seed)) is None:
+        while (terms := self._passes(batch, divisors, seed)) is None:
             self.undo()
             self._split_further(batch)
         if self.parts != tried:
@@ -105,7 +105,7 @@ class Stepper:
         losses = torch.stack([part.total.detach() for part in terms])
         return Gradients(terms, norm, ~(losses.isfinite().all() & norm.isfinite()))
 
-    def _passes(self, batch: Batch, normalizer: Tensor | None, seed: int) -> list[LossTerms] | None:
+    def _passes(self, batch: Batch, divisors: Tensor | None, seed: int) -> list[LossTerms] | None:
         """Forward and backward over all micro-batches; None where the memory didn't suffice."""
         model = self.state.model
         model.train()
@@ -113,11 +113,11 @@ class Stepper:
         # A process that runs out of memory must leave none of the others in a collective, so with
         # "auto" they meet only when all have come through.
         apart = self.auto and self.fabric.world_size > 1
-        z, parts = normalizer, micro_batches(len(batch), self.parts)
+        z, parts = divisors, micro_batches(len(batch), self.parts)
         if z is None and (apart or self.parts > 1):
             # In one piece the forward pass finds it itself, with the assignment it makes.
             with whole(model), self.fabric.autocast():  # it may run the network
-                z = model.normalizer(batch, parts)
+                z = model.divisors(batch, parts)
         terms: list[LossTerms] = []
         full = False
         try:

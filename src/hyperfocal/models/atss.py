@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
+
+from torch import nn
 
 from hyperfocal.assign import ATSSAssigner
+from hyperfocal.models.dense import NOTHING_BUILT, DenseDetector, DenseParts, QualityConfig
 from hyperfocal.models.fpn import FPN
 from hyperfocal.models.head import DenseHead
 from hyperfocal.models.inference import Inference
 from hyperfocal.models.priors import AnchorGenerator
 from hyperfocal.models.quality import QualityBranch
-from hyperfocal.models.quality_config import QualityDetectorConfig
-from hyperfocal.models.quality_detector import QualityDetector
 from hyperfocal.ops import DeltaCoder, DeltaWeights
 from hyperfocal.types import CategoryCounts
 
 
-class ATSS(QualityDetector):
-    """One square anchor a location, assigned by thresholds that each object sets itself."""
+class ATSS(DenseDetector):
+    """One square anchor a location, assigned by thresholds that each object sets itself.
+
+    Args:
+        num_classes: K.
+        counts: how often each category occurs in training, for losses that weigh categories.
+        config: the settings; default: those of `ATSS.Config`.
+        settings: single settings in place of the config's, see `DenseConfig.with_settings`.
+    """
 
     @dataclass(frozen=True)
-    class Config(QualityDetectorConfig):
+    class Config(QualityConfig):
         """Settings of `ATSS`."""
 
         kind: ClassVar[str] = "atss"
@@ -37,15 +46,36 @@ class ATSS(QualityDetector):
             super().__post_init__()
             self._require(all(w > 0 for w in self.delta_weights), "delta_weights", "positive")
 
+        def parts(
+            self,
+            num_classes: int,
+            counts: CategoryCounts | None = None,
+            built: Mapping[str, nn.Module] = NOTHING_BUILT,
+        ) -> DenseParts:
+            """See `DenseConfig.compose`."""
+            return self.compose(
+                num_classes,
+                counts,
+                built,
+                assigner=built.get("assigner") or self.assigner.build(num_classes),
+                coder=DeltaCoder(self.delta_weights),
+                quality=self.quality,
+            )
+
         def build(self, num_classes: int, counts: CategoryCounts | None = None) -> ATSS:
             """The detector for K categories, in channels_last memory; see `RetinaNet`'s."""
-            coder = DeltaCoder(self.delta_weights)
-            return ATSS(self.parts(num_classes, counts, self.assigner.build(num_classes), coder))
+            return ATSS(num_classes, counts=counts, config=self)
 
-    @property
-    def known_beforehand(self) -> bool:
-        """See `QualityDetector`."""
-        return self.quality.target == "centerness"
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        counts: CategoryCounts | None = None,
+        config: ATSS.Config | None = None,
+        **settings: Any,
+    ) -> None:
+        chosen, built = (config or ATSS.Config()).with_settings(settings)
+        super().__init__(chosen.parts(num_classes, counts, built))
 
 
 @dataclass(frozen=True)

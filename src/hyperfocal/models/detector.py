@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import overload
 
 import torch
 from torch import Tensor, nn
 
 from hyperfocal.losses import step_losses
 from hyperfocal.models.diagnosis import Diagnosis
+from hyperfocal.models.image_lists import to_batch, to_dict, to_losses
 from hyperfocal.models.samples import Samples
-from hyperfocal.types import Batch, Detections, LossTerms
+from hyperfocal.types import Batch, DataError, Detections, LossTerms
 
 SHARED_FIELDS = ("backbone", "pixels", "neck", "loss", "mining")
 """Settings of every detector, which ``--model KIND`` keeps: they have nothing to do with how
@@ -27,34 +29,90 @@ class Detector(nn.Module, ABC):
 
     An optimizer step may be split into micro-batches::
 
-        z = model.normalizer(batch, parts)
+        z = model.divisors(batch, parts)
         for part in parts:
-            model(batch[part], z[part]).total.backward()
+            model.loss_terms(batch[part], z[part]).total.backward()
         optimizer.step()
         model.step()
 
     gives the gradients of ``model(batch).total.backward()``. Batch norms in training mode are the
     exception: they see the micro-batch.
 
+    In a training loop of your own, call it as torchvision's detectors are called (`forward`), and
+    ``model.step()`` after ``optimizer.step()``, which losses with memory (EFL, EQLv2) need.
+
     Attributes:
         num_classes: K.
-        loss: the classification loss.
+        resize: size of images given to `forward` as a list: the shorter side, and the limit of the
+            longer one; None leaves them as they are.
     """
 
     num_classes: int
-    loss: nn.Module
+    resize: tuple[int, int] | None = (800, 1333)
+
+    @property
+    @abstractmethod
+    def loss(self) -> nn.Module:
+        """The classification loss."""
+
+    @overload
+    def forward(self, images: Batch) -> LossTerms: ...
+    @overload
+    def forward(
+        self,
+        images: Sequence[Tensor],
+        targets: Sequence[Mapping[str, Tensor]] | None = None,
+    ) -> dict[str, Tensor] | list[dict[str, Tensor]]: ...
+    def forward(
+        self,
+        images: Batch | Sequence[Tensor],
+        targets: Sequence[Mapping[str, Tensor]] | None = None,
+    ) -> LossTerms | dict[str, Tensor] | list[dict[str, Tensor]]:
+        """Losses in training mode, detections in eval mode, as torchvision's detectors.
+
+        Args:
+            images: ``(3, H, W)`` RGB tensors of any sizes, uint8 or float in [0, 1], not
+                normalised; resized to ``resize``. Or a `Batch`, which gives `LossTerms`.
+            targets: of each image ``{"boxes": (N, 4) xyxy pixels, "labels": (N,) in 0..K-1}``;
+                needed in training mode.
+
+        Returns:
+            In training mode the terms of the loss by name, to be summed. In eval mode for each
+            image ``{"boxes": (N, 4), "scores": (N,), "labels": (N,)}`` in its own pixels, best
+            first.
+
+        Raises:
+            DataError: no targets in training mode, or images or targets of wrong shapes.
+
+        Example::
+
+            model = hyperfocal.RetinaNet(num_classes=3)
+            losses = model(images, targets)
+            sum(losses.values()).backward()
+            model.eval()
+            model(images)[0]["boxes"]
+        """
+        if isinstance(images, Batch):
+            return self.loss_terms(images)
+        if self.training and targets is None:
+            raise DataError("training mode needs targets; call model.eval() for detections")
+        given = targets if self.training else None
+        batch = to_batch(images, given, self.num_classes, self.resize)
+        if self.training:
+            return to_losses(self.loss_terms(batch))
+        return [to_dict(found) for found in self.detect(batch)]
 
     @abstractmethod
-    def forward(self, batch: Batch, normalizer: Tensor | None = None) -> LossTerms:
-        """The training loss.
+    def loss_terms(self, batch: Batch, divisors: Tensor | None = None) -> LossTerms:
+        """The terms of the training loss.
 
         Args:
             batch: images and targets.
-            normalizer: ``(B, ...)``, what `normalizer` gave for these images; None: for this batch.
+            divisors: ``(B, ...)``, what `divisors` gave for these images; None: for this batch.
         """
 
     @abstractmethod
-    def normalizer(self, batch: Batch, parts: Sequence[slice] = WHOLE) -> Tensor:
+    def divisors(self, batch: Batch, parts: Sequence[slice] = WHOLE) -> Tensor:
         """``(B, ...)``: what each image's loss sums are divided by.
 
         Found without running the network, except where it depends on predictions; then the network
@@ -83,8 +141,7 @@ class Detector(nn.Module, ABC):
 
     def step(self) -> None:
         """Let losses with memory fold in the statistics of an optimizer step."""
-        for module in self.children():
-            step_losses(module)
+        step_losses(self.loss)
 
 
 @contextlib.contextmanager

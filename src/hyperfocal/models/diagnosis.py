@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from hyperfocal.losses import QualityLoss
-from hyperfocal.models.head import DenseHead
-from hyperfocal.types import IGNORED, Assignment, Batch, Priors
+from hyperfocal.types import IGNORED
 
 
 @dataclass(frozen=True)
@@ -58,33 +56,20 @@ class Diagnosis:
     categories: tuple[CategoryReport, ...]
 
 
-class DenseParts(Protocol):
-    """What `diagnose` needs of a detector."""
-
-    num_classes: int
-    head: DenseHead
-    loss: nn.Module
-
-    def features(self, batch: Batch) -> tuple[Tensor, ...]:
-        """Pyramid maps."""
-
-    def priors(self, batch: Batch) -> Priors:
-        """Of the batch's images."""
-
-    def assign(self, batch: Batch) -> Assignment:
-        """What every prior may answer for."""
-
-
-def diagnose(detector: DenseParts, batch: Batch) -> Diagnosis:
+def diagnose_classification(
+    loss: nn.Module, logits: Sequence[Tensor], labels: Tensor, num_classes: int
+) -> Diagnosis:
     """Classification loss by level and its gradient by category.
 
-    The network runs as in training; of assigners that look at predictions the candidates are taken.
-    A loss with memory adds to its pending sums, so its buffers are to be put back afterwards.
+    A loss with memory adds to its pending sums, so its buffers are to be restored afterwards.
+
+    Args:
+        loss: one of `ClassificationLossConfig`.
+        logits: of each level, ``(B, HWA, K)``.
+        labels: ``(B, A)``, see `Assignment`; of assigners that look at predictions the candidates.
+        num_classes: K.
     """
-    k, loss = detector.num_classes, detector.loss
-    labels = detector.assign(batch).labels
-    maps = [detector.head.cls_tower(level) for level in detector.features(batch)]
-    logits = [detector.head.classify([m]).float() for m in maps]
+    k = num_classes
     every = [level.detach().requires_grad_() for level in logits]
     total = ((labels >= 0) & (labels < k)).sum().clamp(min=1).float()
     shares = torch.split(labels, [level.shape[1] for level in every], dim=1)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
+
+from torch import nn
 
 from hyperfocal.assign import FCOSAssigner
+from hyperfocal.models.dense import NOTHING_BUILT, DenseDetector, DenseParts, QualityConfig
 from hyperfocal.models.priors import AnchorGenerator
-from hyperfocal.models.quality_config import QualityDetectorConfig
-from hyperfocal.models.quality_detector import QualityDetector
 from hyperfocal.ops import DistanceCoder
 from hyperfocal.types import CategoryCounts
 
 
-class FCOS(QualityDetector):
+class FCOS(DenseDetector):
     """Every location predicts distances to the sides of its object, and how central it is.
 
     The defaults are the authors' later settings, all of them on, which the long-tail papers mark
@@ -23,10 +25,16 @@ class FCOS(QualityDetector):
     The first version: ``--model.assigner.radius None --model.no-norm-on-bbox
     --model.quality.tower class --model.quality.score product --model.box-loss iou
     --model.inference.nms-iou 0.5``.
+
+    Args:
+        num_classes: K.
+        counts: how often each category occurs in training, for losses that weigh categories.
+        config: the settings; default: those of `FCOS.Config`.
+        settings: single settings in place of the config's, see `DenseConfig.with_settings`.
     """
 
     @dataclass(frozen=True)
-    class Config(QualityDetectorConfig):
+    class Config(QualityConfig):
         """Settings of `FCOS`."""
 
         kind: ClassVar[str] = "fcos"
@@ -36,7 +44,7 @@ class FCOS(QualityDetector):
         )
         """Locations, as squares of one stride."""
         assigner: FCOSAssigner.Config = field(default_factory=FCOSAssigner.Config)
-        """Which locations answer for which object."""
+        """Which locations are trained on which object."""
         norm_on_bbox: bool = True
         """Predict distances in strides, behind a ReLU (else their logarithms in pixels)."""
 
@@ -45,12 +53,33 @@ class FCOS(QualityDetector):
             one_stride = self.anchors.base_scales == (1.0,) and self.anchors.per_location == 1
             self._require(one_stride, "anchors", "one square of one stride (base_scales 1)")
 
+        def parts(
+            self,
+            num_classes: int,
+            counts: CategoryCounts | None = None,
+            built: Mapping[str, nn.Module] = NOTHING_BUILT,
+        ) -> DenseParts:
+            """See `DenseConfig.compose`."""
+            return self.compose(
+                num_classes,
+                counts,
+                built,
+                assigner=built.get("assigner") or self.assigner.build(num_classes),
+                coder=DistanceCoder("linear" if self.norm_on_bbox else "exp"),
+                quality=self.quality,
+            )
+
         def build(self, num_classes: int, counts: CategoryCounts | None = None) -> FCOS:
             """The detector for K categories, in channels_last memory; see `RetinaNet`'s."""
-            coder = DistanceCoder("linear" if self.norm_on_bbox else "exp")
-            return FCOS(self.parts(num_classes, counts, self.assigner.build(num_classes), coder))
+            return FCOS(num_classes, counts=counts, config=self)
 
-    @property
-    def known_beforehand(self) -> bool:
-        """See `QualityDetector`."""
-        return self.quality.target == "centerness"
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        counts: CategoryCounts | None = None,
+        config: FCOS.Config | None = None,
+        **settings: Any,
+    ) -> None:
+        chosen, built = (config or FCOS.Config()).with_settings(settings)
+        super().__init__(chosen.parts(num_classes, counts, built))

@@ -34,6 +34,7 @@ class Inference:
         nms_iou: a box goes if it overlaps a better one by more.
         max_detections: boxes per image.
         class_wise: only boxes of one category suppress each other.
+        voting: spread of `score_voting`; None: boxes don't vote.
     """
 
     @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Inference:
             self._require(0 <= self.nms_iou <= 1, "nms_iou", "in [0, 1]")
             self._require(self.max_detections >= 1, "max_detections", "at least 1")
 
-        def build(self) -> Inference:
+        def build(self, voting: float | None = None) -> Inference:
             """The inference."""
             return Inference(
                 self.pre_nms,
@@ -67,6 +68,7 @@ class Inference:
                 self.nms_iou,
                 self.max_detections,
                 self.class_wise,
+                voting,
             )
 
     def __init__(
@@ -76,12 +78,14 @@ class Inference:
         nms_iou: float = 0.5,
         max_detections: int = 100,
         class_wise: bool = True,
+        voting: float | None = None,
     ) -> None:
         self.pre_nms = pre_nms
         self.score_threshold = score_threshold
         self.nms_iou = nms_iou
         self.max_detections = max_detections
         self.class_wise = class_wise
+        self.voting = voting
 
     @property
     def least_logit(self) -> float:
@@ -128,7 +132,6 @@ class Inference:
         decode: Decode,
         quality: Tensor | None = None,
         branch: QualityBranch | None = None,
-        voting: float | None = None,
     ) -> list[Detections]:
         """Detections of each image, in the pixels of the original image, best first.
 
@@ -141,7 +144,6 @@ class Inference:
             decode: box outputs and priors to boxes.
             quality: ``(B, A)`` logits of a quality branch.
             branch: the branch's settings.
-            voting: spread of `score_voting`; None: no vote.
         """
         pairs = _join(levels, priors.level_sizes, num_classes)
         sizes = zip(batch.valid_hw.tolist(), batch.original_hw.tolist(), strict=True)
@@ -158,8 +160,8 @@ class Inference:
             groups = labels if self.class_wise else None
             kept = nms(boxes, scores, groups, self.nms_iou, self.max_detections)
             final = boxes[kept]
-            if voting is not None:
-                final = score_voting(final, labels[kept], boxes, scores, labels, voting)
+            if self.voting is not None:
+                final = score_voting(final, labels[kept], boxes, scores, labels, self.voting)
             boxes = clip_boxes(rescale_boxes(final, valid_hw, original_hw), original_hw)
             found.append(Detections(boxes, scores[kept], labels[kept]))
         return found

@@ -25,7 +25,7 @@ LEAST_WEIGHT = 1e-6
 
 
 class LossNormalizer(nn.Module):
-    """A divisor for each image of a batch from the number of its positive priors.
+    """Divisors for each image of a batch from the number of its positive priors.
 
     With n_b positives in image b, N their sum over every process and R the number of processes
     (whose gradients are averaged, hence the division by R)::
@@ -53,43 +53,30 @@ class LossNormalizer(nn.Module):
             self.register_buffer("average", torch.tensor(self.START))
 
     @torch.no_grad()
-    def forward(self, positives: Tensor) -> Tensor:
-        """Divisors ``(B,)`` float32 from the positives ``(B,)`` of each image."""
+    def forward(self, positives: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Divisors ``(B, 2)`` float32: of sums over all priors, and of sums over the positives.
+
+        Args:
+            positives: ``(B,)``, positives of each image.
+            weights: ``(B,)``, the sum of the weights of each image's positives, where their losses
+                are weighted; W, their sum over all images, takes the place of N in the second
+                column, and 1e-6 that of 1. None: both columns are alike.
+        """
         count = positives.float()
-        total, processes = count.sum(), 1
+        weight = count if weights is None else weights.float()
+        both = torch.stack((count, weight), dim=1)
+        least = both.new_tensor((1.0, 1.0 if weights is None else LEAST_WEIGHT))
+        totals, processes = both.sum(dim=0), 1
         if self.kind == "per_image":
-            total = total.new_tensor(len(count))
+            totals = torch.full_like(totals, len(count))
         if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(total)
+            dist.all_reduce(totals)
             processes = dist.get_world_size()
         if self.kind == "per_image":
-            return count.clamp(min=1) * total / processes
-        total = total.clamp(min=1)
+            return torch.maximum(both, least) * totals / processes
+        totals = torch.maximum(totals, least)
         if self.kind == "ema":
             if self.training:
-                self.average.lerp_(total, 1 - self.MOMENTUM)
-            total = self.average
-        return (total / processes).expand(len(count)).clone()
-
-
-@torch.no_grad()
-def step_divisors(
-    positives: Tensor, weights: Tensor, images: int, least_weight: float = LEAST_WEIGHT
-) -> Tensor:
-    """Divisors ``(B, 2)``: of sums over all priors, and of sums weighted over the positives.
-
-    They are ``max(N, 1) / R`` and ``max(W, least) / R`` with N and W summed over all processes,
-    whose number is R (their gradients are averaged).
-
-    Args:
-        positives: scalar, positives of this process.
-        weights: scalar, sum of the weights of this process's positives.
-        images: B.
-        least_weight: what a smaller W counts as.
-    """
-    totals, processes = torch.stack((positives.float(), weights.float())), 1
-    if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(totals)
-        processes = dist.get_world_size()
-    least = totals.new_tensor((1.0, least_weight))
-    return (torch.maximum(totals, least) / processes).repeat(images, 1)
+                self.average.lerp_(totals[0], 1 - self.MOMENTUM)
+            totals = self.average.expand(2)
+        return (totals / processes).repeat(len(count), 1)

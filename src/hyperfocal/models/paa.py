@@ -2,38 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hyperfocal.assign import PAAAssigner
 from hyperfocal.losses import giou_loss, sigmoid_focal_loss
+from hyperfocal.models.dense import NOTHING_BUILT, DenseDetector, DenseParts, QualityConfig
+from hyperfocal.models.head import DenseHead
 from hyperfocal.models.matched import Matched
 from hyperfocal.models.quality import QualityBranch
-from hyperfocal.models.quality_config import Parts, QualityDetectorConfig
-from hyperfocal.models.quality_detector import QualityDetector
-from hyperfocal.ops import DeltaCoder, DeltaWeights
+from hyperfocal.ops import BoxCoder, DeltaCoder, DeltaWeights
 from hyperfocal.types import Assignment, CategoryCounts, Priors
 
 
-class PAA(QualityDetector):
+class PAA(DenseDetector):
     """ATSS's anchors, positive where the network does well already; detections move by a vote.
 
-    A candidate's cost is focal loss (α 1/4, γ 2, over all categories) plus GIoU loss, whatever
-    the detector trains with: losses with memory must not see these passes.
+    Args:
+        num_classes: K.
+        counts: how often each category occurs in training, for losses that weigh categories.
+        config: the settings; default: those of `PAA.Config`.
+        settings: single settings in place of the config's, see `DenseConfig.with_settings`.
     """
 
     @dataclass(frozen=True)
-    class Config(QualityDetectorConfig):
+    class Config(QualityConfig):
         """Settings of `PAA`."""
 
         kind: ClassVar[str] = "paa"
 
         assigner: PAAAssigner.Config = field(default_factory=PAAAssigner.Config)
-        """Which anchors answer for which object."""
+        """Which anchors are trained on which object."""
         box_weight: float = 1.3
         """Factor on the box loss."""
         delta_weights: DeltaWeights = (10.0, 10.0, 5.0, 5.0)
@@ -50,38 +53,72 @@ class PAA(QualityDetector):
             self._require(all(w > 0 for w in self.delta_weights), "delta_weights", "positive")
             self._require(self.voting is None or self.voting > 0, "voting", "positive, or none")
 
+        def parts(
+            self,
+            num_classes: int,
+            counts: CategoryCounts | None = None,
+            built: Mapping[str, nn.Module] = NOTHING_BUILT,
+        ) -> DenseParts:
+            """See `DenseConfig.compose`."""
+            assigner: Any = built.get("assigner") or self.assigner.build(num_classes)
+            coder = DeltaCoder(self.delta_weights)
+            return self.compose(
+                num_classes,
+                counts,
+                built,
+                assigner=assigner,
+                coder=coder,
+                quality=self.quality,
+                refine=RefineByCost(assigner, coder),
+                voting=self.voting,
+            )
+
         def build(self, num_classes: int, counts: CategoryCounts | None = None) -> PAA:
             """The detector for K categories, in channels_last memory; see `RetinaNet`'s."""
-            coder = DeltaCoder(self.delta_weights)
-            assigner = self.assigner.build(num_classes)
-            return PAA(self.parts(num_classes, counts, assigner, coder), self.voting)
+            return PAA(num_classes, counts=counts, config=self)
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        counts: CategoryCounts | None = None,
+        config: PAA.Config | None = None,
+        **settings: Any,
+    ) -> None:
+        chosen, built = (config or PAA.Config()).with_settings(settings)
+        super().__init__(chosen.parts(num_classes, counts, built))
+
+
+@dataclass(frozen=True)
+class RefineByCost:
+    """Keeps the candidates of each object that cost little already (section 3.2).
+
+    A candidate's cost is focal loss (α 1/4, γ 2, over all categories) plus GIoU loss, whatever
+    the detector trains with: losses with memory must not see these passes.
+
+    Attributes:
+        assigner: splits candidates by their cost.
+        coder: decodes their boxes.
+    """
 
     assigner: PAAAssigner
-
-    def __init__(self, parts: Parts, voting: float | None = 0.025) -> None:
-        super().__init__(parts)
-        self._voting = voting
-
-    @property
-    def known_beforehand(self) -> bool:
-        """See `QualityDetector`: never."""
-        return False
-
-    @property
-    def voting(self) -> float | None:
-        """Spread of the score voting, None for none."""
-        return self._voting
+    coder: BoxCoder
 
     @torch.no_grad()
-    def choose(
-        self, candidates: Assignment, matched: Matched, priors: Priors, cls_maps: Sequence[Tensor]
+    def __call__(
+        self,
+        head: DenseHead,
+        cls_maps: Sequence[Tensor],
+        candidates: Assignment,
+        matched: Matched,
+        priors: Priors,
     ) -> Assignment:
-        """The cheap candidates of each object; the logits of one image exist at a time."""
+        """See `Refine`; the logits of one image exist at a time."""
         labels = candidates.labels[matched.image, matched.prior]
         costs = []
         for image in range(len(candidates.labels)):
             own = matched.image == image
-            logits = self.head.classify_image(cls_maps, image)[matched.prior[own]]
+            logits = head.classify_image(cls_maps, image)[matched.prior[own]]
             costs.append(sigmoid_focal_loss(logits.float(), labels[own]).sum(dim=1))
         boxes = self.coder.decode(matched.deltas, matched.anchors)
         cost = torch.cat(costs) + giou_loss(boxes, matched.boxes)

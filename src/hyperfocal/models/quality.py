@@ -31,6 +31,11 @@ def centerness(centers: Tensor, boxes: Tensor) -> Tensor:
     return ratio.clamp(min=0).prod(dim=1).sqrt()
 
 
+def centerness_at(priors: Tensor, boxes: Tensor) -> Tensor:
+    """`centerness` of the centers of priors ``(P, 4)`` in boxes ``(P, 4)``."""
+    return centerness((priors[:, :2] + priors[:, 2:]) / 2, boxes)
+
+
 @dataclass(frozen=True)
 class QualityBranch(config.Config):
     """Settings of the quality branch, of its loss and of the score that it makes."""

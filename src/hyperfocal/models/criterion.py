@@ -1,0 +1,279 @@
+"""From a dense head's outputs and the ground truth to the terms of the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hyperfocal.losses import QualityLoss
+from hyperfocal.models.classification import classification_loss
+from hyperfocal.models.head import DenseHead, TowerFeatures
+from hyperfocal.models.matched import Matched, box_regression_loss, match
+from hyperfocal.models.mining import MiningConfig, counted, mine
+from hyperfocal.models.normalizer import LossNormalizer
+from hyperfocal.models.quality import QualityBranch, centerness_at
+from hyperfocal.models.samples import Samples
+from hyperfocal.ops import BoxCoder, paired_iou
+from hyperfocal.types import Assignment, LossTerms, Priors, Target
+
+
+class Refine(Protocol):
+    """Chooses the positives among an assigner's candidates from the network's outputs (PAA)."""
+
+    def __call__(
+        self,
+        head: DenseHead,
+        cls_maps: Sequence[Tensor],
+        candidates: Assignment,
+        matched: Matched,
+        priors: Priors,
+    ) -> Assignment:
+        """The final assignment.
+
+        Args:
+            head: makes logits from ``cls_maps``.
+            cls_maps: the classification tower's map of each level.
+            candidates: what the assigner gave.
+            matched: the candidates with their box outputs.
+            priors: the A priors.
+        """
+
+
+@dataclass(frozen=True)
+class ImageTruth:
+    """What the criterion compares outputs with: a batch's priors and targets."""
+
+    priors: Priors
+    targets: tuple[Target, ...]
+
+
+class Positives(NamedTuple):
+    """The assignment of a batch, and its P positives with their outputs.
+
+    Attributes:
+        assignment: of every prior, with mined-out priors ignored.
+        matched: the positives.
+        quality: ``(P,)`` logits of the quality branch; None without one.
+    """
+
+    assignment: Assignment
+    matched: Matched
+    quality: Tensor | None
+
+
+class DenseCriterion(nn.Module):
+    """Loss of a dense detector: classification, boxes, and quality if there is a branch for it.
+
+    Without a quality branch, with z_b the divisor of image b (see `LossNormalizer`)::
+
+        Σ_b (classification_b + w_b · box_b) / z_b
+
+    With N positives, quality logits q_i and targets t_i (centerness, or the IoU of the predicted
+    box)::
+
+        (Σ classification + w_q Σ_i BCE(q_i, t_i)) / N  +  w_b Σ_i t_i · box_i / Σ_i t_i
+
+    (box losses unweighted and over N without ``weigh_boxes``), where N and the sum of targets are
+    those of the whole optimizer step over all processes.
+
+    **What is exact.** A fixed assignment and centerness are known before the network runs, so
+    micro-batches give the gradients of the whole batch. IoU targets, mining and PAA's positives
+    depend on predictions: in one piece they are summed over the processes in the forward pass; for
+    micro-batches `DenseDetector.divisors` runs the network once more on the same parts without
+    gradients. That is exact with frozen batch norms or none, and close otherwise, as it sees their
+    running statistics.
+
+    Args:
+        num_classes: K.
+        assigner: priors and targets to an `Assignment`.
+        coder: between boxes and box outputs.
+        loss: classification loss; one of `ClassificationLossConfig`.
+        box_loss: one of `BoxLossConfig`.
+        box_weight: factor on the box loss.
+        mining: which priors are trained on; None: all.
+        quality: the quality branch, or None.
+        normalizer: what the sums are divided by; detectors with a quality branch use ``global``.
+        refine: chooses the positives among candidates; None: they are the assigner's.
+        streams: compute classification and its loss a few categories at a time.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        assigner: nn.Module,
+        coder: BoxCoder,
+        loss: nn.Module,
+        box_loss: nn.Module,
+        box_weight: float = 1.0,
+        mining: MiningConfig | None = None,
+        quality: QualityBranch | None = None,
+        normalizer: LossNormalizer | None = None,
+        refine: Refine | None = None,
+        streams: bool = False,
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.assigner = assigner
+        self.coder = coder
+        self.loss = loss
+        self.box_loss = box_loss
+        self.box_weight = box_weight
+        self.mining = mining
+        self.quality = quality
+        self.normalizer = normalizer or LossNormalizer()
+        self.refine = refine
+        self.streams = streams
+
+    def forward(
+        self,
+        head: DenseHead,
+        levels: Sequence[Tensor],
+        truth: ImageTruth,
+        divisors: Tensor | None = None,
+    ) -> LossTerms:
+        """The terms of the loss.
+
+        Args:
+            head: of the detector.
+            levels: the pyramid's maps ``(B, C, H, W)``.
+            truth: priors and targets.
+            divisors: ``(B, 2)`` from `DenseDetector.divisors`; None: of this batch alone.
+        """
+        cls_maps = [head.cls_tower(level) for level in levels]
+        found = self.positives(head, levels, cls_maps, truth)
+        iou = self.iou(found.matched) if self.needs_iou else None
+        if divisors is None:
+            divisors = self.normalizer(*self.counts(found, iou))
+        number, weight = divisors.unbind(dim=1)
+        matched, image = found.matched, found.matched.image
+        target = self.quality_target(matched, iou)
+        box_weight = self.box_weight / weight[image]
+        if target is not None and self.weighs_boxes:
+            box_weight = box_weight * target
+        classification = classification_loss(
+            self.loss,
+            head,
+            cls_maps,
+            found.assignment.labels,
+            matched,
+            iou,
+            number,
+            per_image=self.normalizer.kind == "per_image",
+            streams=self.streams,
+        )
+        quality = None
+        if self.quality is not None and found.quality is not None and target is not None:
+            entropy = F.binary_cross_entropy_with_logits(found.quality, target, reduction="none")
+            quality = self.quality.weight * (entropy / number[image]).sum()
+        return LossTerms(
+            classification=classification,
+            box=box_regression_loss(self.box_loss, self.coder, matched, box_weight),
+            quality=quality,
+            positives=torch.tensor(len(image), device=image.device),
+        )
+
+    def positives(
+        self,
+        head: DenseHead,
+        levels: Sequence[Tensor],
+        cls_maps: Sequence[Tensor],
+        truth: ImageTruth,
+    ) -> Positives:
+        """What every prior is trained on, and the outputs at the positive ones.
+
+        Args:
+            head: of the detector.
+            levels: the pyramid's maps.
+            cls_maps: the classification tower's maps.
+            truth: priors and targets.
+        """
+        priors = truth.priors
+        assignment: Assignment = self.assigner(priors, truth.targets)
+        if self.refine is None and self.mining is not None:
+            assignment = mine(self.mining, head, cls_maps, assignment, priors)
+        wanted = assignment.positives(self.num_classes)
+        outputs = head.box_outputs_at(levels, wanted)
+        matched = match(priors, assignment, truth.targets, wanted, outputs.box)
+        quality = outputs.quality
+        if self.quality is not None and quality is None:  # the branch is on the class tower
+            assessed = head.assess(TowerFeatures(tuple(cls_maps), ()))
+            assert assessed is not None
+            quality = assessed[wanted].float()
+        if self.refine is None:
+            return Positives(assignment, matched, quality)
+        assignment = self.refine(head, cls_maps, assignment, matched, priors)
+        assignment = mine(self.mining, head, cls_maps, assignment, priors)
+        kept = assignment.positives(self.num_classes)[wanted]
+        matched = Matched(*(values[kept] for values in matched))
+        return Positives(assignment, matched, None if quality is None else quality[kept])
+
+    def samples(self, head: DenseHead, levels: Sequence[Tensor], truth: ImageTruth) -> Samples:
+        """All logits with their labels, as the classification loss sees them; see `Samples`."""
+        cls_maps = [head.cls_tower(level) for level in levels]
+        found = self.positives(head, levels, cls_maps, truth)
+        logits = head.classify(cls_maps)
+        return Samples.of(logits, found.assignment.labels, found.matched, self.iou(found.matched))
+
+    # ------------------------------------------------------------------- divisors
+
+    @property
+    def needs_predictions(self) -> bool:
+        """Whether the divisors depend on what the network predicts."""
+        by_iou = self.quality is not None and self.quality.target == "iou"
+        return by_iou or self.refine is not None or self.mining is not None
+
+    def known_counts(self, truth: ImageTruth) -> tuple[Tensor, Tensor | None]:
+        """`counts` without the network; only where ``needs_predictions`` is False."""
+        assignment: Assignment = self.assigner(truth.priors, truth.targets)
+        positive = assignment.positives(self.num_classes)
+        nothing = truth.priors.boxes.new_zeros(int(positive.sum()), 4)
+        matched = match(truth.priors, assignment, truth.targets, positive, nothing)
+        return self.counts(Positives(assignment, matched, None), None)
+
+    def counts(self, found: Positives, iou: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """For each image ``(B,)`` the positives, and the sum of their box weights.
+
+        With mining's ``divide_by`` selected, the former counts all priors that were selected. The
+        latter is None where boxes aren't weighted.
+        """
+        number = counted(self.mining, found.assignment, self.num_classes)
+        if not self.weighs_boxes:
+            return number, None
+        target = self.quality_target(found.matched, iou)
+        assert target is not None
+        weight = target.new_zeros(len(number)).index_add_(0, found.matched.image, target)
+        return number, weight
+
+    @property
+    def weighs_boxes(self) -> bool:
+        """Whether each positive's box loss is weighted by its quality target."""
+        return self.quality is not None and self.quality.weigh_boxes
+
+    # ------------------------------------------------------------------- targets of positives
+
+    @property
+    def needs_iou(self) -> bool:
+        """Whether the loss compares with the IoU of predicted boxes."""
+        by_iou = self.quality is not None and self.quality.target == "iou"
+        return by_iou or isinstance(self.loss, QualityLoss)
+
+    @torch.no_grad()
+    def iou(self, matched: Matched) -> Tensor:
+        """``(P,)`` IoU of the positives' predicted boxes with their objects."""
+        boxes = self.coder.decode(matched.deltas, matched.anchors)
+        return paired_iou(boxes, matched.boxes)
+
+    def quality_target(self, matched: Matched, iou: Tensor | None) -> Tensor | None:
+        """``(P,)`` targets of the quality branch; None without a branch."""
+        if self.quality is None:
+            return None
+        if self.quality.target == "centerness":
+            return centerness_at(matched.anchors, matched.boxes)
+        assert iou is not None
+        return iou

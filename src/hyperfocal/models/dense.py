@@ -1,0 +1,328 @@
+"""`DenseDetector`: one-stage detectors, composed from parts, and the settings that they share."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from hyperfocal import config
+from hyperfocal.losses import (
+    BoxLossConfig,
+    ClassificationLossConfig,
+    GIoULoss,
+    SigmoidFocalLoss,
+    SmoothL1Loss,
+)
+from hyperfocal.losses.streamed_topk import streamed_topk
+from hyperfocal.models.backbone import Backbone
+from hyperfocal.models.criterion import DenseCriterion, ImageTruth, Refine
+from hyperfocal.models.detector import SHARED_FIELDS, WHOLE, Detector, predicting
+from hyperfocal.models.diagnosis import Diagnosis, diagnose_classification
+from hyperfocal.models.fpn import FPN
+from hyperfocal.models.head import DenseHead
+from hyperfocal.models.inference import Inference
+from hyperfocal.models.mining import MiningConfig
+from hyperfocal.models.normalizer import LossNormalizer
+from hyperfocal.models.pixels import PixelNorm, padded_hw
+from hyperfocal.models.priors import AnchorGenerator
+from hyperfocal.models.quality import QualityBranch
+from hyperfocal.models.samples import Samples
+from hyperfocal.ops import BoxCoder
+from hyperfocal.types import Batch, CategoryCounts, ConfigError, Detections, LossTerms, Priors
+
+MODULES = ("backbone", "neck", "head", "assigner", "loss", "box_loss")
+"""Settings of a detector that may be given as modules in place of Configs."""
+
+NOTHING_BUILT: Mapping[str, nn.Module] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class DenseParts:
+    """What a `DenseDetector` is composed from.
+
+    Attributes:
+        pixels: normalises the images.
+        backbone: images to maps at strides 8, 16 and 32; has ``channels``, ``mean`` and ``std``
+            like `Backbone`.
+        neck: the backbone's maps to pyramid levels; has ``channels`` and ``strides`` like `FPN`.
+        anchors: makes the priors of each level.
+        head: pyramid levels to classes, boxes and quality.
+        criterion: the loss.
+        inference: selection and suppression of detections.
+        streams: compute the classification logits a few categories at a time, so that they never
+            exist all at once.
+    """
+
+    pixels: PixelNorm
+    backbone: nn.Module
+    neck: nn.Module
+    anchors: AnchorGenerator
+    head: DenseHead
+    criterion: DenseCriterion
+    inference: Inference
+    streams: bool = False
+
+
+class DenseDetector(Detector):
+    """A backbone, a feature pyramid, and a dense head that predicts at every prior.
+
+    Training and inference are apart: the `DenseCriterion` turns outputs and targets into a loss,
+    `Inference` turns outputs into detections.
+
+    Args:
+        parts: see `DenseParts`.
+    """
+
+    def __init__(self, parts: DenseParts) -> None:
+        super().__init__()
+        self.num_classes = parts.criterion.num_classes
+        self.pixels = parts.pixels
+        self.backbone = parts.backbone
+        self.neck = parts.neck
+        self.anchors = parts.anchors
+        self.head = parts.head
+        self.criterion = parts.criterion
+        self.inference = parts.inference
+        self.streams = parts.streams
+        self.to(memory_format=torch.channels_last)
+
+    @property
+    def loss(self) -> nn.Module:
+        """The classification loss."""
+        return self.criterion.loss
+
+    # ------------------------------------------------------------------- training
+
+    def loss_terms(self, batch: Batch, divisors: Tensor | None = None) -> LossTerms:
+        """See `Detector.loss_terms`."""
+        terms: LossTerms = self.criterion(
+            self.head, self.features(batch), self.truth(batch), divisors
+        )
+        return terms
+
+    def divisors(self, batch: Batch, parts: Sequence[slice] = WHOLE) -> Tensor:
+        """``(B, 2)``: of sums over all priors, and of box losses; see `Detector.divisors`."""
+        criterion, found = self.criterion, []
+        if criterion.needs_predictions:
+            with predicting(self):
+                found = [self._counts(batch[part]) for part in parts]
+        else:
+            found = [criterion.known_counts(self.truth(batch))]
+        weights = [weight for _, weight in found if weight is not None]
+        divisors: Tensor = criterion.normalizer(
+            torch.cat([number for number, _ in found]), torch.cat(weights) if weights else None
+        )
+        return divisors
+
+    def _counts(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        levels, criterion = self.features(batch), self.criterion
+        cls_maps = [self.head.cls_tower(level) for level in levels]
+        found = criterion.positives(self.head, levels, cls_maps, self.truth(batch))
+        return criterion.counts(
+            found, criterion.iou(found.matched) if criterion.needs_iou else None
+        )
+
+    def truth(self, batch: Batch) -> ImageTruth:
+        """What the criterion compares outputs with."""
+        return ImageTruth(self.priors(batch), batch.targets)
+
+    # ------------------------------------------------------------------- inference
+
+    @torch.no_grad()
+    def detect(self, batch: Batch) -> list[Detections]:
+        """See `Detector.detect`."""
+        towers, priors = self.head.towers(self.features(batch)), self.priors(batch)
+        quality, branch = self.head.assess(towers), self.criterion.quality
+        last, k, inference = self.head.cls_logits, self.num_classes, self.inference
+        if branch is not None and quality is not None:
+            by_level = torch.split(quality, list(priors.level_sizes), dim=1)
+            least, rank = inference.least_class_logit(branch), inference.rank(by_level, branch)
+        else:
+            least, rank = inference.least_logit, None
+        if rank is not None or self.streams:
+            levels = streamed_topk(
+                towers.cls, last.weight, last.bias, k, inference.pre_nms, least, rank
+            )
+        else:  # one level's logits at a time
+            levels = [inference.select(self.head.classify([level])) for level in towers.cls]
+        deltas = self.head.regress(towers.box)
+        decode = self.criterion.coder.decode
+        return inference(levels, k, deltas, priors, batch, decode, quality, branch)
+
+    # ------------------------------------------------------------------- shared
+
+    def features(self, batch: Batch) -> tuple[Tensor, ...]:
+        """The pyramid's maps ``(B, C, H, W)``."""
+        levels: tuple[Tensor, ...] = self.neck(self.backbone(self.pixels(batch)))
+        return levels
+
+    def priors(self, batch: Batch) -> Priors:
+        """The priors of a batch's images."""
+        return self.anchors(padded_hw(batch), batch.images.device)
+
+    # ------------------------------------------------------------------- looking inside
+
+    @torch.no_grad()
+    def samples(self, batch: Batch) -> Samples:
+        """See `Detector.samples`."""
+        return self.criterion.samples(self.head, self.features(batch), self.truth(batch))
+
+    def diagnose(self, batch: Batch) -> Diagnosis:
+        """See `Detector.diagnose`."""
+        labels = self.criterion.assigner(self.priors(batch), batch.targets).labels
+        maps = [self.head.cls_tower(level) for level in self.features(batch)]
+        logits = [self.head.classify([m]).float() for m in maps]
+        return diagnose_classification(self.loss, logits, labels, self.num_classes)
+
+
+@dataclass(frozen=True)
+class DenseConfig(config.Config):
+    """Settings that all dense detectors share."""
+
+    kept_when_swapped: ClassVar[tuple[str, ...]] = SHARED_FIELDS
+
+    backbone: Backbone.Config = field(default_factory=Backbone.Config)
+    """Network that makes the features."""
+    pixels: PixelNorm.Config = field(default_factory=PixelNorm.Config)
+    """How pixels are normalised."""
+    neck: FPN.Config = field(default_factory=FPN.Config)
+    """Feature pyramid."""
+    anchors: AnchorGenerator.Config = field(default_factory=AnchorGenerator.Config)
+    """Boxes or locations that the head predicts from."""
+    head: DenseHead.Config = field(default_factory=DenseHead.Config)
+    """Towers and predictions."""
+    loss: ClassificationLossConfig = field(default_factory=SigmoidFocalLoss.Config)
+    """Classification loss."""
+    mining: MiningConfig | None = None
+    """Train on hard priors only; none: on all."""
+    box_loss: BoxLossConfig = field(default_factory=SmoothL1Loss.Config)
+    """Box loss."""
+    box_weight: float = 1.0
+    """Factor on the box loss."""
+    inference: Inference.Config = field(default_factory=Inference.Config)
+    """Selection and suppression of detections."""
+    stream_from: int = 2048
+    """Outputs of the last classification convolution (anchors x categories) from which it is
+    computed a few categories at a time, together with its loss or the selection of detections, so
+    that its logits never exist all at once. With a quality branch, detections are always selected
+    so."""
+
+    def __post_init__(self) -> None:
+        self._require(self.box_weight >= 0, "box_weight", "at least 0")
+        self._require(self.stream_from >= 0, "stream_from", "at least 0")
+
+    def offline(self) -> Self:
+        """The same detector without initial weights: to load trained ones into."""
+        return dataclasses.replace(self, backbone=self.backbone.offline())
+
+    def with_settings(self, settings: Mapping[str, Any]) -> tuple[Self, dict[str, nn.Module]]:
+        """The config with fields changed, and the parts that were given as modules.
+
+        Args:
+            settings: fields of the config by name: values, Configs, for ``backbone`` the name of a
+                timm model, and for ``backbone``, ``neck``, ``head``, ``assigner``, ``loss`` and
+                ``box_loss`` also a module, which is used as it is.
+
+        Raises:
+            ConfigError: an unknown name, or a module where none can be.
+        """
+        fields = {f.name for f in dataclasses.fields(self)}
+        for name, value in settings.items():
+            if name not in fields:
+                hint = config.did_you_mean(name, fields)
+                raise ConfigError(f"{self.kind}: no setting {name!r} ({hint})")
+            if isinstance(value, nn.Module) and name not in MODULES:
+                raise ConfigError(f"{self.kind}: {name} can't be a module; give its Config")
+        built = {name: v for name, v in settings.items() if isinstance(v, nn.Module)}
+        rest = {name: v for name, v in settings.items() if name not in built}
+        if isinstance(backbone := rest.get("backbone"), str):
+            rest["backbone"] = dataclasses.replace(self.backbone, name=backbone)
+        return dataclasses.replace(self, **rest), built
+
+    def compose(
+        self,
+        num_classes: int,
+        counts: CategoryCounts | None,
+        built: Mapping[str, nn.Module],
+        *,
+        assigner: nn.Module,
+        coder: BoxCoder,
+        quality: QualityBranch | None = None,
+        normalizer: LossNormalizer | None = None,
+        refine: Refine | None = None,
+        voting: float | None = None,
+    ) -> DenseParts:
+        """The parts of a detector.
+
+        Args:
+            num_classes: K.
+            counts: how often each category occurs in training, for losses that weigh categories.
+            built: parts that exist already, by the names of their fields.
+            assigner: of the detector.
+            coder: of its boxes.
+            quality: its quality branch.
+            normalizer: what its loss is divided by.
+            refine: see `DenseCriterion`.
+            voting: spread of the score voting.
+        """
+        backbone: Any = built.get("backbone") or self.backbone.build()
+        neck: Any = built.get("neck") or self.neck.build(backbone.channels)
+        head: Any = built.get("head") or self.head.build(
+            neck.channels,
+            self.anchors.per_location,
+            num_classes,
+            num_levels=len(neck.strides),
+            quality=None if quality is None else quality.tower,
+        )
+        streams = head.cls_logits.out_channels >= self.stream_from
+        criterion = DenseCriterion(
+            num_classes=num_classes,
+            assigner=assigner,
+            coder=coder,
+            loss=built.get("loss") or self.loss.build(num_classes, counts),
+            box_loss=built.get("box_loss") or self.box_loss.build(),
+            box_weight=self.box_weight,
+            mining=self.mining,
+            quality=quality,
+            normalizer=normalizer,
+            refine=refine,
+            streams=streams,
+        )
+        return DenseParts(
+            pixels=self.pixels.build(backbone.mean, backbone.std),
+            backbone=backbone,
+            neck=neck,
+            anchors=self.anchors.build(neck.strides),
+            head=head,
+            criterion=criterion,
+            inference=self.inference.build(voting),
+            streams=streams,
+        )
+
+
+@dataclass(frozen=True)
+class QualityConfig(DenseConfig):
+    """Settings that FCOS, ATSS and PAA share: dense detectors with a quality branch."""
+
+    neck: FPN.Config = field(default_factory=lambda: FPN.Config(extra_source="p5"))
+    """Feature pyramid."""
+    anchors: AnchorGenerator.Config = field(
+        default_factory=lambda: AnchorGenerator.Config((8.0,), 1, (1.0,), center_offset=0.5)
+    )
+    """Boxes or locations that the head predicts from."""
+    head: DenseHead.Config = field(
+        default_factory=lambda: DenseHead.Config(norm="gn", tower_bias=True, level_scale=True)
+    )
+    """Towers and predictions."""
+    box_loss: BoxLossConfig = field(default_factory=GIoULoss.Config)
+    """Box loss."""
+    quality: QualityBranch = field(default_factory=QualityBranch)
+    """The quality branch, and the score that it makes."""
+    inference: Inference.Config = field(default_factory=lambda: Inference.Config(nms_iou=0.6))
+    """Selection and suppression of detections."""
