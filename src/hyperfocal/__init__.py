@@ -1,7 +1,7 @@
 """hyperfocal: train dense object detectors on imbalanced data.
 
-`train` trains a detector and returns a `Run`; `load` returns the `Run` of a folder. The losses are
-usable alone: `hyperfocal.losses`.
+`train` trains a detector and returns a `Run`; `load` returns the `Run` of a folder; `evaluate`
+measures a run or any other detections. The losses are usable alone: `hyperfocal.losses`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from hyperfocal.api.evaluation import evaluate
     from hyperfocal.api.run import Run, load
     from hyperfocal.api.training import train
     from hyperfocal.data import annotations_of, read_annotations
@@ -42,6 +43,7 @@ __all__ = [
     "Run",
     "__version__",
     "annotations_of",
+    "evaluate",
     "load",
     "read_annotations",
     "train",
@@ -62,6 +64,7 @@ _HOMES = {
     "RetinaNet": "hyperfocal.models",
     "Run": "hyperfocal.api.run",
     "annotations_of": "hyperfocal.data",
+    "evaluate": "hyperfocal.api.evaluation",
     "load": "hyperfocal.api.run",
     "read_annotations": "hyperfocal.data",
     "train": "hyperfocal.api.training",

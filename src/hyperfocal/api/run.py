@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from hyperfocal.data import TransformConfig
     from hyperfocal.engine.experiment import Experiment
     from hyperfocal.models import Detector
-    from hyperfocal.types import Category, Detections
+    from hyperfocal.types import Category, CategoryCounts, Detections
 
 
 class Run:
@@ -57,6 +57,11 @@ class Run:
     def categories(self) -> tuple[Category, ...]:
         """``categories[label]`` has a name, and the id in the user's own annotations."""
         return self._folder.read_categories().categories
+
+    @property
+    def counts(self) -> CategoryCounts | None:
+        """How often each category occurs in training; None for imported weights."""
+        return self._folder.read_categories().counts
 
     @property
     def metrics(self) -> dict[str, float]:

@@ -2,50 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import logging
-import os
-import random
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-
 from hyperfocal.api.data import Data, as_files, in_memory
+from hyperfocal.api.process_state import globals_restored
 from hyperfocal.api.run import Run
 from hyperfocal.api.settings import Settings, as_experiment
 from hyperfocal.types import ConfigError
 
 if TYPE_CHECKING:
     from hyperfocal.engine.experiment import Experiment
-
-
-@contextlib.contextmanager
-def globals_restored() -> Iterator[None]:
-    """Put back what a training changes for the whole process.
-
-    Random states, torch's deterministic mode, warning filters, the environment and lightning's log
-    level.
-    """
-    rng, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002, Fabric seeds it
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    logger, environment = logging.getLogger("lightning_fabric"), dict(os.environ)
-    level = logger.level
-    with torch.random.fork_rng(), warnings.catch_warnings():
-        try:
-            yield
-        finally:
-            random.setstate(rng)
-            np.random.set_state(legacy)  # noqa: NPY002
-            torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
-            logger.setLevel(level)
-            os.environ.clear()
-            os.environ.update(environment)
 
 
 @globals_restored()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -51,6 +52,20 @@ class Evaluation:
         ]
         metrics = {name: finite(value) for name, value in self.metrics.items()}
         return {"step": step, "metrics": metrics, "categories": rows}
+
+    def _repr_html_(self) -> str:
+        """Tables of metrics and categories, for a notebook."""
+        cells = "".join(
+            f"<tr><th style='text-align:left'>{html.escape(name)}</th><td>{value:.3f}</td></tr>"
+            for name, value in self.metrics.items()
+        )
+        rows = "".join(
+            f"<tr><th style='text-align:left'>{html.escape(row.name)}</th><td>{row.AP:.3f}</td>"
+            f"<td>{row.AP50:.3f}</td><td>{row.gt}</td></tr>"
+            for row in self.categories
+        )
+        heads = "<tr><th>category</th><th>AP</th><th>AP50</th><th>boxes</th></tr>"
+        return f"<table>{cells}</table><table>{heads}{rows}</table>"
 
     @property
     def ap(self) -> float:
