@@ -37,6 +37,8 @@ def close_training(result: TrainResult, console: Console) -> None:
             pictures = draw_pictures(result)
     except ConfigError as error:
         console.print(f"No pictures: {error}", highlight=False, soft_wrap=True)
+    if result.early is not None:
+        console.print(f"Note: {result.early}", highlight=False, soft_wrap=True)
     if result.saturation is not None and result.saturation.complete:
         console.print(f"Note: {result.saturation}", highlight=False)
     console.print("Look next at:", style="bold")

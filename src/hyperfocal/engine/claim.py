@@ -32,6 +32,11 @@ def claimed(
                 f"{run.path} already holds a run. Add --resume to go on with it, --overwrite to "
                 "replace it, or choose another --out."
             )
+        if run.is_trained and experiment.resume and not run.has_checkpoint:
+            raise ConfigError(
+                f"{run.path} has weights but no checkpoint, so there is nothing to resume: start "
+                f"from its weights with --model.weights {run.path} and another --out."
+            )
 
     with ExitStack() as stack:
         on_main(fabric, take)

@@ -29,6 +29,9 @@ class TrainConfig(Config):
     """Parts that a device's share of the batch is split into, to save memory (gradient
     accumulation). The result is the same whatever their number. auto: as few as memory allows."""
 
+    parts: Literal["all", "head"] = "all"
+    """What is trained: the whole detector but for its frozen parts, or its head alone (a quick
+    start from model.weights)."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """SGD with momentum, or AdamW."""
     lr: float = 0.01
@@ -69,6 +72,8 @@ class TrainConfig(Config):
 
     evaluations: int = 10
     """Evaluations on the val split, evenly spaced; the last is after the last step."""
+    patience: int | None = None
+    """Stop early after this many evaluations in a row without a better AP; none: never."""
     log_every: int = 20
     """Steps between lines of metrics.jsonl."""
 
@@ -90,6 +95,11 @@ class TrainConfig(Config):
         self._require(0 <= self.momentum < 1, "momentum", "in [0, 1)")
         self._require(0 <= self.warmup_start <= 1, "warmup_start", "in [0, 1]")
         self._require(self.evaluations >= 0, "evaluations", ">= 0")
+        self._require(
+            self.patience is None or 1 <= self.patience < self.evaluations,
+            "patience",
+            f"at least 1 and less than train.evaluations ({self.evaluations}), or None",
+        )
         self._require(
             all(0 < m < 1 for m in self.milestones)
             and list(self.milestones) == sorted(self.milestones),

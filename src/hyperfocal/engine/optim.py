@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from torch import nn, optim
 
 from hyperfocal.engine.experiment import TrainConfig
+from hyperfocal.models import Backbone, Detector
+from hyperfocal.types import ConfigError
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 
@@ -35,6 +37,23 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> optim.Optimizer:
         return optim.SGD(params, lr=config.lr, momentum=config.momentum)
     # Fused it takes a sixth of the time on a small network, on a CPU too.
     return optim.AdamW(params, lr=config.lr, fused=True)
+
+
+def freeze(model: Detector, config: TrainConfig) -> None:
+    """Keep what isn't to be trained as it is: all but the head for ``parts = "head"``.
+
+    Raises:
+        ConfigError: the detector has no part of that name.
+    """
+    if config.parts == "all":
+        return
+    if not isinstance(getattr(model, "head", None), nn.Module):
+        raise ConfigError(f"train.parts = head, but {type(model).__name__} has no part `head`")
+    for name, module in model.named_children():
+        if isinstance(module, Backbone):
+            module.fix()
+        elif name != "head":
+            module.requires_grad_(False)
 
 
 def _trainable(model: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Parameter]]:

@@ -99,9 +99,13 @@ class Recorder:
             state.evaluation = result
             then = "the next evaluation tries again"
             attempt(lambda: result.write(run, state.step), run.metrics, then)
-            self.log.write("evaluation", state.step, {"epoch": self.epoch} | result.metrics)
-            self.console.print(_one_line(state.step, self.total, result.metrics), highlight=False)
             ap = result.ap if math.isfinite(result.ap) else -1.0
+            state.note(ap)
+            values = {"epoch": self.epoch} | result.metrics
+            if self.experiment.train.patience is not None:
+                values["evaluations_since_best"] = state.waited
+            self.log.write("evaluation", state.step, values)
+            self.console.print(_one_line(state.step, self.total, result.metrics), highlight=False)
         if result is None or ap >= state.best or not run.weights.exists():
             self.weights_written = attempt(
                 lambda: save_tensors(run.weights, weights),

@@ -23,6 +23,7 @@ FREE = frozenset(
         *("accelerator", "devices", "strategy", "timeout"),
         *("train.micro_batches", "train.on_nonfinite", "evaluation.batch_size"),
         *("data.workers", "data.check", "data.bad_images", "data.max_broken"),
+        "model.weights",  # only a run's first step starts from them
     )
 )
 """Settings that may change in mid-run without another result."""
@@ -62,8 +63,7 @@ def restore(state: TrainState, experiment: Experiment, run: RunFolder, fabric: F
 
 def can_resume(experiment: Experiment, run: RunFolder, fabric: Fabric) -> bool:
     """Whether the run is to be resumed and has a checkpoint; the main process looks, all learn."""
-    found = bool(Checkpoints(run.checkpoints, experiment.keep).paths())
-    answer: bool = fabric.broadcast(experiment.resume and found)
+    answer: bool = fabric.broadcast(experiment.resume and run.has_checkpoint)
     return answer
 
 

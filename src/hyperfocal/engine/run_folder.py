@@ -97,8 +97,12 @@ class RunFolder:
     @property
     def is_trained(self) -> bool:
         """Whether it holds what a training, or an import, took time for."""
-        made = (self.weights, self.metrics, *self.checkpoints.glob("[0-9]*.pt"))
-        return any(path.exists() for path in made)
+        return self.has_checkpoint or self.weights.exists() or self.metrics.exists()
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether it can be resumed."""
+        return any(self.checkpoints.glob("[0-9]*.pt"))
 
     @property
     def pictures(self) -> tuple[Path, ...]:

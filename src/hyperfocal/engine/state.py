@@ -36,6 +36,9 @@ class TrainState:
         step: optimizer steps done.
         evaluated: the step of the last evaluation that ended.
         best: AP of the weights in the run folder; -1 where none could be measured.
+        peak: the highest AP of all evaluations; -1 where none could be measured.
+        peak_step: the step of the evaluation that had it.
+        waited: evaluations since then.
         evaluation: the last one, where it ended in this process; metrics.json keeps it.
     """
 
@@ -46,6 +49,9 @@ class TrainState:
     step: int = 0
     evaluated: int = 0
     best: float = -math.inf
+    peak: float = -math.inf
+    peak_step: int = 0
+    waited: int = 0
     evaluation: Evaluation | None = field(default=None, repr=False)
 
     @property
@@ -77,6 +83,9 @@ class TrainState:
             "step": self.step,
             "evaluated": self.evaluated,
             "best": self.best,
+            "peak": self.peak,
+            "peak_step": self.peak_step,
+            "waited": self.waited,
         }
 
     def load_state_dict(self, state: dict[str, Any], fabric: Fabric) -> None:
@@ -96,3 +105,14 @@ class TrainState:
         self.window.load_state_dict(state["window"], fabric)
         self.step, self.evaluated = state["step"], state["evaluated"]
         self.best = state["best"]
+        # A checkpoint of an older version knows no more than its best weights.
+        self.peak = state.get("peak", self.best)
+        self.peak_step = state.get("peak_step", self.evaluated)
+        self.waited = state.get("waited", 0)
+
+    def note(self, ap: float) -> None:
+        """Take an evaluation's AP into ``peak``, ``peak_step`` and ``waited``."""
+        if ap > self.peak:
+            self.peak, self.peak_step, self.waited = ap, self.step, 0
+        elif self.step != self.peak_step:  # an evaluation may be made again
+            self.waited += 1

@@ -25,7 +25,7 @@ from hyperfocal.engine.evaluate import (
 from hyperfocal.engine.experiment import Experiment
 from hyperfocal.engine.incident import MOST_IN_A_ROW, Rewind, examine, looks_at_each_step
 from hyperfocal.engine.interrupt import Abandoned, StopRequest
-from hyperfocal.engine.optim import build_optimizer, lr_factor, set_lr
+from hyperfocal.engine.optim import build_optimizer, freeze, lr_factor, set_lr
 from hyperfocal.engine.precision import resolve
 from hyperfocal.engine.progress import ProgressBar
 from hyperfocal.engine.recorder import Recorder
@@ -38,6 +38,7 @@ from hyperfocal.engine.sharding import full_state, whole
 from hyperfocal.engine.splits import Splits, read_splits
 from hyperfocal.engine.state import TrainState
 from hyperfocal.engine.step import Gradients, Stepper
+from hyperfocal.engine.transfer import build_detector, check_out
 from hyperfocal.engine.watchdog import Watchdog
 from hyperfocal.files import check_folder
 from hyperfocal.types import Batch, ConfigError, HyperfocalError, HyperfocalWarning
@@ -52,6 +53,7 @@ class TrainResult:
         splits: what it was trained and measured on.
         evaluation: the last evaluation; None without a val split, or where ``is_main`` is False.
         stopped_by: the signal that stopped it early, or None.
+        early: why it ended before its last step by ``train.patience``; None if it didn't.
         is_main: whether this process is the one that writes files and talks.
         saturation: how far a loss that equalizes categories still does; None for other losses.
     """
@@ -62,6 +64,7 @@ class TrainResult:
     stopped_by: str | None
     is_main: bool
     saturation: Saturation | None = None
+    early: str | None = None
 
 
 def train(
@@ -109,10 +112,15 @@ def _train(
     if splits.val is not None:  # annotations that lack what the protocol needs end it here
         build_evaluator(splits.val, counts, experiment.evaluation)
         warn_of_coco(splits.val, experiment.evaluation)
+    elif experiment.train.patience is not None:
+        raise ConfigError("train.patience needs a val split: give --data.val.annotations")
     resumes = can_resume(experiment, run, fabric)
     if resumes:
         on_main(fabric, lambda: check_data(splits, run, experiment.accept_changed_data))
-    model = experiment.model.build(len(splits.train.categories), counts)
+    else:
+        check_out(run, experiment.model.weights)
+    model, started = build_detector(experiment.model, splits.train.categories, counts, resumes)
+    freeze(model, experiment.train)
     model = model.to(fabric.device)
     decay = experiment.train.ema_decay
     average = WeightAverage(model, decay, mesh_of(fabric)) if decay else None
@@ -127,12 +135,20 @@ def _train(
             run.clear()
         elif state.step == 0:
             console.print(f"{run.path}: no checkpoint yet, so this starts at the first step")
+        if started is not None:
+            console.print(f"model.weights {started}", highlight=False, soft_wrap=True, markup=False)
         precision = resolve(experiment.train.precision, fabric.device)
         if experiment.train.precision == "auto" and precision == "fp32":
             console.print("train.precision: fp32, for this device has no bf16 instructions")
         if state.step < total_steps(experiment.train, epoch):
             categories = TrainedCategories(splits.train.categories, counts)
-            run.start(experiment, categories, precision, data=RunData.of(splits).as_json())
+            run.start(
+                experiment,
+                categories,
+                precision,
+                data=RunData.of(splits).as_json(),
+                weights_from=None if started is None else started.as_json(),
+            )
     fabric.barrier()
     stepper = Stepper(fabric, forward, wrapped, state, experiment.train, experiment.seed)
 
@@ -186,7 +202,7 @@ class _Loop:
         main = fabric.is_global_zero
         self.progress = ProgressBar(console, "train", self.total, "it", state.step, main)
         self.stop, self.verdict, self.skipped = stop, Verdict(), 0
-        self.dog = dog
+        self.dog, self.console = dog, console
         self.saturated = SaturationWarning(state.model, splits.train.counts(), self.total)
         self.watch, self.unseen = watch, torch.zeros((), dtype=torch.bool, device=fabric.device)
 
@@ -201,7 +217,7 @@ class _Loop:
                     self.save()  # first, so that an evaluation that is cut short is made again
                     if not self.evaluate():
                         break
-                if state.step == self.total:
+                if state.step == self.total or self.early is not None:
                     break
                 self.dog.at(f"step {state.step + 1}, reading images")
                 batch = next(batches)
@@ -212,13 +228,30 @@ class _Loop:
                     self.save()
             self.look()
             self.recorder.finish()
-        ended = state.step == self.total and not self.evaluation_due()
+        early = self.early
+        ended = (state.step == self.total or early is not None) and not self.evaluation_due()
         stopped_by = None if ended else self.stop.received or "another process"
         main = self.fabric.is_global_zero
         if ended and main and state.evaluation is None:  # it had ended before
             state.evaluation = Evaluation.read(self.run, state.evaluated)
         saturated = saturation(state.model, self.splits.train.counts())
-        return TrainResult(self.run, self.splits, state.evaluation, stopped_by, main, saturated)
+        if early is not None and main:
+            self.console.print(early, highlight=False, soft_wrap=True)
+        return TrainResult(
+            self.run, self.splits, state.evaluation, stopped_by, main, saturated, early
+        )
+
+    @property
+    def early(self) -> str | None:
+        """Why the training ends before its last step, where it does."""
+        state, patience = self.state, self.config.patience
+        if patience is None or state.waited < patience or state.step == self.total:
+            return None
+        return (
+            f"Stopped early at step {state.step} of {self.total}: no better AP in "
+            f"{state.waited} evaluations (best {state.peak:.3f} at step {state.peak_step}; "
+            f"train.patience {patience})"
+        )
 
     def stopping(self) -> bool:
         """Whether all processes stop before the next step."""
@@ -342,7 +375,8 @@ class _Loop:
                 self.recorder.write_evaluation(result, weights)
             except Abandoned:
                 ended = False
-        if fabric.broadcast(ended):
+        known = (ended, state.peak, state.peak_step, state.waited)
+        ended, state.peak, state.peak_step, state.waited = fabric.broadcast(known)
+        if ended:
             state.evaluated = state.step
-            return True
-        return False
+        return ended

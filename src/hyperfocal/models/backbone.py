@@ -120,7 +120,14 @@ class Backbone(nn.Module):
         else:
             norms = [norm for norm in norms if norm.weight in fixed]
         self._frozen_norms = norms
+        self.fixed = False
         self.train()
+
+    def fix(self) -> None:
+        """Keep everything as it is: no parameter is trained, and no statistics move."""
+        self.fixed = True
+        self.net.requires_grad_(False)
+        self.train(self.training)
 
     def _probe(self) -> None:
         """Run once: check the maps and fold the norms."""
@@ -136,8 +143,10 @@ class Backbone(nn.Module):
                 )
 
     def train(self, mode: bool = True) -> Backbone:
-        """Training mode for all but the frozen batch norms."""
+        """Training mode for all but what is frozen."""
         super().train(mode)
+        if self.fixed:
+            self.net.eval()
         for norm in self._frozen_norms:
             norm.eval()
         return self

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
@@ -187,6 +188,9 @@ class DenseConfig(config.Config):
 
     kept_when_swapped: ClassVar[tuple[str, ...]] = SHARED_FIELDS
 
+    weights: Path | None = None
+    """Start from a trained detector: a run folder or its model.safetensors. What fits by name and
+    shape is taken, of the classifier the categories with the same names (fine-tuning)."""
     backbone: Backbone.Config = field(default_factory=Backbone.Config)
     """Network that makes the features."""
     pixels: PixelNorm.Config = field(default_factory=PixelNorm.Config)
@@ -214,12 +218,17 @@ class DenseConfig(config.Config):
     so."""
 
     def __post_init__(self) -> None:
+        if self.weights is not None and self.backbone.weights is not None:
+            raise ConfigError(
+                f"model.weights = {self.weights} and model.backbone.weights = "
+                f"{self.backbone.weights}: give one; a detector's weights include its backbone's"
+            )
         self._require(self.box_weight >= 0, "box_weight", "at least 0")
         self._require(self.stream_from >= 0, "stream_from", "at least 0")
 
     def offline(self) -> Self:
         """The same detector without initial weights: to load trained ones into."""
-        return dataclasses.replace(self, backbone=self.backbone.offline())
+        return dataclasses.replace(self, weights=None, backbone=self.backbone.offline())
 
     def with_settings(self, settings: Mapping[str, Any]) -> tuple[Self, dict[str, nn.Module]]:
         """The config with fields changed, and the parts that were given as modules.
@@ -270,7 +279,15 @@ class DenseConfig(config.Config):
             normalizer: what its loss is divided by.
             refine: see `DenseCriterion`.
             voting: spread of the score voting.
+
+        Raises:
+            ConfigError: ``weights`` are set, which only a training can load.
         """
+        if self.weights is not None:
+            raise ConfigError(
+                f"weights = {self.weights}: they are matched by the names of categories, which a "
+                "detector doesn't know; use hyperfocal.engine.transfer.build_detector"
+            )
         backbone: Any = built.get("backbone") or self.backbone.build()
         neck: Any = built.get("neck") or self.neck.build(backbone.channels)
         head: Any = built.get("head") or self.head.build(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import overload
+from typing import ClassVar, overload
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from hyperfocal.models.image_lists import to_batch, to_dict, to_losses
 from hyperfocal.models.samples import Samples
 from hyperfocal.types import Batch, DataError, Detections, LossTerms
 
-SHARED_FIELDS = ("backbone", "pixels", "neck", "loss", "mining")
+SHARED_FIELDS = ("weights", "backbone", "pixels", "neck", "loss", "mining")
 """Settings of every detector, which ``--model KIND`` keeps: they have nothing to do with how
 objects are assigned."""
 
@@ -46,6 +46,12 @@ class Detector(nn.Module, ABC):
         resize: size of images given to `forward` as a list: the shorter side, and the limit of the
             longer one; None leaves them as they are.
     """
+
+    classifier: ClassVar[str] = "head.cls_logits"
+    """The convolution with an output for each anchor and category (channel a·K + j belongs to
+    anchor a and category j): fine-tuning takes its rows by the categories' names."""
+    statistics: ClassVar[tuple[str, ...]] = ("criterion",)
+    """Modules whose buffers depend on the training data, which fine-tuning starts anew."""
 
     num_classes: int
     resize: tuple[int, int] | None = (800, 1333)

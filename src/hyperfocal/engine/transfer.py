@@ -1,0 +1,368 @@
+"""Fine-tuning: a detector starts from another one's weights (``--model.weights RUN|FILE``).
+
+What has the same name and shape is taken. The last classification convolution has a row for each
+anchor and category; a row is taken where a category of the same name exists, the others keep their
+initialisation, with the prior in their bias. So the number of categories may differ, and before the
+first step a kept category is detected exactly as by the source.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hyperfocal import config as configs
+from hyperfocal.engine.resume import flat
+from hyperfocal.engine.run_folder import RunFolder, TrainedCategories, read_json
+from hyperfocal.losses.memory import own_buffers
+from hyperfocal.models import Detector, DetectorConfig
+from hyperfocal.models.backbone import read_state_dict
+from hyperfocal.types import Category, CategoryCounts, ConfigError
+
+SHOWN = 5
+"""Names that a line lists; environment.json has all."""
+
+OF_TRAINING = (
+    *("weights", "loss", "mining", "assigner", "box_loss", "box_weight", "normalizer", "inference"),
+    *("stream_from", "head.prior", "backbone.name", "backbone.pretrained", "backbone.weights"),
+    *("backbone.frozen_stages", "backbone.norm", "pixels.mean", "pixels.std", "quality.weight"),
+)
+"""Settings of a detector that its weights can do without, or bring along."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A trained detector to start from.
+
+    Attributes:
+        path: as the user gave it.
+        tensors: by name.
+        categories: names in label order; None where no categories.json is beside the weights.
+        model: settings of its detector, as in config.json; empty where there is none.
+    """
+
+    path: Path
+    tensors: Mapping[str, Tensor]
+    categories: tuple[str, ...] | None
+    model: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """What a detector took from a `Source`.
+
+    Attributes:
+        source: path of the run or file.
+        taken: names of the tensors taken, the classifier's included if a row was.
+        left: the detector's other tensors, which start anew.
+        unused: the source's other tensors.
+        kept: categories whose rows were taken.
+        new: categories that start anew.
+        dropped: the source's other categories.
+        similar: of ``new``, the source's category of nearly the same name.
+        no_names: the source has no category names, so that no row could be taken.
+        settings: those in which the two detectors differ, ``(name, own, source's)``.
+    """
+
+    source: Path
+    taken: tuple[str, ...]
+    left: tuple[str, ...]
+    unused: tuple[str, ...]
+    kept: tuple[str, ...]
+    new: tuple[str, ...]
+    dropped: tuple[str, ...]
+    similar: Mapping[str, str]
+    no_names: bool
+    settings: tuple[tuple[str, Any, Any], ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it, for environment.json."""
+        return {
+            "source": str(self.source),
+            "tensors_taken": list(self.taken),
+            "tensors_new": list(self.left),
+            "tensors_unused": list(self.unused),
+            "categories_kept": list(self.kept),
+            "categories_new": list(self.new),
+            "categories_dropped": list(self.dropped),
+            "settings_that_differ": [list(row) for row in self.settings],
+        }
+
+    def __str__(self) -> str:
+        total = len(self.taken) + len(self.left)
+        lines = [f"{self.source}: {len(self.taken)} of {total} tensors taken"]
+        if self.left:
+            lines[0] += f"; new: {_some(self.left)}"
+        if self.no_names:
+            lines.append(
+                "the classifier starts anew: no categories.json beside the weights says what its "
+                "outputs stand for"
+            )
+        else:
+            told = [f"kept by name: {_some(self.kept)}"] if self.kept else []
+            told += [f"new: {_some(self.new)}"] if self.new else []
+            told += [f"left behind: {_some(self.dropped)}"] if self.dropped else []
+            all_of_them = len(self.kept) + len(self.new)
+            lines.append(f"{len(self.kept)} of {all_of_them} categories {'; '.join(told)}")
+        lines += [
+            f"{new!r} is new, but the source has {old!r}" for new, old in self.similar.items()
+        ]
+        if self.settings:
+            rows = [f"model.{name} = {own} (source: {its})" for name, own, its in self.settings]
+            lines.append(f"its weights meant something else there: {'; '.join(rows)}")
+        return "\n  ".join(lines)
+
+
+def build_detector(
+    config: DetectorConfig,
+    categories: Sequence[Category],
+    counts: CategoryCounts | None,
+    resumes: bool = False,
+) -> tuple[Detector, Transfer | None]:
+    """The detector of a training, with the weights that it starts from.
+
+    Args:
+        config: with or without ``weights``.
+        categories: in label order.
+        counts: how often each occurs in training.
+        resumes: a checkpoint comes next, so no initial weights are read or downloaded.
+
+    Raises:
+        ConfigError: the weights can't be read, or don't fit.
+    """
+    k = len(categories)
+    if resumes:
+        return config.offline().build(k, counts), None
+    if config.weights is None:
+        return config.build(k, counts), None
+    source = read_source(config.weights)
+    model = config.offline().build(k, counts)
+    return model, transfer(model, source, [c.name for c in categories], configs.dump(config))
+
+
+def read_source(path: Path) -> Source:
+    """Read a run folder, or a file of weights with or without a run folder around it.
+
+    Raises:
+        ConfigError: there is no such run or file, or it is something else.
+    """
+    if path.is_dir():
+        run = RunFolder(path)
+        if not run.config.exists():
+            raise ConfigError(f"{path}: not a run folder (it has no {run.config.name})")
+        if not run.weights.exists():
+            raise ConfigError(
+                f"{path}: no weights here yet ({run.weights.name}); has the run finished an "
+                "evaluation?"
+            )
+        file = run.weights
+    else:
+        run, file = RunFolder(path.parent), path
+        whole = RunFolder(path.parent.parent)
+        if whole.config.exists() and whole.checkpoints == path.parent:
+            raise ConfigError(
+                f"{path}: a checkpoint, which --resume takes; to start from the run's best "
+                f"weights give its folder, {whole.path}"
+            )
+    tensors = read_state_dict(file)
+    categories: tuple[str, ...] | None = None
+    model: Any = None
+    if run.categories.exists():
+        found = TrainedCategories.from_json(read_json(run.categories), run.categories)
+        categories = tuple(category.name for category in found.categories)
+    if run.config.exists():
+        data = read_json(run.config)
+        model = data.get("model", {}) if isinstance(data, dict) else {}
+    return Source(path, tensors, categories, model if isinstance(model, dict) else {})
+
+
+def check_out(run: RunFolder, weights: Path | None) -> None:
+    """Raise `ConfigError` where a new run would be written over the weights that it starts from."""
+    if weights is None:
+        return
+    out, source = run.path.resolve(), weights.resolve()
+    if out == source or out in source.parents:
+        raise ConfigError(
+            f"--out {run.path} holds the weights that model.weights names ({weights}) and would be "
+            "written over: choose another --out"
+        )
+
+
+@torch.no_grad()
+def transfer(
+    model: Detector, source: Source, names: Sequence[str], settings: Mapping[str, Any]
+) -> Transfer:
+    """Put what fits of ``source`` into ``model``.
+
+    Statistics of the training data start anew; only a loss's memory is taken where the categories
+    are the same, in the same order, and the loss is of the same kind.
+
+    Args:
+        model: as it was initialised.
+        source: what to start from.
+        names: of the model's categories, in label order.
+        settings: of the model, as in config.json.
+
+    Raises:
+        ConfigError: the source lacks part of the backbone, so it is of another detector.
+    """
+    own, given = model.state_dict(), source.tensors
+    fitting = {n: given[n] for n, v in own.items() if n in given and given[n].shape == v.shape}
+    _check_backbone(source, own, fitting, settings)
+    of_data = tuple(f"{module}." for module in model.statistics)
+    memory = _memory(model, fitting, source, names, settings)
+    fitting = {n: v for n, v in fitting.items() if n in memory or not n.startswith(of_data)}
+    pairs = _pairs(names, source.categories)
+    rows = [name for name in own if name.rpartition(".")[0] == model.classifier]
+    for name in rows:
+        fitting.pop(name, None)
+    mixed = {n: _rows(own[n], given.get(n), len(names), source.categories, pairs) for n in rows}
+    if pairs and all(value is not None for value in mixed.values()):
+        fitting |= {name: value for name, value in mixed.items() if value is not None}
+    else:
+        pairs = {}
+    model.load_state_dict(fitting, strict=False)
+    new = [name for label, name in enumerate(names) if label not in pairs]
+    dropped = [n for m, n in enumerate(source.categories or ()) if m not in pairs.values()]
+    return Transfer(
+        source.path,
+        taken=tuple(fitting),
+        left=tuple(n for n in own if n not in fitting and not n.endswith("num_batches_tracked")),
+        unused=tuple(name for name in given if name not in fitting),
+        kept=tuple(names[label] for label in pairs),
+        new=tuple(new),
+        dropped=tuple(dropped),
+        similar=_similar(new, dropped),
+        no_names=source.categories is None,
+        settings=tuple(_differences(settings, source.model)),
+    )
+
+
+def _pairs(names: Sequence[str], source: Sequence[str] | None) -> dict[int, int]:
+    """The source's label of each label, where both have a category of that name.
+
+    A name that several categories share stands for none, unless all categories are the same.
+    """
+    if source is None:
+        return {}
+    if list(names) == list(source):
+        return {label: label for label in range(len(names))}
+    times, theirs = Counter(names), Counter(source)
+    label_of = {name: label for label, name in enumerate(source) if theirs[name] == 1}
+    return {
+        label: label_of[name]
+        for label, name in enumerate(names)
+        if times[name] == 1 and name in label_of
+    }
+
+
+def _rows(
+    own: Tensor,
+    given: Tensor | None,
+    k: int,
+    source: Sequence[str] | None,
+    pairs: Mapping[int, int],
+) -> Tensor | None:
+    """The classifier's own tensor ``(A·K, ...)`` with the rows of the paired categories replaced.
+
+    None where the source's has other anchors or channels.
+    """
+    if given is None or source is None or not source or given.shape[1:] != own.shape[1:]:
+        return None
+    if len(given) % len(source) or len(given) // len(source) != len(own) // k:
+        return None
+    mixed = own.reshape(-1, k, *own.shape[1:]).clone()
+    theirs = given.reshape(-1, len(source), *own.shape[1:]).to(mixed)
+    mixed[:, list(pairs)] = theirs[:, list(pairs.values())]
+    return mixed.reshape(own.shape)
+
+
+def _memory(
+    model: Detector,
+    fitting: Mapping[str, Tensor],
+    source: Source,
+    names: Sequence[str],
+    settings: Mapping[str, Any],
+) -> set[str]:
+    """The buffers of a loss with memory, where it is the same loss of the same categories."""
+    kinds = [side.get("loss", {}).get("kind") for side in (settings, source.model)]
+    buffers = set(own_buffers(model))
+    same = list(source.categories or ()) == list(names) and kinds[0] == kinds[1]
+    return buffers if same and buffers <= fitting.keys() else set()
+
+
+def _check_backbone(
+    source: Source,
+    own: Mapping[str, Tensor],
+    fitting: Mapping[str, Tensor],
+    settings: Mapping[str, Any],
+) -> None:
+    wanted = [n for n in own if n.startswith("backbone.") and not n.endswith("batches_tracked")]
+    missing = [name for name in wanted if name not in fitting]
+    if not missing and fitting:
+        return
+    holds = f"it holds {len(source.tensors)} tensors, such as {_some(list(source.tensors), 3)}"
+    name = settings.get("backbone", {}).get("name")
+    lacks = (
+        f"of the {len(wanted)} tensors of the backbone {name} it lacks {len(missing)}, or has them "
+        f"in another shape, such as {missing[0]}"
+        if missing
+        else "it has none of this detector's tensors"
+    )
+    raise ConfigError(
+        f"{source.path}: not weights of this detector: {lacks}; {holds}. "
+        + _advice(source, wanted, settings)
+    )
+
+
+def _advice(source: Source, wanted: Sequence[str], settings: Mapping[str, Any]) -> str:
+    theirs = source.model.get("backbone", {}).get("name")
+    if theirs is not None and theirs != settings.get("backbone", {}).get("name"):
+        return f"Its run's backbone is {theirs}: add --model.backbone.name {theirs}"
+    names = source.tensors.keys()
+    if any(name.startswith(("backbone.body.", "head.classification_head.")) for name in names):
+        return (
+            f"They look like torchvision's: hyperfocal import torchvision {source.path} --out RUN, "
+            "then --model.weights RUN"
+        )
+    plain = {name.removeprefix("backbone.net.").replace(".", "_") for name in wanted}
+    if plain & {name.replace(".", "_") for name in names}:
+        return f"They look like a backbone's alone: --model.backbone.weights {source.path}"
+    return "Give a run folder, or the model.safetensors of one, with the same backbone"
+
+
+def _similar(new: Sequence[str], dropped: Sequence[str]) -> dict[str, str]:
+    """Names that differ in case, spaces and dashes alone."""
+
+    def plain(name: str) -> str:
+        return "".join(c for c in name.casefold() if c.isalnum())
+
+    known = {plain(name): name for name in dropped}
+    return {name: known[plain(name)] for name in new if plain(name) in known and plain(name)}
+
+
+def _differences(own: Mapping[str, Any], source: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Settings that say what the weights mean, where the detectors differ in them."""
+    if not source:
+        return []
+    mine, theirs = dict(flat(own)), dict(flat(source))
+    return [
+        (name, mine[name], theirs[name])
+        for name in mine
+        if name in theirs and mine[name] != theirs[name] and not _is_of_training(name)
+    ]
+
+
+def _is_of_training(name: str) -> bool:
+    return any(name == one or name.startswith(f"{one}.") for one in OF_TRAINING)
+
+
+def _some(names: Sequence[str], most: int = SHOWN) -> str:
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
