@@ -14,7 +14,9 @@ Train a detector and measure it.
   hyperfocal train RECIPE --data.train.annotations F --data.train.images D \\
       --data.val.annotations F --data.val.images D --out RUN [any setting]
 
-RECIPE is a name from `hyperfocal recipes` or a path to your own recipe file.
+RECIPE is a name from `hyperfocal recipes`, a path to your own recipe file, or a run folder, whose
+detector and settings are taken. `--model.weights RUN` starts any recipe from a trained detector
+(docs/fine_tuning.md).
 `hyperfocal train RECIPE --help` lists every setting with its default.
 Annotations: COCO JSON, a YOLO data.yaml, a folder of Pascal VOC XML, or the CSV of Open Images."""
 

@@ -11,7 +11,8 @@ tells the accuracy and time to expect. A person's own recipe is a file of the sa
         base = retinanet_mobilenet.recipe()
         return dataclasses.replace(base, seed=7)
 
-``hyperfocal train my_recipe.py --data.train.annotations ...`` runs it.
+``hyperfocal train my_recipe.py --data.train.annotations ...`` runs it. A run folder is a recipe,
+too: that of fine-tuning its detector with its settings.
 
 A docstring may have a table of published results, one ``row | flags | numbers`` a line: each row is
 the recipe's command with its flags. Words in capitals stand for flags named below the table.
@@ -20,6 +21,7 @@ the recipe's command with its flags. Words in capitals stand for flags named bel
 from __future__ import annotations
 
 import ast
+import dataclasses
 import pkgutil
 import re
 import runpy
@@ -28,18 +30,22 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hyperfocal.config import did_you_mean
+from hyperfocal.data import Split
 from hyperfocal.engine.experiment import Experiment
+from hyperfocal.engine.run_folder import RunFolder
 from hyperfocal.types import ConfigError
 
 
 def load_recipe(name: str) -> Experiment:
-    """The experiment of a recipe by name, or of a person's file by its path.
+    """The experiment of a recipe by name, or of a user's file or a run folder by its path.
 
     Raises:
         ConfigError: there is no such recipe or file, or the file doesn't make an `Experiment`.
     """
     if name.endswith(".py"):
         return _from_file(Path(name))
+    if name not in describe() and Path(name).is_dir():
+        return _from_run(Path(name))
     _find(name)
     experiment: Experiment = import_module(f"hyperfocal.recipes.{name}").recipe()
     return experiment
@@ -100,11 +106,29 @@ def describe() -> dict[str, str]:
 def _find(name: str) -> None:
     if name not in describe():
         hint = did_you_mean(name, describe())
-        raise ConfigError(f"no recipe {name!r}; {hint} (your own recipe: a path ending in .py)")
+        raise ConfigError(
+            f"no recipe {name!r}; {hint} (your own recipe: a path ending in .py; "
+            "fine-tuning: a run folder)"
+        )
 
 
 def _docstring(path: Path) -> str:
     return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+
+
+def _from_run(path: Path) -> Experiment:
+    """The settings of a run, starting from its weights; the data is to be given."""
+    found = RunFolder(path).read_experiment()
+    data = dataclasses.replace(found.data, train=Split(), val=Split())
+    return dataclasses.replace(
+        found,
+        model=dataclasses.replace(found.model.offline(), weights=path),
+        data=data,
+        out=Path("runs") / f"{path.resolve().name}_finetuned",
+        resume=False,
+        overwrite=False,
+        accept_changed_data=False,
+    )
 
 
 def _from_file(path: Path) -> Experiment:
