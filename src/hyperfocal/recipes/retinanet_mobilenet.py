@@ -5,9 +5,10 @@
         --data.val.annotations val.json --data.val.images images
 
 Starts from ImageNet weights (timm's, or a local file: ``--model.backbone.weights FILE``), keeps
-their batch norms frozen and trains them at a tenth of the rate of the rest. From a detector that is
-trained already, such as an earlier run of this recipe: ``--model.weights RUN --lr 3e-4``, which keeps
-the categories of the same names. From random weights: ``--model.backbone.no-pretrained``. Images of other sizes: ``--data.train-transform.short 320
+their batch norms frozen and trains them at a tenth of the rate of the rest. From random weights:
+``--model.backbone.no-pretrained``. From a detector that is trained already, such as an earlier run
+of this recipe: ``--model.weights RUN --lr 3e-4``; the categories of the same names are kept
+(docs/fine_tuning.md). Images of other sizes: ``--data.train-transform.short 320
 --data.val-transform.short 320``. Measured results: docs/results/own_data.md.
 """
 
