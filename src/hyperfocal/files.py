@@ -87,9 +87,11 @@ def load_json(path: Path, error: type[HyperfocalError] = DataError) -> Any:
 
 
 def load_yaml(path: Path, error: type[HyperfocalError] = DataError) -> Any:
-    """Decode a YAML file of plain values; tags that make objects, and aliases, are refused.
+    """Decode a YAML file whose values all stay text, as written: ``yes`` is ``"yes"``.
 
-    A few nested aliases stand for billions of values, and nothing here needs them.
+    YAML makes booleans, dates and numbers of words such as ``on``, ``2020-01-01`` and ``012``,
+    which are category names here. Tags that make objects, and aliases, are refused: a few nested
+    aliases stand for billions of values, and nothing here needs them.
 
     Raises:
         HyperfocalError: of class ``error``: too large, or not such YAML. A missing file is a
@@ -106,6 +108,8 @@ def load_yaml(path: Path, error: type[HyperfocalError] = DataError) -> Any:
 
 
 class _PlainLoader(yaml.SafeLoader):
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012, every plain value stays text
+
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.events.AliasEvent):
             raise yaml.YAMLError("aliases (*name) are not allowed; write the value out")

@@ -59,7 +59,7 @@ def test_a_folder_of_labels(root):
     check_train(read_annotations(labels, images, categories=CATEGORIES))
     (labels / "classes.txt").write_text("ant\ncat\n")
     check_train(read_annotations(labels, images))
-    with pytest.raises(DataError, match=r"say where the images are, with --data\.val\.images"):
+    with pytest.raises(DataError, match=r"name the image folder with --data\.val\.images"):
         read_annotations(labels, split="val")
 
 
@@ -118,11 +118,10 @@ def test_labels_without_an_image(root):
     ("line", "what"),
     [
         ("0 0.5 0.5 0.5", "expected a class number and 4 values"),
-        ("0 0.5 0.5 0.5 0.5 0.9", "expected a class number and 4 values"),
         ("0 0.5 0.5 0.5 x", "could not convert"),
         ("ant 0.5 0.5 0.5 0.5", "the first word must be a class number"),
         ("-1 0.5 0.5 0.5 0.5", "the first word must be a class number"),
-        ("0.0 0.5 0.5 0.5 0.5", "the first word must be a class number"),
+        ("0.5 0.5 0.5 0.5 0.5", "the first word must be a class number"),
         ("0 50 40 10 10", "coordinates must be fractions of the image"),
         ("0 inf 0.5 0.5 0.5", "coordinates must be fractions of the image"),
     ],

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Sequence
 from pathlib import Path
 
 from hyperfocal.data.checks import check_annotations
 from hyperfocal.data.coco import read_coco
+from hyperfocal.data.csv_boxes import csv_format, read_csv
 from hyperfocal.data.image_checks import BadImages, Check
 from hyperfocal.data.openimages_split import OpenImagesFiles, read_openimages_split
 from hyperfocal.data.raw import Problems, RawAnnotations, SplitName
 from hyperfocal.data.voc import find_voc, read_voc
-from hyperfocal.data.yolo import YAML_SUFFIXES, find_yaml, has_labels, read_yolo
+from hyperfocal.data.yolo import (
+    YAML_SUFFIXES,
+    find_yaml,
+    has_labels,
+    has_labels_folder,
+    read_yolo,
+)
 from hyperfocal.types import AnnotationSet, Category, DataError
 
 
@@ -28,10 +36,11 @@ def read_annotations(
 ) -> AnnotationSet:
     """Read and check annotations; the format is found by looking.
 
-    A ``.json`` file is COCO; a ``.yaml`` file, a folder with one or a folder of ``.txt`` labels is
-    YOLO; a folder of ``.xml`` files, or a VOC tree, is Pascal VOC; a folder with a single ``.json``
-    file is COCO; a ``.csv`` file is the boxes of Open Images. See `read_coco`, `read_yolo`,
-    `read_voc` and `read_openimages_split` for each.
+    A ``.json`` file is COCO; a ``.yaml`` file, a folder with one, a folder of ``.txt`` labels or
+    one with ``images`` and ``labels`` is YOLO; a folder of ``.xml`` files, or a VOC tree, is Pascal
+    VOC; a folder with a single COCO file is COCO; a ``.csv`` file has the boxes of Open
+    Images, or keras-retinanet's or TensorFlow's columns. See `read_coco`, `read_yolo`, `read_voc`,
+    `read_openimages_split` and `read_csv` for each.
 
     Boxes lie in the image as displayed, after EXIF rotation. With one counted `HyperfocalWarning`
     a kind: boxes that are not finite, have no area or lie outside the image are left out; boxes
@@ -97,6 +106,8 @@ def read_raw(
         what = "is not a folder" if images.exists() else "does not exist"
         raise DataError(f"{images}: the image folder {what}; check --data.{split}.images")
     if annotations.suffix.lower() == ".csv":
+        if (other := csv_format(annotations)) is not None:
+            return read_csv(annotations, images, other, openimages.classes, split, problems)
         return read_openimages_split(annotations, images, openimages, split)
     if given := openimages.options(split):
         raise DataError(f"{given[0]} goes with Open Images' boxes (.csv), not with {annotations}")
@@ -112,7 +123,7 @@ def read_raw(
         if "VOC" in found:
             return read_voc(annotations, images, split, problems)
         if "COCO" in found:
-            return read_coco(next(annotations.glob("*.json")), images, problems)
+            return read_coco(coco_files(annotations)[0], images, problems)
         return read_yolo(annotations, images, split, categories, problems)
     if not annotations.exists():
         raise DataError(f"{annotations}: no such file or folder; check --data.{split}.annotations")
@@ -120,6 +131,10 @@ def read_raw(
         return read_yolo(annotations, images, split, categories, problems)
     if annotations.suffix.lower() in (".xml", ".txt"):
         raise DataError(f"{annotations}: one image's annotations; give their folder")
+    if annotations.suffix.lower() in (".data", ".names"):
+        raise DataError(
+            f"{annotations}: darknet's files aren't read; write a data.yaml (names, train, val)"
+        )
     return read_coco(annotations, images, problems)
 
 
@@ -127,8 +142,28 @@ def _look_into(folder: Path) -> list[str]:
     found = []
     if find_voc(folder) is not None:
         found.append("VOC")
-    if find_yaml(folder) is not None or has_labels(folder):
+    if find_yaml(folder) is not None or has_labels(folder) or has_labels_folder(folder):
         found.append("YOLO")
-    if len(list(folder.glob("*.json"))) == 1:
+    if len(coco_files(folder)) == 1:
         found.append("COCO")
     return found
+
+
+def coco_files(folder: Path) -> list[Path]:
+    """The ``.json`` files of a folder with the words ``"images"`` and ``"annotations"`` in them.
+
+    Other tools leave JSON files beside their labels, such as Label Studio's ``notes.json``.
+    """
+    files = sorted(file for file in folder.glob("*.json") if not file.name.startswith("."))
+    return [file for file in files if _has_words(file, (b'"images"', b'"annotations"'))]
+
+
+def _has_words(file: Path, words: Sequence[bytes]) -> bool:
+    try:
+        with (
+            file.open("rb") as opened,
+            mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as text,
+        ):
+            return all(text.find(word) >= 0 for word in words)
+    except (OSError, ValueError):  # unreadable, or empty
+        return False

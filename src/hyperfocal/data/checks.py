@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hyperfocal.data.box_units import fractions, scale_to_files
+from hyperfocal.data.file_names import find_files
 from hyperfocal.data.image_checks import BadImages, Check, check_images, links_out
 from hyperfocal.data.images import Header
 from hyperfocal.data.lvis import with_labels
@@ -61,6 +64,8 @@ def check_annotations(
         raise DataError(f"{raw.source}: no images in it; is it the right file?")
     if not raw.categories and not categories:
         raise DataError(f"{raw.source}: no categories in it; list them, or give other annotations")
+    if check != "none" and headers is None:
+        raw = replace(raw, images=find_files(raw.images, problems))
     _check_unique(raw, problems)
     if not follow_links:
         for image in links_out(raw.images):
@@ -78,6 +83,14 @@ def check_annotations(
     sizes = np.array([image.hw for image in images], dtype=np.float64).reshape(-1, 2)
     if raw.normalized:
         boxes = boxes * sizes[rows][:, [1, 0, 1, 0]]
+    elif check != "none":
+        if (wrong := fractions(raw, boxes, sizes[rows])) is not None:
+            problems.errors.append(wrong)
+            problems.raise_errors()
+        count, what, first = scale_to_files(raw, images, boxes)
+        problems.warn(count, "image images", what, first)
+        if count:
+            area = np.full_like(area, np.nan)  # of another scale
     keep = (rows >= 0) & (labels >= 0)
     clipped = _check_boxes(raw, boxes, sizes[rows], keep, check != "none", problems)
     with np.errstate(invalid="ignore", over="ignore"):
@@ -86,7 +99,14 @@ def check_annotations(
         stated &= (area > 0) | (check == "none")
     area = np.where(stated, area, box_area)
     if not (keep & ~raw.crowd).any():
-        problems.errors.append("no usable boxes in it, so there is nothing to learn or to measure")
+        crowds = int((keep & raw.crowd).sum())
+        why = "no usable boxes in it, so there is nothing to learn or to measure"
+        if crowds:
+            why = (
+                f"all {crowds} usable boxes are marked crowd (iscrowd 1), "
+                "which are never trained on or measured; set iscrowd to 0 for single objects"
+            )
+        problems.errors.append(why)
     problems.tell()
 
     order = np.flatnonzero(keep)[np.argsort(rows[keep], kind="stable")]

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from hyperfocal.data.lvis import read_federated
 from hyperfocal.data.raw import MAX_SIDE, Problems, RawAnnotations, RawImage, holds_any, inside
+from hyperfocal.data.segmentation import segmentation_box
 from hyperfocal.files import MAX_SHOWN, load_json, shown
 from hyperfocal.types import Category, DataError
 
@@ -26,8 +27,9 @@ def read_coco(
 
     Labels follow the order of the category ids, whatever the order of the list. Of an annotation,
     ``image_id``, ``category_id``, ``bbox``, ``iscrowd`` (default 0) and ``area`` (default: the
-    box's) are read; masks and keypoints are not. LVIS files are read too: their lists of verified
-    categories, their ``frequency``, and the file name at the end of ``coco_url``.
+    box's) are read; keypoints are not, and ``segmentation`` only where ``bbox`` is missing: then
+    the box around it is taken, with one counted warning. LVIS files are read too: their lists of
+    verified categories, their ``frequency``, and the file name at the end of ``coco_url``.
 
     Args:
         path: the JSON file.
@@ -66,6 +68,15 @@ def read_coco(
         len(repeats), "annotation annotations", "repeat the id of another; all are kept",
         f"id {shown(repeats[0])}" if repeats else "",
     )  # fmt: skip
+    boxes = _boxes(annotations)
+    around = _boxes_around(annotations, boxes)
+    problems.warn(
+        len(around),
+        "annotation annotations",
+        "without bbox: the box around the segmentation is used",
+        f"id {_id(annotation_ids[around[0]])}" if around else "",
+        around,
+    )
     federated = None
     if any("neg_category_ids" in entry for entry in lists["images"]):
         federated = read_federated(lists["images"], lists["categories"], problems)
@@ -76,7 +87,7 @@ def read_coco(
         images=[image for image in raw_images if image is not None],
         image_ids=np.array(owner_ids, dtype=np.int64),
         category_ids=np.array(category_ids, dtype=np.int64),
-        boxes=_boxes(annotations),
+        boxes=boxes,
         crowd=np.array([bool(entry.get("iscrowd", 0)) for entry in annotations], dtype=np.bool_),
         area=np.array([_number(entry.get("area")) for entry in annotations], dtype=np.float64),
         describe=lambda n: f"annotation id {_id(annotation_ids[n])}",
@@ -112,18 +123,22 @@ def _entries(data: Mapping[str, Any], key: str, path: Path) -> list[dict[str, An
 def _integers(
     entries: Sequence[Mapping[str, Any]], key: str, thing: str, problems: Problems
 ) -> list[int]:
-    values = [entry.get(key) for entry in entries]
+    values: list[Any] = [entry.get(key) for entry in entries]
     good: list[int] = []
     for n, value in enumerate(values):
-        # type() and not isinstance(): true is no id.
-        if type(value) is int and abs(value) < 2**63:
-            good.append(value)
+        if _is_whole(value) and abs(value) < 2**63:
+            good.append(int(value))
         else:
             problems.errors.append(
                 f"{thing} number {n} (id {shown(entries[n].get('id'))}) has {key} = "
                 f"{shown(value)}, but it must be a whole number"
             )
     return good
+
+
+def _is_whole(value: object) -> bool:
+    """Whether it is a whole number; pandas writes 1 as 1.0. True is none."""
+    return type(value) is int or (type(value) is float and value.is_integer())
 
 
 def _name(value: object) -> str:
@@ -145,9 +160,9 @@ def _image(
             "; make it relative to that folder"
         )
         return None
-    size = entry.get("height"), entry.get("width")
-    stated = all(type(side) is int and 0 < side <= MAX_SIDE for side in size)
-    return RawImage(image_id, name, path, size if stated else None)  # type: ignore[arg-type]
+    size: tuple[Any, Any] = entry.get("height"), entry.get("width")
+    height, width = (int(s) if _is_whole(s) and 0 < s <= MAX_SIDE else 0 for s in size)
+    return RawImage(image_id, name, path, (height, width) if height and width else None)
 
 
 def _file_name(entry: Mapping[str, Any]) -> object:
@@ -186,6 +201,21 @@ def _boxes(annotations: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:
                 boxes[n] = [_number(value) for value in box]
     boxes[:, 2:] += boxes[:, :2]
     return boxes
+
+
+def _boxes_around(
+    annotations: Sequence[Mapping[str, Any]], boxes: NDArray[np.float64]
+) -> list[int]:
+    """Fill in boxes of annotations that have a segmentation and no bbox; returns their rows."""
+    rows = []
+    for n, entry in enumerate(annotations):
+        if entry.get("bbox") or not entry.get("segmentation"):
+            continue
+        box = segmentation_box(entry["segmentation"])
+        if box is not None:
+            boxes[n] = box
+            rows.append(n)
+    return rows
 
 
 def _number(value: object) -> float:

@@ -9,9 +9,10 @@ from dataclasses import replace
 from pathlib import PurePath
 from typing import Literal, TypeVar
 
+from hyperfocal.data.file_names import near_name
 from hyperfocal.data.images import Header, read_header, read_image
 from hyperfocal.data.raw import Problems, RawAnnotations, RawImage
-from hyperfocal.files import is_file
+from hyperfocal.files import is_file, shown
 from hyperfocal.types import DataError
 
 Check = Literal["none", "headers", "decode"]
@@ -129,7 +130,9 @@ def check_images(
             good.append(image)
             continue
         if isinstance(header, DataError):
-            bad.append((image.id, f"image id {image.id}: {header}"))
+            near = "" if is_file(image.path) else near_name(image)
+            hint = f"; there is {shown(near)}" if near else ""
+            bad.append((image.id, f"image id {image.id}: {header}{hint}"))
             continue
         if image.hw and image.hw != header.hw:
             stated = f"{image.name!r}, {_size(image.hw)} in the annotations, {_size(header.hw)}"
@@ -139,7 +142,8 @@ def check_images(
     problems.warn(
         len(wrong),
         "image images",
-        "with a wrong width or height in the annotations; the file's own size is used",
+        "with a wrong width or height in the annotations; the file's own size is used (boxes are "
+        "taken to be in its pixels, unless they were scaled)",
         wrong[0] if wrong else "",
     )
     problems.warn(

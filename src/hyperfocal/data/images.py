@@ -30,7 +30,20 @@ from hyperfocal.files import one_line
 from hyperfocal.types import DataError
 
 SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+    {
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".png",
+        ".bmp",
+        ".webp",
+        ".gif",
+        ".tif",
+        ".tiff",
+        ".ppm",
+        ".pgm",
+    }
     | {".avif", ".jp2", ".mpo"}
 )
 """File name endings (lower case) taken for images when a folder is searched."""

@@ -170,8 +170,15 @@ def counted(count: int, things: str) -> str:
 
 
 def inside(folder: Path, name: str) -> Path | None:
-    """``folder / name``, or None where an annotated name would lead out of the folder."""
+    """``folder / name``, or None where an annotated name would lead out of the folder.
+
+    An absolute name is one inside the folder if it begins with the folder's path.
+    """
     posix, windows = PurePosixPath(name), PureWindowsPath(name)
+    if posix.is_absolute() and "\0" not in name and ".." not in posix.parts:
+        for root in (folder, folder.absolute(), folder.resolve()):
+            if posix.is_relative_to(root.as_posix()) and posix != PurePosixPath(root.as_posix()):
+                return folder / posix.relative_to(root.as_posix())
     leaves = posix.is_absolute() or windows.drive or windows.root or ".." in windows.parts
     return None if leaves or not name or "\0" in name else folder / name
 

@@ -18,9 +18,13 @@ from hyperfocal.types import Category, DataError
 def find_voc(folder: Path) -> Path | None:
     """The folder with the XML files: ``folder`` itself or ``Annotations`` in it."""
     for place in (folder, folder / "Annotations"):
-        if next(place.glob("*.xml"), None) is not None:
+        if _xml_files(place):
             return place
     return None
+
+
+def _xml_files(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.glob("*.xml") if not file.name.startswith("."))
 
 
 def read_voc(
@@ -55,8 +59,17 @@ def read_voc(
         beside = place.parent / "JPEGImages"
         images = beside if beside.is_dir() else place
     problems = problems or Problems(folder)
-    files = sorted(place.glob("*.xml"))
-    listed = place.parent / "ImageSets" / "Main" / f"{split}.txt"
+    files = _xml_files(place)
+    lists = place.parent / "ImageSets" / "Main"
+    listed = lists / f"{split}.txt"
+    if place != folder and lists.is_dir() and not listed.is_file():
+        there = sorted(file.name for file in lists.glob("*.txt") if not file.name.startswith("."))
+        if there:
+            raise DataError(
+                f"{folder}: its lists of images have no {listed.name}; there is "
+                f"{', '.join(there[:10])}. Write {listed}, with one image name per line, or give "
+                f"a folder with the XML files of the {split} split"
+            )
     if place != folder and listed.is_file():
         names = {line.split()[0] for line in read_text(listed).splitlines() if line.strip()}
         files = [file for file in files if file.stem in names]

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import os
-from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from hyperfocal.data.image_checks import in_threads
 from hyperfocal.data.images import read_image
 from hyperfocal.data.raw import counted
+from hyperfocal.data.same_files import identical_files
 from hyperfocal.doctor.findings import Case, Finding
 from hyperfocal.types import DataError
 
@@ -58,32 +56,16 @@ class Decoded:
 # --------------------------------------------------------------------------- the same bytes
 
 
-def identical_files(pictures: Sequence[Picture]) -> list[list[Picture]]:
-    """Groups of different paths with the same bytes.
-
-    Only files of equal size are opened, and only those that begin alike are read to the end.
-    """
-    groups = [_one_a_path(pictures)]
-    for key in (_size, _beginning, _digest):
-        groups = [part for group in groups for part in _apart(group, key)]
-    return groups
-
-
-def _apart(
-    pictures: Sequence[Picture], key: Callable[[Picture], Hashable | None]
-) -> list[list[Picture]]:
-    """Pictures with a common key, at least two each; those that can't be read are left out."""
-    found: dict[Hashable, list[Picture]] = defaultdict(list)
-    for picture, value in zip(pictures, in_threads(key, pictures, 8), strict=True):
-        if value is not None:
-            found[value].append(picture)
-    return [group for group in found.values() if len(group) > 1]
+def identical_pictures(pictures: Sequence[Picture]) -> list[list[Picture]]:
+    """Groups of pictures whose different files have the same bytes."""
+    by_path = {picture.path: picture for picture in pictures}
+    return [[by_path[path] for path in group] for group in identical_files(list(by_path))]
 
 
 def check_identical(pictures: Sequence[Picture]) -> list[Finding]:
     """Image files that both splits share, and files that repeat within one."""
     shared = _shared_paths(pictures)
-    groups = identical_files(pictures)
+    groups = identical_pictures(pictures)
     across = [g for g in groups if len({p.split for p in g}) > 1]
     within = [g for g in groups if len({p.split for p in g}) == 1]
     findings = []
@@ -104,39 +86,9 @@ def check_identical(pictures: Sequence[Picture]) -> list[Finding]:
     return findings
 
 
-def _one_a_path(pictures: Iterable[Picture]) -> list[Picture]:
-    return list({picture.path: picture for picture in pictures}.values())
-
-
 def _shared_paths(pictures: Sequence[Picture]) -> list[Picture]:
     train = {picture.path for picture in pictures if picture.split == "train"}
     return [p for p in pictures if p.split == "val" and p.path in train]
-
-
-def _size(picture: Picture) -> int | None:
-    try:
-        return picture.path.stat().st_size
-    except OSError:
-        return None
-
-
-def _beginning(picture: Picture) -> bytes | None:
-    try:
-        with picture.path.open("rb") as file:
-            return hashlib.blake2b(file.read(4096), digest_size=16).digest()
-    except OSError:
-        return None
-
-
-def _digest(picture: Picture) -> bytes | None:
-    digest = hashlib.blake2b(digest_size=16)
-    try:
-        with picture.path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    except OSError:
-        return None
-    return digest.digest()
 
 
 def _pair_case(group: Sequence[Picture]) -> Case:
@@ -196,7 +148,7 @@ def check_decoded(decoded: Sequence[Decoded], sampled: int | None) -> list[Findi
     val = [d for d in good if d.picture.split == "val"]
     # Images with the same bytes are another finding.
     content = {d.picture.path: n for n, d in enumerate(good)}
-    for group in identical_files([d.picture for d in good]):
+    for group in identical_pictures([d.picture for d in good]):
         content |= {p.path: content[group[0].path] for p in group}
     pairs = [(a.picture, b.picture, r) for a, b, r in near_copies(train, val, content)]
     if pairs:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hyperfocal.data import DataConfig, Split, SplitName, read_annotations
-from hyperfocal.types import AnnotationSet, Category, ConfigError
+from hyperfocal.data.raw import counted
+from hyperfocal.data.same_files import files_in_both
+from hyperfocal.types import AnnotationSet, Category, ConfigError, HyperfocalWarning
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,32 @@ def read_splits(config: DataConfig, train: AnnotationSet | None = None) -> Split
         train = _read(config, "train", config.train)
     if config.val.annotations is None:
         return Splits(train, None)
-    return Splits(train, _read(config, "val", config.val_split, train.categories))
+    splits = Splits(train, _read(config, "val", config.val_split, train.categories))
+    warn_of_shared_images(splits)
+    return splits
+
+
+def warn_of_shared_images(splits: Splits) -> None:
+    """A `HyperfocalWarning` with the number of images that both splits have.
+
+    By path, or by content: copies under other names count too.
+    """
+    if splits.val is None:
+        return
+    first, second = (
+        [record.path for record in split.images if record.source is None]
+        for split in (splits.train, splits.val)
+    )
+    pairs = files_in_both(first, second)
+    if pairs:
+        one, other = pairs[0]
+        warnings.warn(
+            f"{counted(len(pairs), 'image images')} of {len(second)} in the validation split "
+            f"{'is' if len(pairs) == 1 else 'are'} in the training split too (first: {other}, same "
+            f"as {one}): the AP will be too high. Leave them out of one of the two",
+            HyperfocalWarning,
+            stacklevel=2,
+        )
 
 
 def _read(
