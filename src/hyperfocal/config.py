@@ -44,6 +44,9 @@ class Config:
     """Name among the alternatives of a union field; empty where there are none."""
     alternatives: ClassVar[tuple[str, ...]] = ()
     """Optional fields of which one is set: a flag for one of them unsets the others."""
+    by_category: ClassVar[tuple[str, ...]] = ()
+    """Fields that may name categories (``cat=0.5,dog=0.2``), which a training turns into one value
+    a category, in label order."""
     kept_when_swapped: ClassVar[tuple[str, ...]] = ()
     """Fields that a component passes on to the one that ``--FIELD KIND`` puts in its place, where
     they were set to something else than their default and the other has them too."""

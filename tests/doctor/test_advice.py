@@ -15,12 +15,13 @@ from hyperfocal.doctor.advise_anchors import advise_anchors
 from hyperfocal.doctor.advise_loss import advise_loss, advise_prior
 from hyperfocal.doctor.advise_schedule import advise_lr, advise_sampler, advise_schedule
 from hyperfocal.doctor.advise_size import advise_size
+from hyperfocal.doctor.advise_start import advise_start
 from hyperfocal.doctor.anchors import BoxTable, Fit, best_iou
 from hyperfocal.doctor.measure import Measurements
 from hyperfocal.evaluation import FrequencyGroups
 from hyperfocal.losses import sigmoid_focal_loss
 from hyperfocal.recipes import describe, load_recipe
-from hyperfocal.types import AnnotationSet, Category, CategoryCounts, ImageRecord
+from hyperfocal.types import AnnotationSet, Category, CategoryCounts, ConfigError, ImageRecord
 
 STRIDES = (8, 16, 32, 64, 128)
 
@@ -69,6 +70,16 @@ def split(images):
     return AnnotationSet(None, categories, tuple(records))
 
 
+def test_few_images_are_better_fine_tuned(tmp_path):
+    recipe = load_recipe("retinanet_mobilenet")
+    few, many = measured([50, 50], [60], num_images=100), measured([50, 50], [60], num_images=5000)
+    assert "--model.weights RUN" in advise_start(recipe, few).reason
+    assert "--model.weights" not in advise_start(recipe, many).reason
+    chosen = override(recipe, ["--model.weights", str(tmp_path)], prog="test")
+    assert str(tmp_path) in advise_start(chosen, few).reason
+    assert advise_start(recipe, few).flags == ()
+
+
 # --------------------------------------------------------------------------- the whole
 
 
@@ -92,12 +103,25 @@ def test_the_printed_overrides_build_an_experiment(two, recipe):
     assert dump(rebuilt) == dump(advice.experiment)
     topics = [proposal.topic for proposal in advice.proposals]
     assert topics == [
-        "image size", "anchors", "loss", "prior", "sampler", "learning rate", "schedule"
+        "start", "image size", "anchors", "loss", "prior", "sampler", "learning rate", "schedule"
     ]  # fmt: skip
     for proposal in advice.proposals:
         assert proposal.reason
         assert proposal.source
     assert advice.as_json()["command"] == advice.command
+
+
+def test_weights_by_category_are_read_and_kept(two):
+    two.write()
+    names = [c.name for c in two.examine("demo").train.categories]
+    recipe = load_recipe("demo")
+    found = two.examine("demo")
+    flags = ["--loss.alpha", f"{names[0]}=0.5"]
+    found = dataclasses.replace(found, experiment=override(found.experiment, flags, prog="test"))
+    assert advise(found, recipe, "demo", flags).flags  # something is advised
+    wrong = override(found.experiment, ["--loss.alpha", "nothing=0.5"], prog="test")
+    with pytest.raises(ConfigError, match="'nothing', which is no category"):
+        advise(dataclasses.replace(found, experiment=wrong), recipe, "demo")
 
 
 @pytest.mark.parametrize("kind", ["fcos", "atss", "paa", "improved_baseline"])

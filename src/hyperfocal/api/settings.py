@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -77,9 +78,11 @@ def _words(name: str, value: object) -> list[str]:
         return [f"--{name}", str(value)]
     if isinstance(value, tuple | list):
         return [f"--{name}", *map(str, value)]
+    if isinstance(value, Mapping):  # numbers by category
+        return [f"--{name}", json.dumps(dict(value))]
     raise ConfigError(
-        f"settings[{name!r}] = {value!r}: expected a number, text, bool, None, path, list or the "
-        "Config of a component"
+        f"settings[{name!r}] = {value!r}: expected a number, text, bool, None, path, list, dict or "
+        "the Config of a component"
     )
 
 

@@ -12,10 +12,12 @@ from hyperfocal.doctor.advise_anchors import advise_anchors
 from hyperfocal.doctor.advise_loss import advise_loss, advise_prior
 from hyperfocal.doctor.advise_schedule import advise_lr, advise_sampler, advise_schedule
 from hyperfocal.doctor.advise_size import advise_size
+from hyperfocal.doctor.advise_start import advise_start
 from hyperfocal.doctor.anchors import measure_fit
 from hyperfocal.doctor.examine import Examination
 from hyperfocal.doctor.measure import Measurements, measure, with_imbalance
 from hyperfocal.doctor.proposal import Proposal
+from hyperfocal.engine.by_category import with_categories
 from hyperfocal.engine.experiment import Experiment
 
 
@@ -84,7 +86,8 @@ def advise(
     """
     if found.train is None:
         return None
-    train, experiment = found.train, found.experiment
+    train = found.train
+    experiment = with_categories(found.experiment, train.categories)
     measured = measure(experiment, train, found.fit)
     proposals: list[Proposal] = []
 
@@ -94,6 +97,7 @@ def advise(
         if proposal.flags:
             experiment = override(experiment, proposal.flags, prog="doctor")
 
+    adopt(advise_start(experiment, measured))
     adopt(advise_size(experiment, measured))
     if proposals[-1].flags:
         measured = measure(experiment, train, measure_fit(experiment, train))

@@ -10,6 +10,7 @@ from hyperfocal.doctor.measure import Measurements
 from hyperfocal.doctor.proposal import EFL, PAPER, Proposal
 from hyperfocal.engine.experiment import Experiment
 from hyperfocal.losses import EqualizedFocalLoss, SigmoidFocalLoss, first_gradient_ratio
+from hyperfocal.losses.alpha import as_number
 
 LARGE_VOCABULARY = 100
 """Categories from which the published gains of EFL are taken to hold (500 and 1203 there)."""
@@ -91,6 +92,8 @@ def advise_prior(experiment: Experiment, measured: Measurements) -> Proposal:
     logits = measured.priors * measured.categories / max(measured.positives, 1.0)
     gamma = float(getattr(loss, "gamma", 0.0))
     alpha = getattr(loss, "alpha", None)
+    if isinstance(alpha, tuple):  # one a category
+        alpha = sum(alpha) / len(alpha)
     own, rest = (1.0, 1.0) if alpha is None else (float(alpha), 1 - float(alpha))
 
     def starts(prior: float) -> tuple[float, float]:
@@ -131,5 +134,6 @@ def _below_one(loss: EqualizedFocalLoss.Config, measured: Measurements, prior: f
     with_boxes = len(set(measured.table.image.tolist()))
     positives = boxes * measured.positives * with_boxes / max(measured.boxes, 1)
     negatives = measured.priors * measured.images - positives
-    ratio = first_gradient_ratio(prior, positives, negatives, alpha=loss.alpha, gamma=loss.gamma)
+    alpha = as_number(loss.alpha, len(boxes))
+    ratio = first_gradient_ratio(prior, positives, negatives, alpha=alpha, gamma=loss.gamma)
     return int(((ratio < 1) & (boxes > 0)).sum())

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from hyperfocal.data import BrokenFileWarning, epoch_length, eval_batches, train_batches
 from hyperfocal.engine.agreement import Verdict, agree
+from hyperfocal.engine.by_category import with_categories
 from hyperfocal.engine.claim import claimed, on_main
 from hyperfocal.engine.devices import TrainingForward, launch, lost_contact, mesh_of
 from hyperfocal.engine.ema import WeightAverage
@@ -108,6 +109,7 @@ def _train(
     """`train`, in a run folder that no other process writes to."""
     if splits is None:
         splits = read_splits(experiment.data)
+    experiment = with_categories(experiment, splits.train.categories)
     counts, epoch = splits.train.counts(), epoch_length(experiment.data, splits.train)
     if splits.val is not None:  # annotations that lack what the protocol needs end it here
         build_evaluator(splits.val, counts, experiment.evaluation)

@@ -292,7 +292,7 @@ def _memory(
 ) -> set[str]:
     """The buffers of a loss with memory, where it is the same loss of the same categories."""
     kinds = [side.get("loss", {}).get("kind") for side in (settings, source.model)]
-    buffers = set(own_buffers(model))
+    buffers = set(own_buffers(model)) & model.state_dict().keys()
     same = list(source.categories or ()) == list(names) and kinds[0] == kinds[1]
     return buffers if same and buffers <= fitting.keys() else set()
 

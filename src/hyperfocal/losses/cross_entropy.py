@@ -22,6 +22,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from hyperfocal import config
+from hyperfocal.losses.alpha import MUST, Alpha, as_number, is_alpha, keep_alpha
 from hyperfocal.losses.inputs import Number, Reduction, prepare, reduce
 from hyperfocal.losses.kernels import Backend, Settings, focal_settings, fused_sum, serves
 from hyperfocal.losses.one_vs_all import balance, one_vs_all
@@ -102,23 +103,27 @@ class SigmoidCrossEntropyLoss(nn.Module):
     class Config(config.Config):
         """Settings of `SigmoidCrossEntropyLoss`."""
 
+        by_category: ClassVar[tuple[str, ...]] = ("alpha",)
         kind: ClassVar[str] = "ce"
 
-        alpha: float | None = None
-        """Weight of positives, negatives get 1 - alpha; none: both weigh 1."""
+        alpha: Alpha = None
+        """Weight of positives, negatives get 1 - alpha; none: both weigh 1. By category:
+        cat=0.5,dog=0.2 or a file of such pairs."""
 
         def __post_init__(self) -> None:
-            self._require(self.alpha is None or 0 <= self.alpha <= 1, "alpha", "in [0, 1] or none")
+            self._require(is_alpha(self.alpha), "alpha", f"{MUST}, or none")
 
         def build(
             self, num_classes: int, counts: CategoryCounts | None = None
         ) -> SigmoidCrossEntropyLoss:
-            """The loss; it needs neither the number of categories nor their counts."""
-            return SigmoidCrossEntropyLoss(self.alpha)
+            """The loss for ``num_classes`` categories."""
+            return SigmoidCrossEntropyLoss(as_number(self.alpha, num_classes))
 
-    def __init__(self, alpha: float | None = None, backend: Backend = "auto") -> None:
+    alpha: Number | None
+
+    def __init__(self, alpha: Number | None = None, backend: Backend = "auto") -> None:
         super().__init__()
-        self.alpha = alpha
+        keep_alpha(self, alpha)
         self.backend = backend
 
     def settings(self, num_classes: int) -> Settings:

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from hyperfocal import config
+from hyperfocal.losses.alpha import MUST, Alpha, as_number, is_alpha, keep_alpha
 from hyperfocal.losses.eqlv2 import START, RatioMap, prepare_with_ratio
 from hyperfocal.losses.inputs import (
     Inputs,
@@ -142,10 +143,12 @@ class EqualizationLossV2Focal(GradientRatioLoss):
     class Config(config.Config):
         """Settings of `EqualizationLossV2Focal`."""
 
+        by_category: ClassVar[tuple[str, ...]] = ("alpha",)
         kind: ClassVar[str] = "eqlv2_focal"
 
-        alpha: float | None = 0.25
-        """Weight of positives, negatives get 1 - alpha; none: both weigh 1."""
+        alpha: Alpha = 0.25
+        """Weight of positives, negatives get 1 - alpha; none: both weigh 1. By category:
+        cat=0.5,dog=0.2 or a file of such pairs."""
         gamma: float = 2.0
         """Focusing parameter."""
         steepness: float = 12.0
@@ -156,7 +159,7 @@ class EqualizationLossV2Focal(GradientRatioLoss):
         """A positive weighs up to 1 + boost."""
 
         def __post_init__(self) -> None:
-            self._require(self.alpha is None or 0 <= self.alpha <= 1, "alpha", "in [0, 1] or none")
+            self._require(is_alpha(self.alpha), "alpha", f"{MUST}, or none")
             for name in ("gamma", "steepness", "midpoint", "boost"):
                 self._require(getattr(self, name) >= 0, name, "at least 0")
 
@@ -165,13 +168,20 @@ class EqualizationLossV2Focal(GradientRatioLoss):
         ) -> EqualizationLossV2Focal:
             """The loss for ``num_classes`` categories; it counts for itself."""
             return EqualizationLossV2Focal(
-                num_classes, self.alpha, self.gamma, self.steepness, self.midpoint, self.boost
+                num_classes,
+                as_number(self.alpha, num_classes),
+                self.gamma,
+                self.steepness,
+                self.midpoint,
+                self.boost,
             )
+
+    alpha: Number | None
 
     def __init__(
         self,
         num_classes: int,
-        alpha: float | None = 0.25,
+        alpha: Number | None = 0.25,
         gamma: float = 2.0,
         steepness: float = 12.0,
         midpoint: float = 0.8,
@@ -179,7 +189,7 @@ class EqualizationLossV2Focal(GradientRatioLoss):
         backend: Backend = "auto",
     ) -> None:
         super().__init__(num_classes, start=START)
-        self.alpha = alpha
+        keep_alpha(self, alpha)
         self.gamma = gamma
         self.ratio_map = RatioMap(steepness, midpoint, boost)
         self.backend = backend

@@ -43,6 +43,7 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from hyperfocal import config
+from hyperfocal.losses.alpha import MUST, Alpha, as_number, is_alpha, keep_alpha
 from hyperfocal.losses.equalized_focus import (
     MIN_GAMMA,
     Factors,
@@ -224,10 +225,12 @@ class EqualizedFocalLoss(GradientRatioLoss):
     class Config(config.Config):
         """Settings of `EqualizedFocalLoss`."""
 
+        by_category: ClassVar[tuple[str, ...]] = ("alpha",)
         kind: ClassVar[str] = "efl"
 
-        alpha: float | None = 0.25
-        """Weight of positives, negatives get 1 - alpha; none: both weigh 1."""
+        alpha: Alpha = 0.25
+        """Weight of positives, negatives get 1 - alpha; none: both weigh 1. By category:
+        cat=0.5,dog=0.2 or a file of such pairs."""
         gamma: float = 2.0
         """Focusing parameter of a category with balanced gradients."""
         scale: float = 8.0
@@ -240,7 +243,7 @@ class EqualizedFocalLoss(GradientRatioLoss):
         which don't fade with gamma. The latter is for study: all ratios may go to 0."""
 
         def __post_init__(self) -> None:
-            self._require(self.alpha is None or 0 <= self.alpha <= 1, "alpha", "in [0, 1] or none")
+            self._require(is_alpha(self.alpha), "alpha", f"{MUST}, or none")
             self._require(self.gamma >= MIN_GAMMA, "gamma", "above 0")
             self._require(self.scale >= 0, "scale", "at least 0")
 
@@ -249,13 +252,20 @@ class EqualizedFocalLoss(GradientRatioLoss):
         ) -> EqualizedFocalLoss:
             """The loss for ``num_classes`` categories; it counts for itself."""
             return EqualizedFocalLoss(
-                num_classes, self.alpha, self.gamma, self.scale, self.factors, self.ratio_of
+                num_classes,
+                as_number(self.alpha, num_classes),
+                self.gamma,
+                self.scale,
+                self.factors,
+                self.ratio_of,
             )
+
+    alpha: Number | None
 
     def __init__(
         self,
         num_classes: int,
-        alpha: float | None = 0.25,
+        alpha: Number | None = 0.25,
         gamma: float = 2.0,
         scale: float = 8.0,
         factors: Factors = "both",
@@ -263,7 +273,7 @@ class EqualizedFocalLoss(GradientRatioLoss):
         backend: Backend = "auto",
     ) -> None:
         super().__init__(num_classes, start=1.0, most=1.0)
-        self.alpha = alpha
+        keep_alpha(self, alpha)
         self.gamma = gamma
         self.scale = scale
         self.factors = factors

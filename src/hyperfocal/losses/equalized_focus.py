@@ -62,7 +62,7 @@ def first_gradient_ratio(
     positives: Tensor,
     negatives: Tensor,
     *,
-    alpha: float | None = 0.25,
+    alpha: Number | None = 0.25,
     gamma: float = 2.0,
 ) -> Tensor:
     """Gradient ratios of EFL where every probability is still the prior π, not cut to 1.

@@ -29,6 +29,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from hyperfocal import config
+from hyperfocal.losses.alpha import MUST, Alpha, as_number, is_alpha, keep_alpha
 from hyperfocal.losses.inputs import Number, Reduction, per_category, prepare, reduce
 from hyperfocal.losses.kernels import Backend, Settings, focal_settings, fused_sum, serves
 from hyperfocal.losses.one_vs_all import balance, one_vs_all
@@ -115,26 +116,30 @@ class SigmoidFocalLoss(nn.Module):
     class Config(config.Config):
         """Settings of `SigmoidFocalLoss`."""
 
+        by_category: ClassVar[tuple[str, ...]] = ("alpha",)
         kind: ClassVar[str] = "focal"
 
-        alpha: float | None = 0.25
-        """Weight of positives, negatives get 1 - alpha; none: both weigh 1."""
+        alpha: Alpha = 0.25
+        """Weight of positives, negatives get 1 - alpha; none: both weigh 1. By category:
+        cat=0.5,dog=0.2 or a file of such pairs."""
         gamma: float = 2.0
         """Focusing parameter; 0 is cross entropy."""
 
         def __post_init__(self) -> None:
-            self._require(self.alpha is None or 0 <= self.alpha <= 1, "alpha", "in [0, 1] or none")
+            self._require(is_alpha(self.alpha), "alpha", f"{MUST}, or none")
             self._require(self.gamma >= 0, "gamma", "at least 0")
 
         def build(self, num_classes: int, counts: CategoryCounts | None = None) -> SigmoidFocalLoss:
-            """The loss; it needs neither the number of categories nor their counts."""
-            return SigmoidFocalLoss(self.alpha, self.gamma)
+            """The loss for ``num_classes`` categories."""
+            return SigmoidFocalLoss(as_number(self.alpha, num_classes), self.gamma)
+
+    alpha: Number | None
 
     def __init__(
-        self, alpha: float | None = 0.25, gamma: float = 2.0, backend: Backend = "auto"
+        self, alpha: Number | None = 0.25, gamma: float = 2.0, backend: Backend = "auto"
     ) -> None:
         super().__init__()
-        self.alpha = alpha
+        keep_alpha(self, alpha)
         self.gamma = gamma
         self.backend = backend
 

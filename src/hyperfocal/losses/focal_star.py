@@ -23,6 +23,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from hyperfocal import config
+from hyperfocal.losses.alpha import MUST, Alpha, as_number, is_alpha, keep_alpha
 from hyperfocal.losses.inputs import Number, Reduction, check_scalar, prepare, reduce, widest
 from hyperfocal.losses.one_vs_all import balance, one_vs_all
 from hyperfocal.losses.terms import cross_entropy_term
@@ -94,27 +95,31 @@ class FocalStarLoss(nn.Module):
     class Config(config.Config):
         """Settings of `FocalStarLoss`."""
 
+        by_category: ClassVar[tuple[str, ...]] = ("alpha",)
         kind: ClassVar[str] = "focal_star"
 
-        alpha: float | None = 0.25
-        """Weight of positives, negatives get 1 - alpha; none: both weigh 1."""
+        alpha: Alpha = 0.25
+        """Weight of positives, negatives get 1 - alpha; none: both weigh 1. By category:
+        cat=0.5,dog=0.2 or a file of such pairs."""
         gamma: float = 2.0
         """Steepness."""
         beta: float = 1.0
         """Shift."""
 
         def __post_init__(self) -> None:
-            self._require(self.alpha is None or 0 <= self.alpha <= 1, "alpha", "in [0, 1] or none")
+            self._require(is_alpha(self.alpha), "alpha", f"{MUST}, or none")
             self._require(self.gamma >= MIN_GAMMA, "gamma", "above 0")
             self._require(MIN_BETA <= self.beta < math.inf, "beta", f"at least {MIN_BETA:g}")
 
         def build(self, num_classes: int, counts: CategoryCounts | None = None) -> FocalStarLoss:
-            """The loss; it needs neither the number of categories nor their counts."""
-            return FocalStarLoss(self.alpha, self.gamma, self.beta)
+            """The loss for ``num_classes`` categories."""
+            return FocalStarLoss(as_number(self.alpha, num_classes), self.gamma, self.beta)
 
-    def __init__(self, alpha: float | None = 0.25, gamma: float = 2.0, beta: float = 1.0) -> None:
+    alpha: Number | None
+
+    def __init__(self, alpha: Number | None = 0.25, gamma: float = 2.0, beta: float = 1.0) -> None:
         super().__init__()
-        self.alpha = alpha
+        keep_alpha(self, alpha)
         self.gamma = gamma
         self.beta = beta
 

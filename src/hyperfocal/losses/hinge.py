@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from hyperfocal import config
+from hyperfocal.losses.alpha import MUST, Alpha, as_number, is_alpha, keep_alpha
 from hyperfocal.losses.inputs import Number, Reduction, prepare, reduce
 from hyperfocal.losses.one_vs_all import balance, one_vs_all
 from hyperfocal.types import CategoryCounts, ConfigError
@@ -84,24 +85,28 @@ class HingeLoss(nn.Module):
     class Config(config.Config):
         """Settings of `HingeLoss`."""
 
+        by_category: ClassVar[tuple[str, ...]] = ("alpha",)
         kind: ClassVar[str] = "hinge"
 
-        alpha: float | None = None
-        """Weight of positives, negatives get 1 - alpha; none: both weigh 1."""
+        alpha: Alpha = None
+        """Weight of positives, negatives get 1 - alpha; none: both weigh 1. By category:
+        cat=0.5,dog=0.2 or a file of such pairs."""
         margin: float = 0.5
         """The loss is 0 where the true class's probability is at least this."""
 
         def __post_init__(self) -> None:
-            self._require(self.alpha is None or 0 <= self.alpha <= 1, "alpha", "in [0, 1] or none")
+            self._require(is_alpha(self.alpha), "alpha", f"{MUST}, or none")
             self._require(0 < self.margin <= 1, "margin", "in (0, 1]")
 
         def build(self, num_classes: int, counts: CategoryCounts | None = None) -> HingeLoss:
-            """The loss; it needs neither the number of categories nor their counts."""
-            return HingeLoss(self.alpha, self.margin)
+            """The loss for ``num_classes`` categories."""
+            return HingeLoss(as_number(self.alpha, num_classes), self.margin)
 
-    def __init__(self, alpha: float | None = None, margin: float = 0.5) -> None:
+    alpha: Number | None
+
+    def __init__(self, alpha: Number | None = None, margin: float = 0.5) -> None:
         super().__init__()
-        self.alpha = alpha
+        keep_alpha(self, alpha)
         self.margin = margin
 
     def forward(self, logits: Tensor, targets: Tensor, normalizer: Number = 1.0) -> Tensor:

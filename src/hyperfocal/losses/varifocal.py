@@ -24,6 +24,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from hyperfocal import config
+from hyperfocal.losses.alpha import MUST, Alpha, as_number, is_alpha, keep_alpha
 from hyperfocal.losses.inputs import Number, Reduction, per_category, prepare, reduce
 from hyperfocal.losses.one_vs_all import one_vs_all_soft
 from hyperfocal.losses.terms import focal_term, soft_focal_term
@@ -99,26 +100,31 @@ class VarifocalLoss(nn.Module):
     class Config(config.Config):
         """Settings of `VarifocalLoss`."""
 
+        by_category: ClassVar[tuple[str, ...]] = ("alpha",)
         kind: ClassVar[str] = "vfl"
 
-        alpha: float = 0.75
-        """Weight of negatives."""
+        alpha: Alpha = 0.75
+        """Weight of negatives. By category: cat=0.5,dog=0.2 or a file of such pairs."""
         gamma: float = 2.0
         """Focusing parameter of negatives."""
         iou_weighted: bool = True
         """Weigh objects by the IoU of their predicted box."""
 
         def __post_init__(self) -> None:
-            self._require(0 <= self.alpha <= 1, "alpha", "in [0, 1]")
+            self._require(self.alpha is not None and is_alpha(self.alpha), "alpha", MUST)
             self._require(self.gamma >= 0, "gamma", "at least 0")
 
         def build(self, num_classes: int, counts: CategoryCounts | None = None) -> VarifocalLoss:
-            """The loss; it needs neither the number of categories nor their counts."""
-            return VarifocalLoss(self.alpha, self.gamma, self.iou_weighted)
+            """The loss for ``num_classes`` categories."""
+            alpha = as_number(self.alpha, num_classes)
+            assert alpha is not None
+            return VarifocalLoss(alpha, self.gamma, self.iou_weighted)
 
-    def __init__(self, alpha: float = 0.75, gamma: float = 2.0, iou_weighted: bool = True) -> None:
+    alpha: Number
+
+    def __init__(self, alpha: Number = 0.75, gamma: float = 2.0, iou_weighted: bool = True) -> None:
         super().__init__()
-        self.alpha = alpha
+        keep_alpha(self, alpha)
         self.gamma = gamma
         self.iou_weighted = iou_weighted
 
