@@ -166,7 +166,7 @@ def fused_sum(
     if quality is not None:
         quality = _checked_quality(quality, labels, k)
     problem = Problem(
-        labels=labels.detach().reshape(-1).long().contiguous(),
+        labels=_row_labels(labels),
         table=settings.table(k, logits.device, normalizer),
         background=k,
         quality=quality,
@@ -182,6 +182,14 @@ def fused_sum(
     if bad_row >= 0:
         prepare(logits.detach(), labels)  # says what is wrong with the labels
     return loss, totals
+
+
+def _row_labels(labels: Tensor) -> Tensor:
+    """``(N,)`` int64, or int32 as they are on a GPU, whose kernel reads both."""
+    labels = labels.detach().reshape(-1)
+    if labels.dtype != torch.int32 or labels.device.type == "cpu":
+        labels = labels.long()
+    return labels.contiguous()
 
 
 def _checked_quality(quality: Tensor, labels: Tensor, num_classes: int) -> Tensor:

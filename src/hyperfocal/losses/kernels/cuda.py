@@ -1,8 +1,8 @@
 """The fused sum on CUDA, in Triton (which PyTorch's CUDA builds bring along).
 
-Tested through Triton's interpreter, and on an H200; its speed isn't measured yet. Before the first
-use on a machine a small problem is solved and compared with the plain form, which serves from then
-on if it differs.
+Before the first use on a machine a small problem is solved and compared with the plain form, which
+serves from then on if it differs. `hyperfocal.losses.kernels.tiling` chooses how a problem is cut
+up for the GPU. Speed: ``docs/results/gpu.md``.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from hyperfocal.losses.kernels import plain
+from hyperfocal.losses.kernels.tiling import Tiling, best_tiling
 from hyperfocal.losses.terms import soft_error
 from hyperfocal.types import HyperfocalWarning
 
-ROWS_PER_PROGRAM_STEP = 2048
-"""Logits that a program works on at once; divided by its columns this gives its rows."""
-PROGRAMS = 2048
+SCALED_AT_ONCE = 4096
+"""Logits that a program of `scale_in_place` works on at once."""
 
 
 def available() -> bool:
@@ -39,22 +39,26 @@ def sigmoid_sum(
     grad: Tensor | None,
     with_sums: bool,
     gamma: float | None = None,
+    tiling: Tiling | None = None,
 ) -> tuple[Tensor, Tensor, int]:
     """One pass: the gradient into ``grad``; loss, sums ``(2, K)``, -1: nobody looked at the labels.
 
     `hyperfocal.losses.kernels.function` says what the arguments are. A label above
-    ``background`` acts as background and one below -1 as ignored.
+    ``background`` acts as background and one below -1 as ignored. Logits whose rows don't follow
+    each other in memory are copied. ``gamma`` is γ where all categories have one, ``tiling`` how
+    the problem is cut up (None: as is best for this GPU).
     """
     from hyperfocal.losses.kernels.sigmoid_triton import sigmoid_sum_kernel
 
-    rows, cols = logits.shape
-    block_cols = _block_cols(cols)
-    block_rows = ROWS_PER_PROGRAM_STEP // block_cols
-    column_blocks = -(-cols // block_cols)
-    programs = max(1, min(-(-rows // block_rows), PROGRAMS // column_blocks))
-    losses = table.new_empty((programs, cols))
-    sums = table.new_empty((programs, 2, cols)) if with_sums else table.new_zeros((1, 2, cols))
-    sigmoid_sum_kernel[(column_blocks, programs)](
+    logits = logits.contiguous()
+    cols, size = logits.shape[1], logits.numel()
+    power = {0.0: 0, 2.0: 2}.get(-1.0 if gamma is None else gamma, -1)
+    if tiling is None:
+        tiling = best_tiling(logits, power < 0, with_sums, sigmoid_sum)
+    cut = tiling.cut(size, cols, _processors(logits.device))
+    losses = table.new_empty(cut.programs)
+    sums = table.new_empty((2, cut.step * cut.elements)) if with_sums else table
+    sigmoid_sum_kernel[(cut.programs,)](
         logits,
         labels,
         table,
@@ -63,18 +67,28 @@ def sigmoid_sum(
         logits if grad is None else grad,
         losses,
         sums,
-        rows,
+        size,
         cols,
-        logits.stride(0),
+        size // cut.elements // cut.step,
+        cut.step,
+        cut.step * cut.elements // cols,
         first,
-        POWER={0.0: 0, 2.0: 2}.get(-1.0 if gamma is None else gamma, -1),
+        background,
+        POWER=power,
         WITH_QUALITY=quality is not None,
         WITH_GRAD=grad is not None,
         WITH_SUMS=with_sums,
-        ROWS=block_rows,
-        COLS=block_cols,
+        DIGITS=6 if logits.dtype == torch.float32 else 5 if power < 0 else 4,
+        HARDWARE=logits.device.type == "cuda",
+        ROWS=1 if cols % cut.elements == 0 else 2,
+        V=cut.elements,
+        CHUNKS=tiling.chunks,
+        num_warps=tiling.warps,
+        maxnreg=tiling.registers,
     )
-    return losses.sum(dtype=torch.float64).float(), sums.sum(0), -1
+    if with_sums:
+        return losses.sum(), sums.view(2, -1, cols).sum(1), -1
+    return losses.sum(), table.new_zeros((2, cols)), -1
 
 
 def _own_errors(logits: Tensor, labels: Tensor, quality: Tensor, first: int) -> Tensor:
@@ -83,7 +97,7 @@ def _own_errors(logits: Tensor, labels: Tensor, quality: Tensor, first: int) -> 
     It takes float64 to keep the digits; one number a row is cheap. Rows without a category here
     have some number that the kernel doesn't use.
     """
-    own = (labels - first).clamp(0, logits.shape[1] - 1)[:, None]
+    own = (labels.long() - first).clamp(0, logits.shape[1] - 1)[:, None]
     return soft_error(logits.gather(1, own)[:, 0].float(), quality)
 
 
@@ -91,17 +105,19 @@ def scale_in_place(grad: Tensor, factor: Tensor) -> Tensor:
     """``grad *= factor`` without reading the factor on the host; nothing moves where it is 1."""
     from hyperfocal.losses.kernels.sigmoid_triton import scale_kernel
 
-    block = 4096
-    scale_kernel[(-(-grad.numel() // block),)](grad, factor, grad.numel(), BLOCK=block)
+    size = grad.numel()
+    # A few programs that go on: where the factor is 1, starting the others would take the time.
+    programs = max(1, min(-(-size // SCALED_AT_ONCE), 8 * _processors(grad.device)))
+    scale_kernel[(programs,)](grad, factor, size, BLOCK=SCALED_AT_ONCE)
     return grad
 
 
-def _block_cols(cols: int) -> int:
-    """The widest power of two, 16 to 128, that leaves at most a tenth of its lanes idle."""
-    for width in (128, 64, 32):
-        if -(-cols // width) * width <= 1.1 * cols:
-            return width
-    return 16
+@functools.cache
+def _processors(device: torch.device) -> int:
+    """Multiprocessors of a GPU; one where Triton's interpreter runs on the CPU."""
+    if device.type != "cuda":
+        return 1
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
 @functools.cache

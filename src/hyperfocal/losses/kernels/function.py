@@ -19,7 +19,7 @@ class Problem:
     """What is constant in a fused sum over ``(N, K)`` logits.
 
     Attributes:
-        labels: ``(N,)`` int64.
+        labels: ``(N,)`` int64; int32 too on a GPU.
         table: ``(3, K)`` float32: γ, factor of positives, factor of negatives.
         quality: ``(N,)`` float32, or None.
         background: greatest label there is.
@@ -77,7 +77,7 @@ def solve(logits: Tensor, problem: Problem, grad: Tensor | None) -> Solution:
         problem.sums,
     )
     if logits.dtype not in DTYPES or not has_kernel(logits.device):
-        return Solution(*plain.sigmoid_sum(*arguments))
+        return Solution(*plain.sigmoid_sum(logits, problem.labels.long(), *arguments[2:]))
     if logits.device.type == "cpu":
         return Solution(*cpu.sigmoid_sum(*arguments))
     return Solution(*cuda.sigmoid_sum(*arguments, gamma=problem.gamma))
