@@ -9,10 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hyperfocal.assign import FCOSAssigner, assign_fcos
+from hyperfocal.assign import FCOSAssigner, RangeLimits, assign_fcos
 from hyperfocal.types import ConfigError, Priors, Target
 
 K = 3
+LIMITS: list[RangeLimits] = ["closed", "open", "half_open"]
 GridPriors = Callable[..., Priors]
 BOX = st.tuples(*[st.integers(0, 44)] * 2, *[st.integers(2, 60)] * 2, st.integers(0, K - 1))
 
@@ -26,19 +27,25 @@ def target(boxes: list[tuple[int, ...]]) -> Target:
 
 
 def reference(
-    priors: Priors, boxes: list[tuple[int, ...]], radius: float | None
+    priors: Priors, boxes: list[tuple[int, ...]], radius: float | None, limits: RangeLimits
 ) -> tuple[list[int], list[int]]:
     labels, rows = [], []
     for (cx, cy), stride in zip(priors.centers.tolist(), priors.strides.tolist(), strict=True):
-        lower = {8: -1, 16: 64, 32: 128}[int(stride)]
-        upper = {8: 64, 16: 128, 32: 1e9}[int(stride)]
+        lower = {8: -1.0, 16: 64.0, 32: 128.0}[int(stride)]
+        upper = {8: 64.0, 16: 128.0, 32: 1e9}[int(stride)]
         found: tuple[float, int] | None = None
         for row, (x, y, w, h, _) in enumerate(boxes):
             sides = (cx - x, cy - y, x + w - cx, y + h - cy)
             near = radius is None or (
                 abs(cx - x - w / 2) < radius * stride and abs(cy - y - h / 2) < radius * stride
             )
-            fits = min(sides) > 0 and near and lower < max(sides) <= upper
+            far = max(sides)
+            in_range = {
+                "closed": lower <= far <= upper,
+                "open": lower < far < upper,
+                "half_open": lower < far <= upper,
+            }[limits]
+            fits = min(sides) > 0 and near and in_range
             if fits and (found is None or w * h < found[0]):
                 found = (w * h, row)
         labels.append(K if found is None else boxes[found[1]][4])
@@ -46,19 +53,25 @@ def reference(
     return labels, rows
 
 
+@pytest.mark.parametrize("limits", LIMITS)
 @pytest.mark.parametrize("radius", [None, 0.5, 1.5])
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(boxes=st.lists(BOX, max_size=4))
 def test_same_as_the_rule(
-    grid_priors: GridPriors, radius: float | None, boxes: list[tuple[int, ...]]
+    grid_priors: GridPriors,
+    radius: float | None,
+    limits: RangeLimits,
+    boxes: list[tuple[int, ...]],
 ) -> None:
-    # Ten times larger, so that all levels' ranges are met.
+    # Four times larger, so that all levels' ranges are met.
     priors = grid_priors()
     for scale in (1, 4):
         scaled = Priors(priors.boxes * scale, priors.strides, priors.level_sizes)
         large = [(*(v * scale for v in box[:4]), box[4]) for box in boxes]
-        labels, rows = assign_fcos(scaled, target(large), K, radius)
-        assert (labels.tolist(), rows.tolist()) == reference(scaled, large, radius)
+        labels, rows = assign_fcos(
+            scaled, target(large), K, radius, range_limits=limits
+        )
+        assert (labels.tolist(), rows.tolist()) == reference(scaled, large, radius, limits)
 
 
 def points(*centers: tuple[float, float], stride: float = 8.0) -> Priors:
@@ -75,10 +88,30 @@ def assigned(priors: Priors, boxes: list[tuple[int, ...]], **kwargs: object) -> 
     return assign_fcos(priors, target(boxes), K, **kwargs)[0][1:-1].tolist()
 
 
-def test_the_range_holds_its_upper_end_and_not_its_lower_one() -> None:
-    priors = points((50, 50))  # a middle level of stride 8: (32, 64]
-    for size, label in ((64, K), (66, 1), (128, 1), (130, K)):
-        assert assigned(priors, [(50 - size // 2, 50 - size // 2, size, size, 1)]) == [label]
+@pytest.mark.parametrize("limits", LIMITS)
+def test_which_limits_belong_to_a_levels_range(limits: RangeLimits) -> None:
+    priors = points((50, 50))  # a middle level of stride 8: 32 to 64 pixels
+    at_lower, at_upper = {"closed": (1, 1), "open": (K, K), "half_open": (K, 1)}[limits]
+    for size, label in ((62, K), (64, at_lower), (66, 1), (126, 1), (128, at_upper), (130, K)):
+        box = [(50 - size // 2, 50 - size // 2, size, size, 1)]
+        assert assigned(priors, box, range_limits=limits) == [label], size
+
+
+@pytest.mark.parametrize(
+    ("limits", "levels"), [("closed", [0, 1]), ("open", []), ("half_open", [0])]
+)
+def test_a_box_exactly_at_the_limit_between_two_levels(
+    limits: RangeLimits, levels: list[int]
+) -> None:
+    c = torch.full((3, 2), 70.0)  # the same place on three levels, of strides 8, 16 and 32
+    priors = Priors(torch.cat((c - 4, c + 4), dim=1), torch.tensor([8.0, 16, 32]), (1, 1, 1))
+    labels, _ = assign_fcos(priors, target([(6, 6, 128, 128, 1)]), K, range_limits=limits)
+    assert (labels < K).nonzero().flatten().tolist() == levels  # 64 pixels to every side
+
+
+def test_the_authors_limits_are_the_default() -> None:
+    assert FCOSAssigner.Config().range_limits == "closed"
+    assert FCOSAssigner.Config(range_limits="open").build(K).range_limits == "open"
 
 
 def test_a_location_on_the_border_is_outside() -> None:

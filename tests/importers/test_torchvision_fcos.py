@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torchvision.models.detection as tv
-from torch import nn
+from torch import Tensor, nn
 
 from hyperfocal.importers.torchvision import import_torchvision
 from hyperfocal.models import FCOS
@@ -75,7 +75,7 @@ def test_detections_are_torchvisions(theirs: tv.FCOS, ours: FCOS, batch: Batch) 
         assert len(twin.unique()) == len(twin)
 
 
-def test_losses_are_torchvisions(theirs: tv.FCOS, ours: FCOS, batch: Batch) -> None:
+def their_losses(theirs: tv.FCOS, batch: Batch) -> dict[str, Tensor]:
     targets = [{"boxes": t.boxes, "labels": t.labels} for t in batch.targets]
     with torch.no_grad():
         images, _ = theirs.transform(list(batch.images))
@@ -83,7 +83,12 @@ def test_losses_are_torchvisions(theirs: tv.FCOS, ours: FCOS, batch: Batch) -> N
         outputs = theirs.head(features)
         anchors = theirs.anchor_generator(images, features)
         per_level = [f.shape[2] * f.shape[3] for f in features]
-        expected = theirs.compute_loss(targets, outputs, anchors, per_level)
+        return theirs.compute_loss(targets, outputs, anchors, per_level)
+
+
+def assert_same_losses(theirs: tv.FCOS, ours: FCOS, batch: Batch) -> None:
+    expected = their_losses(theirs, batch)
+    with torch.no_grad():
         terms = ours(batch)
     assert terms.positives.item() > 10
     for name, term in (
@@ -92,3 +97,25 @@ def test_losses_are_torchvisions(theirs: tv.FCOS, ours: FCOS, batch: Batch) -> N
         ("bbox_ctrness", terms.quality),
     ):
         torch.testing.assert_close(term, expected[name], atol=1e-4, rtol=1e-4, msg=name)
+
+
+def test_losses_are_torchvisions(theirs: tv.FCOS, ours: FCOS, batch: Batch) -> None:
+    assert_same_losses(theirs, ours, batch)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_losses_are_torchvisions_where_boxes_end_on_the_limits_of_levels(
+    theirs: tv.FCOS, ours: FCOS, seed: int
+) -> None:
+    """Whole-pixel boxes, no resize: a side 64 pixels from a location, the limit of two levels."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(1, 3, 8, 8, generator=generator)
+    images = nn.functional.interpolate(coarse, size=(128, 128))
+    corner = torch.randint(0, 8, (3, 2), generator=generator) * 8.0
+    size = torch.randint(8, 16, (3, 2), generator=generator) * 8.0
+    boxes = torch.cat((corner, (corner + size).clamp(max=128)), dim=1)
+    boxes[0] = torch.tensor([4.0, 12, 120, 76]) + 4 * (seed % 2)
+    target = Target(boxes, torch.randint(1, 12, (3,), generator=generator))
+    hw = torch.full((1, 2), 128)
+    batch = Batch(images, hw, hw, (target,), (0,))
+    assert_same_losses(theirs, ours, batch)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hyperfocal.assign.atss import ATSSAssigner, assign_atss
-from hyperfocal.assign.fcos import FCOSAssigner, assign_fcos
+from hyperfocal.assign.fcos import FCOSAssigner, RangeLimits, assign_fcos
 from hyperfocal.assign.max_iou import LowQuality, MaxIoUAssigner, assign_max_iou
 from hyperfocal.assign.mixture import Mixture, fit_mixtures
 from hyperfocal.assign.paa import CornerCases, PAAAssigner, split_by_cost
@@ -16,6 +16,7 @@ __all__ = [
     "MaxIoUAssigner",
     "Mixture",
     "PAAAssigner",
+    "RangeLimits",
     "assign_atss",
     "assign_fcos",
     "assign_max_iou",

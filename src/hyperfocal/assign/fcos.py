@@ -8,13 +8,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from hyperfocal import config
 from hyperfocal.types import Assignment, Priors, Target
+
+RangeLimits = Literal["closed", "open", "half_open"]
+"""Whether a level's range of ``m = max(l, t, r, b)``, from 4 to 8 strides, holds its limits.
+
+``closed``: ``[4s, 8s]``, as in the authors' code and mmdetection; a location at the same place on
+two levels is positive on both if m is exactly the limit between them. ``open``: ``(4s, 8s)``, as in
+torchvision and Detectron2; such an object is positive on neither. ``half_open``: ``(4s, 8s]``, on
+the finer level alone.
+"""
 
 
 def assign_fcos(
@@ -23,15 +32,16 @@ def assign_fcos(
     num_classes: int,
     radius: float | None = 1.5,
     range_strides: float = 8.0,
+    range_limits: RangeLimits = "closed",
 ) -> tuple[Tensor, Tensor]:
     """Assign one image's locations.
 
     With l, t, r, b the distances of a location to the sides of a box, the location is a candidate
     of the box where all four are positive, where it is less than ``radius`` strides from the
     box's centre in x and in y, and where ``m = max(l, t, r, b)`` is in its level's range:
-    ``m ≤ 8s`` on the first level, ``m > 4s`` on the last, and ``4s < m ≤ 8s`` between (for
-    strides 8 to 128: 64, 128, 256, 512 pixels). Of several boxes the one of least area wins, of
-    equal areas the first.
+    up to 8s on the first level, from 4s on the last, and from 4s to 8s between (for strides 8 to
+    128 the limits are 64, 128, 256 and 512 pixels; `RangeLimits` says whether they belong to it).
+    Of several boxes the one of least area wins, of equal areas the first.
 
     Args:
         priors: whose centres are the locations.
@@ -39,6 +49,7 @@ def assign_fcos(
         num_classes: K, the background's label.
         radius: of centre sampling, strides; None: anywhere in the box.
         range_strides: upper end of a level's range, strides; the lower end is half of it.
+        range_limits: see `RangeLimits`.
 
     Returns:
         Labels ``(A,)`` int64 and the row of the target that each positive answers for, ``(A,)``
@@ -55,10 +66,11 @@ def assign_fcos(
         box_centers = (boxes[:, :2] + boxes[:, 2:]) / 2
         inside &= (centers - box_centers).abs().amax(dim=-1) < radius * stride
     upper, lower = range_strides * stride, range_strides * stride / 2
-    lower[: priors.level_sizes[0]] = 0
+    lower[: priors.level_sizes[0]] = -math.inf
     upper[count - priors.level_sizes[-1] :] = math.inf
     reach = distances.amax(dim=-1)
-    inside &= (reach > lower) & (reach <= upper)
+    inside &= (reach >= lower) if range_limits == "closed" else (reach > lower)
+    inside &= (reach < upper) if range_limits == "open" else (reach <= upper)
     size = boxes[:, 2:] - boxes[:, :2]
     area = (size[:, 0] * size[:, 1]).where(inside, math.inf)
     least, gt_index = area.min(dim=1)
@@ -73,6 +85,7 @@ class FCOSAssigner(nn.Module):
         num_classes: K, the background's label.
         radius: of centre sampling, strides; None: anywhere in the box.
         range_strides: upper end of a level's range, strides.
+        range_limits: see `RangeLimits`.
     """
 
     @dataclass(frozen=True)
@@ -85,6 +98,10 @@ class FCOSAssigner(nn.Module):
         range_strides: float = 8.0
         """A level answers for objects whose farthest side is between half of this and this many
         strides away (first and last level: without the lower or upper end)."""
+        range_limits: RangeLimits = "closed"
+        """An object exactly at the limit between two levels is positive on both (closed: the
+        authors, mmdetection), on neither (open: torchvision, Detectron2) or on the finer one
+        (half_open)."""
 
         kind: ClassVar[str] = "fcos"
 
@@ -94,21 +111,33 @@ class FCOSAssigner(nn.Module):
 
         def build(self, num_classes: int) -> FCOSAssigner:
             """The assigner for K categories."""
-            return FCOSAssigner(num_classes, self.radius, self.range_strides)
+            return FCOSAssigner(num_classes, self.radius, self.range_strides, self.range_limits)
 
     def __init__(
-        self, num_classes: int, radius: float | None = 1.5, range_strides: float = 8.0
+        self,
+        num_classes: int,
+        radius: float | None = 1.5,
+        range_strides: float = 8.0,
+        range_limits: RangeLimits = "closed",
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.radius = radius
         self.range_strides = range_strides
+        self.range_limits: RangeLimits = range_limits
 
     @torch.no_grad()
     def forward(self, priors: Priors, targets: tuple[Target, ...]) -> Assignment:
         """Assign ``(A,)`` priors to the boxes of each of B images."""
         pairs = [
-            assign_fcos(priors, target, self.num_classes, self.radius, self.range_strides)
+            assign_fcos(
+                priors,
+                target,
+                self.num_classes,
+                self.radius,
+                self.range_strides,
+                self.range_limits,
+            )
             for target in targets
         ]
         return Assignment(

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from hyperfocal.assign import MaxIoUAssigner
+from hyperfocal.assign import FCOSAssigner, MaxIoUAssigner
 from hyperfocal.data import TransformConfig
 from hyperfocal.losses import GIoULoss, SmoothL1Loss
 from hyperfocal.models import (
@@ -138,6 +138,7 @@ def _fcos(source: Mapping[str, Tensor]) -> FCOS.Config:
         neck=_neck(source),
         anchors=AnchorGenerator.Config((1.0,), 1, (1.0,), style="torchvision"),
         head=DenseHead.Config(norm="gn", tower_bias=True),
+        assigner=FCOSAssigner.Config(range_limits="open"),
         quality=QualityBranch(weigh_boxes=False, threshold_on="score"),
         inference=Inference.Config(score_threshold=0.2, nms_iou=0.6),
     )
