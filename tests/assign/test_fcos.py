@@ -68,9 +68,7 @@ def test_same_as_the_rule(
     for scale in (1, 4):
         scaled = Priors(priors.boxes * scale, priors.strides, priors.level_sizes)
         large = [(*(v * scale for v in box[:4]), box[4]) for box in boxes]
-        labels, rows = assign_fcos(
-            scaled, target(large), K, radius, range_limits=limits
-        )
+        labels, rows = assign_fcos(scaled, target(large), K, radius, range_limits=limits)
         assert (labels.tolist(), rows.tolist()) == reference(scaled, large, radius, limits)
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hyperfocal.assign import LowQuality, MaxIoUAssigner, assign_max_iou
 from hyperfocal.types import ConfigError, Priors, Target
 
-MODES: list[LowQuality] = ["off", "from_neg_threshold", "any"]
+MODES: list[LowQuality] = ["off", "from_neg_threshold", "any", "mmdetection"]
 K = 3
 
 
@@ -35,7 +35,13 @@ def reference(
             and overlap(anchor, box) == max(overlap(other, box) for other in anchors)
             for box in boxes
         ]
-        rescued = any(best_of) and (mode == "any" or (mode != "off" and best >= 0.4))
+        if mode == "mmdetection" and any(
+            best_of
+        ):  # one box after the other claims its best anchors
+            row = max(i for i, claims in enumerate(best_of) if claims)
+        rescued = any(best_of) and (
+            mode in ("any", "mmdetection") or (mode != "off" and best >= 0.4)
+        )
         if boxes and (best >= 0.5 or rescued):
             out_labels.append(labels[row])
             out_rows.append(row)
@@ -87,6 +93,7 @@ def test_an_object_below_the_positive_threshold() -> None:
     assert assign([IOU_045, IOU_03], [GT], [2], "from_neg_threshold")[0] == [2, K]
     assert assign([IOU_03], [GT], [2], "from_neg_threshold")[0] == [K]
     assert assign([IOU_03], [GT], [2], "any")[0] == [2]
+    assert assign([IOU_03], [GT], [2], "mmdetection")[0] == [2]
 
 
 def test_every_tied_best_anchor_counts() -> None:
@@ -101,6 +108,60 @@ def test_a_rescued_anchor_answers_for_the_box_that_it_overlaps_most() -> None:
     assert (labels, rows) == ([1], [1])
 
 
+# The first anchor overlaps the near box at 0.4 and is the far box's best one at 0.1.
+NEAR, FAR = [0.0, 0, 10, 4], [0.0, 9, 10, 19]
+SHARED, BETTER = [0.0, 0, 10, 10], [0.0, 0, 10, 4]
+
+
+def test_torchvisions_rule_gives_a_best_anchor_to_the_box_that_it_overlaps_most() -> None:
+    assert assign([SHARED, BETTER], [NEAR, FAR], [0, 1], "any") == ([0, 0], [0, 0])
+    assert assign([SHARED, BETTER], [FAR, NEAR], [1, 0], "any") == ([0, 0], [1, 1])
+
+
+def test_mmdetections_rule_gives_a_best_anchor_to_the_box_whose_best_it_is() -> None:
+    assert assign([SHARED, BETTER], [NEAR, FAR], [0, 1], "mmdetection") == ([1, 0], [1, 0])
+    assert assign([SHARED, BETTER], [FAR, NEAR], [1, 0], "mmdetection") == ([1, 0], [0, 1])
+
+
+def test_mmdetections_rule_takes_an_anchor_from_a_box_for_which_it_is_positive() -> None:
+    near = [0.0, 0, 10, 6]  # IoU 0.6 with the shared anchor
+    assert assign([SHARED, near], [near, FAR], [0, 1], "any")[0] == [0, 0]
+    assert assign([SHARED, near], [near, FAR], [0, 1], "mmdetection")[0] == [1, 0]
+
+
+def test_in_mmdetections_rule_the_last_of_several_boxes_gets_their_best_anchor() -> None:
+    anchor, other = [0.0, 0, 10, 4.5], [0.0, 0, 10, 9.5]
+    for boxes in ([GT, other], [other, GT], [GT, GT]):
+        assert assign([anchor], boxes, [0, 1], "mmdetection") == ([1], [1])
+
+
+def restated_mmdetection(iou: list[list[float]], positive: float, negative: float) -> list[int]:
+    """The steps of mmdetection's assigner with min_pos_iou 0: -1 ignored, 0 background, row + 1.
+
+    ``iou`` has a row a box. A box of no overlap is passed over here, which it isn't there.
+    """
+    assigned = []
+    for own in zip(*iou, strict=True):
+        best = max(own)
+        row = own.index(best)
+        assigned.append(row + 1 if best >= positive else 0 if best < negative else -1)
+    for row, overlaps in enumerate(iou):
+        for column, value in enumerate(overlaps):
+            if value == max(overlaps) > 0:
+                assigned[column] = row + 1
+    return assigned
+
+
+@settings(deadline=None, max_examples=300)
+@given(anchors=st.lists(box, min_size=1, max_size=12), boxes=st.lists(box, min_size=1, max_size=5))
+def test_mmdetections_steps(anchors: list[list[float]], boxes: list[list[float]]) -> None:
+    iou = [[overlap(anchor, gt) for anchor in anchors] for gt in boxes]
+    labels, rows = assign(anchors, boxes, [0] * len(boxes), "mmdetection")
+    states = restated_mmdetection(iou, 0.5, 0.4)
+    for label, row, state in zip(labels, rows, states, strict=True):
+        assert (label, row) == ((0, state - 1) if state > 0 else (K if state == 0 else -1, 0))
+
+
 def test_rescue_asks_for_the_anchors_own_best_overlap() -> None:
     # The anchor is the best one of the far box at IoU 0.11 only, but has 0.45 with the near one,
     # which has a better anchor: Detectron's rule keeps it, with the near box's category.
@@ -111,8 +172,9 @@ def test_rescue_asks_for_the_anchors_own_best_overlap() -> None:
     assert (labels, rows) == ([0, 0], [0, 0])
 
 
-def test_a_box_that_no_anchor_touches_gets_none() -> None:
-    labels, _ = assign([[50.0, 50, 60, 60], [70.0, 70, 80, 80]], [GT], [2], "any")
+@pytest.mark.parametrize("mode", MODES)
+def test_a_box_that_no_anchor_touches_gets_none(mode: LowQuality) -> None:
+    labels, _ = assign([[50.0, 50, 60, 60], [70.0, 70, 80, 80]], [GT], [2], mode)
     assert labels == [K, K]
 
 
@@ -120,8 +182,9 @@ def test_an_image_without_boxes_is_background() -> None:
     assert assign([IOU_05, IOU_03], [], [], "any") == ([K, K], [0, 0])
 
 
-def test_a_zero_area_box_makes_no_positive() -> None:
-    assert assign([IOU_05], [[3.0, 3, 3, 3]], [0], "any")[0] == [K]
+@pytest.mark.parametrize("mode", MODES)
+def test_a_zero_area_box_makes_no_positive(mode: LowQuality) -> None:
+    assert assign([IOU_05], [[3.0, 3, 3, 3]], [0], mode)[0] == [K]
 
 
 def test_a_batch_is_its_images() -> None:

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hyperfocal.assign import PAAAssigner, fit_mixtures, split_by_cost
+from hyperfocal.assign import CornerCases, PAAAssigner, fit_mixtures, split_by_cost
 from hyperfocal.types import Priors, Target
 
 K = 3
@@ -41,7 +41,7 @@ def slow_em(xs: list[float]) -> tuple[list[float], list[float], list[float]]:
 
 
 def slow_split(
-    cost: list[float], box: list[int], level: list[int], k: int
+    cost: list[float], box: list[int], level: list[int], k: int, rule: CornerCases
 ) -> dict[int, list[set[int]]]:
     """By box, the positives; several answers where rounding decides which score is the best.
 
@@ -55,18 +55,21 @@ def slow_split(
             own = [i for i in range(len(cost)) if box[i] == b and level[i] == lv]
             kept += sorted(own, key=lambda i: cost[i])[:k]
         kept.sort(key=lambda i: cost[i])
+        all_or_none = [set(kept) if rule == "official" else set()]
         if len(kept) == 1:
-            positive[b] = [set(kept)]
+            positive[b] = all_or_none
             continue
         w, m, v = slow_em([cost[i] for i in kept])
         joint = [[w[c] * normal(cost[i], m[c], v[c]) for c in (0, 1)] for i in kept]
         cheap = [a >= b for a, b in joint]
         if not any(cheap):
-            positive[b] = [set(kept)]
+            positive[b] = all_or_none
             continue
         best = max(sum(j) for j, c in zip(joint, cheap, strict=True) if c)
         lasts = [i for i, j in enumerate(joint) if cheap[i] and sum(j) >= best * (1 - 1e-9)]
-        positive[b] = [{kept[i] for i in range(last + 1) if cheap[i]} for last in lasts]
+        positive[b] = [
+            {kept[i] for i in range(last + 1) if rule == "official" or cheap[i]} for last in lasts
+        ]
     return positive
 
 
@@ -74,20 +77,25 @@ def slow_split(
 def costs(draw: st.DrawFn) -> tuple[list[float], list[int], list[int]]:
     n = draw(st.integers(1, 40))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 10**6)))
-    cost = (torch.rand(n, generator=generator, dtype=torch.float64) * 3).tolist()
+    # The power clusters the costs, so that one component is often wider than the other.
+    power = draw(st.sampled_from([0.3, 1.0, 4.0]))
+    cost = (torch.rand(n, generator=generator, dtype=torch.float64) ** power * 3).tolist()
     box = torch.randint(0, 4, (n,), generator=generator).tolist()
     level = torch.randint(0, 3, (n,), generator=generator).tolist()
     return cost, box, level
 
 
-@settings(deadline=None, max_examples=60)
+@pytest.mark.parametrize("rule", ["official", "mmdetection"])
+@settings(deadline=None, max_examples=100)
 @given(case=costs(), k=st.sampled_from([2, 9]))
-def test_same_as_the_slow_split(case: tuple[list[float], list[int], list[int]], k: int) -> None:
+def test_same_as_the_slow_split(
+    rule: CornerCases, case: tuple[list[float], list[int], list[int]], k: int
+) -> None:
     cost, box, level = case
     found = split_by_cost(
-        torch.tensor(cost, dtype=torch.float64), torch.tensor(box), torch.tensor(level), 5, k
+        torch.tensor(cost, dtype=torch.float64), torch.tensor(box), torch.tensor(level), 5, k, rule
     )
-    for b, allowed in slow_split(cost, box, level, k).items():
+    for b, allowed in slow_split(cost, box, level, k, rule).items():
         assert {i for i in found.nonzero().flatten().tolist() if box[i] == b} in allowed
 
 
@@ -130,6 +138,18 @@ def test_positives_are_the_cheap_ones_up_to_the_densest() -> None:
     ]  # fmt: skip
 
 
+def test_the_authors_take_every_candidate_up_to_the_peak() -> None:
+    # The component that started at the greatest cost is the wide one: it holds the cheapest
+    # candidate and the dearest. The other one peaks at its third candidate, the fourth of all.
+    cost = [0.41, 0.89, 0.91, 0.95, 1.09, 1.72]
+    values = torch.tensor([cost], dtype=torch.float64)
+    joint = fit_mixtures(values, torch.ones_like(values, dtype=torch.bool)).log_joint(values)[0]
+    assert joint.argmax(dim=1).tolist() == [1, 0, 0, 0, 0, 1]
+    assert split(cost) == [True, True, True, True, False, False]
+    assert split(cost[::-1]) == [False, False, True, True, True, True]
+    assert split(cost, corner_cases="mmdetection") == [False, True, True, True, False, False]
+
+
 def test_corner_cases() -> None:
     assert split([1.0]) == [True]
     assert split([1.0], corner_cases="mmdetection") == [False]
@@ -140,6 +160,17 @@ def test_corner_cases() -> None:
 def test_only_the_cheapest_of_a_level_are_looked_at() -> None:
     cost = [0.1, 0.2, 0.3, 0.4, 9.0]
     assert split(cost, top_k=1) == [True, False, False, False, False]
+
+
+def test_mmdetections_candidates_are_those_of_its_own_assigner() -> None:
+    # The first anchor overlaps the near box at 0.4, and is the far box's best one at 0.1.
+    anchors = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 4]])
+    priors = Priors(anchors, torch.full((2,), 8.0), (2,))
+    target = Target(torch.tensor([[0.0, 0, 10, 4], [0, 9, 10, 19]]), torch.tensor([0, 1]))
+    official = PAAAssigner.Config().build(K)(priors, (target,))
+    theirs = PAAAssigner.Config(corner_cases="mmdetection").build(K)(priors, (target,))
+    assert official.labels.tolist() == [[0, 0]]
+    assert theirs.labels.tolist() == [[1, 0]]
 
 
 def test_candidates_then_choice(grid_priors: Callable[..., Priors]) -> None:

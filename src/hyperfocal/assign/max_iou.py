@@ -17,12 +17,16 @@ from hyperfocal import config
 from hyperfocal.ops import box_iou
 from hyperfocal.types import IGNORED, Assignment, Priors, Target
 
-LowQuality = Literal["off", "from_neg_threshold", "any"]
-"""Which anchors below the positive threshold become positive for being a box's best.
+LowQuality = Literal["off", "from_neg_threshold", "any", "mmdetection"]
+"""Which anchors below the positive threshold become positive for being a box's best, and for
+which box they answer.
 
 ``off``: none, the paper's text. ``from_neg_threshold``: those with m(a) ≥ the negative threshold,
 so only the ignored band is searched (Detectron). ``any``: all with an overlap (Detectron2,
-torchvision, mmdetection).
+torchvision). In these an anchor answers for the box that *it* overlaps most, which may be another
+one than the box whose best it is. ``mmdetection``: all with an overlap, as in mmdetection with
+``min_pos_iou=0``: a box's best anchors answer for that box, even if they are positive for another
+one; an anchor that is the best of several boxes answers for the last of them.
 """
 
 
@@ -36,10 +40,10 @@ def assign_max_iou(
 ) -> tuple[Tensor, Tensor]:
     """Assign one image's anchors.
 
-    Every anchor that ties for the best overlap with a box counts as that box's best. An anchor
-    made positive that way answers for the box that *it* overlaps most, which may be another one.
-    A box that no anchor touches gets none (torchvision and Detectron2 give it every anchor that
-    touches nothing).
+    A positive answers for the box that it overlaps most (of equal ones the first), but for what
+    `LowQuality` says. Every anchor that ties for the best overlap with a box counts as that box's
+    best. A box that no anchor touches gets none (torchvision, Detectron2 and mmdetection give it
+    anchors that don't touch it).
 
     Args:
         anchors: ``(A, 4)`` xyxy.
@@ -61,8 +65,15 @@ def assign_max_iou(
     is_positive = best >= positive
     if low_quality != "off":
         peak = iou.amax(dim=1, keepdim=True)
-        is_best = ((iou == peak) & (peak > 0)).any(dim=0)
-        is_positive |= is_best if low_quality == "any" else is_best & (best >= negative)
+        best_of = (iou == peak) & (peak > 0)
+        is_best = best_of.any(dim=0)
+        if low_quality == "from_neg_threshold":
+            is_best &= best >= negative
+        is_positive |= is_best
+        if low_quality == "mmdetection":
+            rows = torch.arange(len(iou), device=iou.device)[:, None]
+            last = rows.where(best_of, -1).amax(dim=0)
+            gt_index = last.where(is_best, gt_index)
     labels = torch.full_like(gt_index, IGNORED)
     labels[best < negative] = num_classes
     labels = torch.where(is_positive, target.labels[gt_index], labels)
@@ -88,8 +99,9 @@ class MaxIoUAssigner(nn.Module):
         negative: float = 0.4
         """IoU with every object below which it is background; what lies between is ignored."""
         low_quality: LowQuality = "from_neg_threshold"
-        """Objects without a positive anchor: leave them (off), take their best anchors from the
-        ignored band (from_neg_threshold) or at any overlap (any)."""
+        """Objects' best anchors: no special treatment (off), positive from the ignored band on
+        (from_neg_threshold), or at any overlap, for the object that the anchor overlaps most (any:
+        torchvision, Detectron2) or for the one whose best it is (mmdetection)."""
 
         kind: ClassVar[str] = "max_iou"
 

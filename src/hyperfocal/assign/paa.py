@@ -15,13 +15,21 @@ import torch
 from torch import Tensor, nn
 
 from hyperfocal import config
-from hyperfocal.assign.max_iou import assign_max_iou
+from hyperfocal.assign.max_iou import LowQuality, assign_max_iou
 from hyperfocal.assign.mixture import fit_mixtures
 from hyperfocal.types import Assignment, Priors, Target
 
 CornerCases = Literal["official", "mmdetection"]
-"""Where a mixture says nothing: an object with a single candidate, and one whose low-cost component
-gets no candidate. ``official``: all of them are positive. ``mmdetection``: none."""
+"""Where the authors' code and mmdetection's differ.
+
+- The positives are the candidates up to the most likely one of the low-cost component.
+  ``official``: every candidate that costs no more. ``mmdetection``: those of that component.
+- An object with a single candidate, and one whose low-cost component gets no candidate.
+  ``official``: all its candidates are positive. ``mmdetection``: none.
+- An anchor that is the best one of some object, but overlaps another one more. ``official``: a
+  candidate of the object that it overlaps more. ``mmdetection``: of the object whose best it is
+  (`LowQuality`).
+"""
 
 
 def split_by_cost(
@@ -35,8 +43,10 @@ def split_by_cost(
     """Which candidates are positive.
 
     Of each box the ``top_k`` cheapest candidates of each level stay; a mixture of two normal
-    distributions is fitted to their costs. Of those that more likely belong to the cheaper
-    component, the ones up to the most likely one (density of the whole mixture) are positive.
+    distributions is fitted to their costs. The candidates up to the peak are positive: that which
+    has the greatest density of the whole mixture of those that more likely belong to the cheaper
+    component. Where the other component is the wider of the two, it may hold the cheapest
+    candidates as well as the dearest; `CornerCases` says what becomes of the former.
 
     Args:
         cost: ``(C,)``.
@@ -73,9 +83,11 @@ def split_by_cost(
         cheap = (joint[..., 0] >= joint[..., 1]) & mask
         density = joint.logsumexp(dim=-1).where(cheap, -math.inf)
         last = density.argmax(dim=1, keepdim=True)
-        here = cheap & (torch.arange(values.shape[1], device=cost.device) <= last)
+        here = torch.arange(values.shape[1], device=cost.device) <= last
         if corner_cases == "official":
-            here |= mask & ~cheap.any(dim=1, keepdim=True)
+            here = mask & (here | ~cheap.any(dim=1, keepdim=True))
+        else:
+            here &= cheap
         chosen[several] = here
     if corner_cases == "official":
         chosen |= valid & (counts == 1)[:, None]
@@ -112,7 +124,8 @@ class PAAAssigner(nn.Module):
         """Candidates of each object and level, cheapest first, that its mixture is fitted to."""
         corner_cases: CornerCases = "official"
         """Objects with a single candidate, or none in the cheaper component: all their candidates
-        are positive (official) or none (mmdetection)."""
+        are positive (official: the authors' code) or none (mmdetection); else every candidate up
+        to the peak of the cheaper component (official) or those of it alone (mmdetection)."""
 
         kind: ClassVar[str] = "paa"
 
@@ -141,8 +154,9 @@ class PAAAssigner(nn.Module):
     def forward(self, priors: Priors, targets: tuple[Target, ...]) -> Assignment:
         """The candidates of each of B images, as if all were positive."""
         limit = self.candidate_iou
+        rule: LowQuality = "any" if self.corner_cases == "official" else "mmdetection"
         pairs = [
-            assign_max_iou(priors.boxes, target, self.num_classes, limit, limit, "any")
+            assign_max_iou(priors.boxes, target, self.num_classes, limit, limit, rule)
             for target in targets
         ]
         return Assignment(

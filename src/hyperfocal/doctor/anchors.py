@@ -183,8 +183,8 @@ def measure_fit(
     table = resized_boxes(annotations, data.train_transform, data.divisor)
     best = best_iou(table, model.anchors, level_strides(experiment), advance)
     assigner = model.assigner
-    kept = {"off": assigner.positive, "from_neg_threshold": assigner.negative, "any": 0.0}
-    return Fit(table, best, assigner.positive, kept[assigner.low_quality])
+    least = {"off": assigner.positive, "from_neg_threshold": assigner.negative}
+    return Fit(table, best, assigner.positive, least.get(assigner.low_quality, 0.0))
 
 
 def check_anchors(
