@@ -21,6 +21,7 @@ from hyperfocal.losses import (
     SigmoidFocalLoss,
     SmoothL1Loss,
     sigmoid_focal_loss,
+    step_losses,
 )
 from hyperfocal.models import Backbone, DenseHead, PixelNorm, RetinaNet
 from hyperfocal.ops import box_iou, decode_deltas, encode_deltas
@@ -213,6 +214,53 @@ def test_streaming_the_categories_changes_nothing(
         assert len(a) == 100
         torch.testing.assert_close(a.scores, b.scores, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(a.boxes.sum(0), b.boxes.sum(0), rtol=1e-3, atol=1e-1)
+
+
+class LabelSmoothed(SigmoidFocalLoss):
+    """A user's loss: overrides ``forward`` alone."""
+
+    def forward(self, logits: Tensor, targets: Tensor, normalizer: float | Tensor = 1.0) -> Tensor:
+        soft = F.one_hot(targets.clamp(min=0), logits.shape[-1] + 1)[..., :-1] * 0.9 + 0.02
+        soft = soft.where((targets >= 0)[..., None], 0.0)
+        entropy = F.binary_cross_entropy_with_logits(logits, soft, reduction="none")
+        return entropy.sum() / normalizer
+
+
+def test_a_loss_that_overrides_forward_is_called_with_any_number_of_categories(
+    small: Build, batch: Batch
+) -> None:
+    """Its gradients are used, though the loss that it derives from could be streamed."""
+    found = []
+    for stream_from in (10**6, 1000):
+        model = small(num_classes=300, stream_from=stream_from)
+        model.criterion.loss = LabelSmoothed()
+        model(batch).total.backward()
+        found.append(gradients(model)["head.cls_logits.weight"])
+    assert model.streams
+    torch.testing.assert_close(found[1], found[0])
+    model = small(num_classes=300, stream_from=1000)
+    model(batch).total.backward()
+    focal = gradients(model)["head.cls_logits.weight"]
+    assert (found[1] - focal).abs().max() > 0.1 * focal.abs().max()
+
+
+def test_stepping_the_losses_of_a_detector_steps_each_once(small: Build) -> None:
+    stepped = small(loss=EqualizedFocalLoss.Config())
+    times: list[int] = []
+    stepped.loss.step = lambda: times.append(1)
+    step_losses(stepped)
+    assert len(times) == 1
+    stepped.step()
+    assert len(times) == 2
+
+
+def test_a_box_loss_has_to_declare_what_it_compares() -> None:
+    with pytest.raises(ConfigError, match=r"Undeclared.*BoxLoss"):
+        RetinaNet(3, backbone=Backbone.Config("test_resnet", False), box_loss=Undeclared())
+
+
+class Undeclared(torch.nn.Module):
+    on_boxes = False
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat
 
 from hyperfocal.data.checks import check_annotations
 from hyperfocal.data.coco import read_coco
@@ -106,9 +108,9 @@ class DatasetImages:
         if ("boxes" in target) != ("labels" in target):
             raise DataError(f"{where}: the target needs both 'boxes' and 'labels'")
         boxes = _column(target.get("boxes", ()), where, "boxes", np.float64).reshape(-1, 4)
-        boxes_format = getattr(getattr(target.get("boxes"), "format", None), "value", "XYXY")
-        if boxes_format != "XYXY":
-            raise DataError(f"{where}: boxes are {boxes_format}; convert them to XYXY")
+        given = target.get("boxes")
+        if isinstance(given, BoundingBoxes) and given.format != BoundingBoxFormat.XYXY:
+            raise DataError(f"{where}: boxes are {given.format.value}; convert them to XYXY")
         labels = _column(target.get("labels", ()), where, "labels", np.int64).reshape(-1)
         crowd = _column(target.get("iscrowd", np.zeros(len(labels))), where, "iscrowd", np.int64)
         if not len(boxes) == len(labels) == len(crowd):
@@ -308,17 +310,14 @@ class DatasetSource:
 
 
 def _is_supervision(data: object) -> bool:
-    return any(
-        cls.__name__ == "DetectionDataset" and cls.__module__.startswith("supervision.")
-        for cls in type(data).__mro__
-    )
+    supervision = sys.modules.get("supervision")  # whoever has such a dataset has imported it
+    return supervision is not None and isinstance(data, supervision.DetectionDataset)
 
 
 def _is_coco_detection(data: object) -> bool:
-    return any(
-        cls.__name__ == "CocoDetection" and cls.__module__.startswith("torchvision.")
-        for cls in type(data).__mro__
-    )
+    from torchvision.datasets import CocoDetection
+
+    return isinstance(data, CocoDetection)
 
 
 def _from_supervision(

@@ -10,6 +10,7 @@ from torch import nn
 from hyperfocal.engine.experiment import TrainConfig
 from hyperfocal.engine.precision import resolve
 from hyperfocal.engine.sharding import largest, local
+from hyperfocal.models import Detector
 from hyperfocal.types import Batch
 
 LR_FOR_16 = {"sgd": 0.01, "adamw": 1e-3}
@@ -68,8 +69,9 @@ def _weights(model: nn.Module, config: TrainConfig) -> tuple[float, str]:
 
 
 def _prior(model: nn.Module, step: int) -> tuple[float, str]:
-    head = getattr(model, "head", None)
-    bias = getattr(getattr(head, "cls_logits", None), "bias", None)
+    if not isinstance(model, Detector) or model.classifier is None:
+        return 0.0, ""
+    bias = dict(model.named_parameters()).get(f"{model.classifier}.bias")
     if bias is None:
         return 0.0, ""
     p = float(torch.sigmoid(local(bias.detach()).float()).mean())

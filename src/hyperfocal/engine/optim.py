@@ -17,13 +17,15 @@ _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 def build_optimizer(model: nn.Module, config: TrainConfig) -> optim.Optimizer:
     """SGD or AdamW over the trainable parameters of ``model``.
 
-    Parameters under ``model.backbone`` get ``backbone_lr_scale`` times the rate; normalisation
-    parameters and biases get no weight decay unless ``decay_norm_and_bias``. Every group keeps its
-    share of the rate in ``lr_scale``, which `set_lr` multiplies in.
+    Parameters of a detector's ``backbone_part`` get ``backbone_lr_scale`` times the rate;
+    normalisation parameters and biases get no weight decay unless ``decay_norm_and_bias``. Every
+    group keeps its share of the rate in ``lr_scale``, which `set_lr` multiplies in.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    backbone = f"{model.backbone_part}." if isinstance(model, Detector) else None
     for name, module, parameter in _trainable(model):
-        scale = config.backbone_lr_scale if name.startswith("backbone.") else 1.0
+        of_backbone = backbone is not None and name.startswith(backbone)
+        scale = config.backbone_lr_scale if of_backbone else 1.0
         decays = config.decay_norm_and_bias or (
             parameter.ndim > 1 and not isinstance(module, _NORMS)
         )
@@ -47,12 +49,12 @@ def freeze(model: Detector, config: TrainConfig) -> None:
     """
     if config.parts == "all":
         return
-    if not isinstance(getattr(model, "head", None), nn.Module):
-        raise ConfigError(f"train.parts = head, but {type(model).__name__} has no part `head`")
+    if model.head_part is None:
+        raise ConfigError(f"train.parts = head, but {type(model).__name__} declares no head_part")
     for name, module in model.named_children():
         if isinstance(module, Backbone):
             module.fix()
-        elif name != "head":
+        elif name != model.head_part:
             module.requires_grad_(False)
 
 

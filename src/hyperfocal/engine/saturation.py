@@ -50,10 +50,10 @@ class Saturation:
 def saturation(model: nn.Module, counts: CategoryCounts) -> Saturation | None:
     """How far the loss of a detector is saturated; None where it keeps no ratios, or uses none."""
     loss = ratio_loss(model)
-    if loss is None or getattr(loss, "scale", None) == 0:
+    if loss is None or not loss.equalizes:
         return None
     known = [b for b, n in zip(loss.balanced().tolist(), counts.images, strict=True) if n > 0]
-    lower = [f"a lower model.loss.{name}" for name in ("alpha", "gamma") if hasattr(loss, name)]
+    lower = [f"a lower model.loss.{name}" for name in loss.favours_positives]
     remedies = (*lower, "a larger model.head.prior")
     return Saturation(type(loss).__name__, loss.plain, remedies, sum(known), len(known))
 

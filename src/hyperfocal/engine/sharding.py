@@ -17,6 +17,8 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from hyperfocal.models import Detector
+
 
 def shard(module: nn.Module, mesh: DeviceMesh) -> nn.Module:
     """Spread the parameters of ``module`` over the data-parallel processes, child by child."""
@@ -33,8 +35,8 @@ def _units(module: nn.Module) -> list[nn.Module]:
 
     Heads and necks are left to the root: a detector calls their parts one by one.
     """
-    backbone = getattr(getattr(module, "detector", module), "backbone", None)
-    return [] if backbone is None else [backbone]
+    detectors = [child for child in module.modules() if isinstance(child, Detector)]
+    return [d.get_submodule(d.backbone_part) for d in detectors if d.backbone_part is not None]
 
 
 def full(value: Tensor) -> Tensor:

@@ -42,9 +42,10 @@ from hyperfocal.losses.ghm import GHMClassificationLoss, ghm_classification_loss
 from hyperfocal.losses.ghm_regression import GHMRegressionLoss, ghm_regression_loss
 from hyperfocal.losses.hinge import HingeLoss, hinge_loss
 from hyperfocal.losses.iou import GIoULoss, IoULoss, giou_loss, iou_loss
-from hyperfocal.losses.memory import LossWithMemory, step_losses
+from hyperfocal.losses.memory import step_losses
 from hyperfocal.losses.ohem import hard_negatives, online_hard_examples
 from hyperfocal.losses.quality_focal import QualityFocalLoss, quality_focal_loss
+from hyperfocal.losses.roles import BoxLoss, LossWithMemory, QualityLoss, StreamableLoss
 from hyperfocal.losses.seesaw import SeesawLoss, seesaw_loss, seesaw_scores
 from hyperfocal.losses.smooth_l1 import SmoothL1Loss, smooth_l1_loss
 from hyperfocal.losses.softmax_focal import SoftmaxFocalLoss, softmax_focal_loss, softmax_prior_bias
@@ -71,9 +72,6 @@ ClassificationLossConfig = (
 normalizer)`` a scalar. A `QualityLoss` takes ``quality=``, the IoU of each predicted box, too.
 """
 
-QualityLoss = QualityFocalLoss | VarifocalLoss | EqualizedQualityFocalLoss
-"""Losses whose target is the IoU of the predicted box: ``isinstance(loss, QualityLoss)``."""
-
 BoxLossConfig = SmoothL1Loss.Config | GIoULoss.Config | IoULoss.Config
 """Losses that a dense detector can train its boxes with.
 
@@ -83,6 +81,7 @@ scalar. ``module.on_boxes`` tells whether it takes decoded boxes or encoded delt
 
 __all__ = [
     "BalancedGroupSoftmaxLoss",
+    "BoxLoss",
     "BoxLossConfig",
     "CategoryGroups",
     "ClassBalancedFocalLoss",
@@ -107,6 +106,7 @@ __all__ = [
     "SigmoidFocalLoss",
     "SmoothL1Loss",
     "SoftmaxFocalLoss",
+    "StreamableLoss",
     "VarifocalLoss",
     "bags_scores",
     "balanced_group_softmax_loss",

@@ -19,13 +19,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from hyperfocal import config
 from hyperfocal.losses.alpha import MUST, Alpha, as_number, is_alpha, keep_alpha
 from hyperfocal.losses.inputs import Number, Reduction, prepare, reduce
 from hyperfocal.losses.kernels import Backend, Settings, focal_settings, fused_sum, serves
 from hyperfocal.losses.one_vs_all import balance, one_vs_all
+from hyperfocal.losses.roles import StreamableLoss
 from hyperfocal.losses.terms import cross_entropy_term
 from hyperfocal.types import CategoryCounts
 
@@ -91,7 +92,7 @@ def sigmoid_cross_entropy(
     return reduce(loss, inputs, reduction, normalizer)
 
 
-class SigmoidCrossEntropyLoss(nn.Module):
+class SigmoidCrossEntropyLoss(StreamableLoss):
     """`sigmoid_cross_entropy`, summed and divided by a normalizer.
 
     Args:
@@ -127,7 +128,7 @@ class SigmoidCrossEntropyLoss(nn.Module):
         self.backend = backend
 
     def settings(self, num_classes: int) -> Settings:
-        """What a head that streams its categories computes with."""
+        """See `StreamableLoss`."""
         return focal_settings(self.alpha, 0.0, num_classes)
 
     def forward(self, logits: Tensor, targets: Tensor, normalizer: Number = 1.0) -> Tensor:

@@ -37,6 +37,7 @@ from hyperfocal.losses.inputs import (
 from hyperfocal.losses.kernels import Backend, Settings, focal_settings, fused_sum, serves
 from hyperfocal.losses.memory import GradientRatioLoss
 from hyperfocal.losses.one_vs_all import balance, one_vs_all, one_vs_all_sums, times
+from hyperfocal.losses.roles import StreamableLoss
 from hyperfocal.losses.terms import focal_slope, focal_term
 from hyperfocal.types import CategoryCounts
 
@@ -120,7 +121,7 @@ def _with_alpha(
     return times(own, positive), times(rest, negative)
 
 
-class EqualizationLossV2Focal(GradientRatioLoss):
+class EqualizationLossV2Focal(GradientRatioLoss, StreamableLoss):
     """EQLv2's weights on focal loss, accumulating its own gradient ratios.
 
     ``forward`` returns the summed loss and keeps the statistics of the call pending; `step` folds
@@ -138,6 +139,7 @@ class EqualizationLossV2Focal(GradientRatioLoss):
     """
 
     normalized_memory: ClassVar[bool] = False
+    favours_positives: ClassVar[tuple[str, ...]] = ("alpha", "gamma")
 
     @dataclass(frozen=True)
     class Config(config.Config):
@@ -199,13 +201,14 @@ class EqualizationLossV2Focal(GradientRatioLoss):
         return self.ratio_map.balanced(self.ratio)
 
     def settings(self, num_classes: int) -> Settings:
-        """What the fused pass, or a head that streams its categories, computes with."""
+        """See `StreamableLoss`."""
         return eqlv2_focal_settings(self.ratio, self.ratio_map, self.alpha, self.gamma, num_classes)
 
     def forward(self, logits: Tensor, targets: Tensor, normalizer: Number = 1.0) -> Tensor:
         """Scalar: the sum over all logits ``(..., K)`` that aren't ignored, over ``normalizer``."""
         if serves(self.backend, logits, targets, normalizer=normalizer):
-            settings = self.settings(logits.shape[-1])
+            # Of this class, not of a subclass: the plain form below doesn't ask one either.
+            settings = EqualizationLossV2Focal.settings(self, logits.shape[-1])
             fused, totals = fused_sum(logits, targets, settings, normalizer, sums=self.training)
             if self.training:
                 self.remember(*(totals * scalar_normalizer(normalizer)))

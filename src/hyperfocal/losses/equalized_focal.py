@@ -64,6 +64,7 @@ from hyperfocal.losses.inputs import (
 from hyperfocal.losses.kernels import Backend, Settings, focal_settings, fused_sum, serves
 from hyperfocal.losses.memory import GradientRatioLoss
 from hyperfocal.losses.one_vs_all import balance, one_vs_all, one_vs_all_sums, times
+from hyperfocal.losses.roles import StreamableLoss
 from hyperfocal.losses.terms import cross_entropy_slope, focal_slope, focal_term
 from hyperfocal.types import CategoryCounts
 
@@ -193,7 +194,7 @@ def _per_category(
     return focus, times(factor, positive), times(factor, negative)
 
 
-class EqualizedFocalLoss(GradientRatioLoss):
+class EqualizedFocalLoss(GradientRatioLoss, StreamableLoss):
     """Equalized focal loss that accumulates its own gradient ratios.
 
     ``forward`` returns the summed loss and keeps the statistics of the call pending; `step` folds
@@ -220,6 +221,8 @@ class EqualizedFocalLoss(GradientRatioLoss):
         >>> loss.ratio
         tensor([0.0034, 0.0000, 0.0000])
     """
+
+    favours_positives: ClassVar[tuple[str, ...]] = ("alpha", "gamma")
 
     @dataclass(frozen=True)
     class Config(config.Config):
@@ -281,8 +284,13 @@ class EqualizedFocalLoss(GradientRatioLoss):
         self.ratio_of = ratio_of
         self.backend = backend
 
+    @property
+    def equalizes(self) -> bool:
+        """See `GradientRatioLoss`; with a scale of 0 it is focal loss."""
+        return self.scale != 0
+
     def settings(self, num_classes: int) -> Settings:
-        """What the fused pass, or a head that streams its categories, computes with."""
+        """See `StreamableLoss`."""
         return equalized_settings(
             self.ratio, self.alpha, self.gamma, self.scale, num_classes, self.factors
         )
@@ -294,10 +302,11 @@ class EqualizedFocalLoss(GradientRatioLoss):
     def forward(self, logits: Tensor, targets: Tensor, normalizer: Number = 1.0) -> Tensor:
         """Scalar: the sum over all logits ``(..., K)`` that aren't ignored, over ``normalizer``."""
         categories = logits.shape[-1]
-        other = self.statistics(categories) if self.training else None
+        # Of this class, not of a subclass: the plain form below doesn't ask one either.
+        other = EqualizedFocalLoss.statistics(self, categories) if self.training else None
         if serves(self.backend, logits, targets, normalizer=normalizer):
             own_sums = self.training and other is None
-            settings = self.settings(categories)
+            settings = EqualizedFocalLoss.settings(self, categories)
             loss, sums = fused_sum(logits, targets, settings, normalizer, sums=own_sums)
             if other is not None:
                 sums = fused_sum(logits.detach(), targets, other, normalizer, sums=True)[1]

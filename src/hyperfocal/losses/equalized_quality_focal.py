@@ -42,6 +42,7 @@ from hyperfocal.losses.one_vs_all import (
     sum_rows,
     sums_by_label,
 )
+from hyperfocal.losses.roles import QualityLoss
 from hyperfocal.losses.terms import (
     focal_slope,
     focal_term,
@@ -154,7 +155,7 @@ def _negative(x: Tensor, focus: Number, factor: Number) -> Tensor:
     return factor * focal_term(-x, focus)
 
 
-class EqualizedQualityFocalLoss(GradientRatioLoss):
+class EqualizedQualityFocalLoss(GradientRatioLoss, QualityLoss):
     """Equalized quality focal loss that accumulates its own gradient ratios.
 
     ``forward`` returns the summed loss and keeps the statistics of the call pending; `step` folds
@@ -168,6 +169,7 @@ class EqualizedQualityFocalLoss(GradientRatioLoss):
     """
 
     plain: ClassVar[str] = "quality focal loss"
+    favours_positives: ClassVar[tuple[str, ...]] = ("gamma",)
 
     @dataclass(frozen=True)
     class Config(config.Config):
@@ -201,6 +203,11 @@ class EqualizedQualityFocalLoss(GradientRatioLoss):
         self.gamma = gamma
         self.scale = scale
         self.backend = backend
+
+    @property
+    def equalizes(self) -> bool:
+        """See `GradientRatioLoss`; with a scale of 0 it is quality focal loss."""
+        return self.scale != 0
 
     def forward(
         self,

@@ -26,13 +26,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from hyperfocal import config
 from hyperfocal.losses.alpha import MUST, Alpha, as_number, is_alpha, keep_alpha
 from hyperfocal.losses.inputs import Number, Reduction, per_category, prepare, reduce
 from hyperfocal.losses.kernels import Backend, Settings, focal_settings, fused_sum, serves
 from hyperfocal.losses.one_vs_all import balance, one_vs_all
+from hyperfocal.losses.roles import StreamableLoss
 from hyperfocal.losses.terms import focal_term
 from hyperfocal.types import CategoryCounts
 
@@ -103,7 +104,7 @@ def sigmoid_focal_loss(
     return reduce(loss, inputs, reduction, normalizer)
 
 
-class SigmoidFocalLoss(nn.Module):
+class SigmoidFocalLoss(StreamableLoss):
     """`sigmoid_focal_loss`, summed and divided by a normalizer.
 
     Args:
@@ -144,7 +145,7 @@ class SigmoidFocalLoss(nn.Module):
         self.backend = backend
 
     def settings(self, num_classes: int) -> Settings:
-        """What a head that streams its categories computes with."""
+        """See `StreamableLoss`."""
         return focal_settings(self.alpha, self.gamma, num_classes)
 
     def forward(self, logits: Tensor, targets: Tensor, normalizer: Number = 1.0) -> Tensor:

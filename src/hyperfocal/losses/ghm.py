@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hyperfocal import config
 from hyperfocal.losses.inputs import (
@@ -36,6 +36,7 @@ from hyperfocal.losses.inputs import (
 )
 from hyperfocal.losses.memory import keep_pending, take_pending, world_size
 from hyperfocal.losses.one_vs_all import one_vs_all
+from hyperfocal.losses.roles import LossWithMemory
 from hyperfocal.losses.terms import cross_entropy_slope, cross_entropy_term
 from hyperfocal.types import CategoryCounts, ConfigError
 
@@ -105,7 +106,7 @@ def harmonising_weights(index: Tensor, counts: Tensor, smoothed: Tensor) -> Tens
     return torch.where(smoothed > 0, per_bin, 0.0)[index]
 
 
-class SmoothedCounts(nn.Module):
+class SmoothedCounts(LossWithMemory):
     """State of the GHM losses: bin counts, smoothed over steps.
 
     Args:

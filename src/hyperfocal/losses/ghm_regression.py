@@ -30,6 +30,7 @@ from hyperfocal.losses.inputs import (
     prepare_boxes,
     reduce,
 )
+from hyperfocal.losses.roles import BoxLoss
 
 MIN_MU = 1e-12
 """The gradient size divides by mu where the error is 0."""
@@ -76,7 +77,7 @@ def _regression_terms(inputs: Inputs, mu: float, bins: int) -> tuple[Tensor, Ten
     return loss, *histogram((distance.abs() / length).detach(), inputs, bins)
 
 
-class GHMRegressionLoss(SmoothedCounts):
+class GHMRegressionLoss(SmoothedCounts, BoxLoss):
     """GHM-R with counts smoothed over steps; the mean of the harmonised distance.
 
     Args:

@@ -25,10 +25,11 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hyperfocal import config
 from hyperfocal.losses.inputs import Number, Reduction, check_choice, prepare_boxes, reduce_rows
+from hyperfocal.losses.roles import BoxLoss
 
 EPS = 1e-7
 """Added to areas before dividing by them."""
@@ -125,7 +126,7 @@ def _overlap(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return intersection, union
 
 
-class IoULoss(nn.Module):
+class IoULoss(BoxLoss):
     """`iou_loss`, summed and divided by a normalizer.
 
     Args:
@@ -165,7 +166,7 @@ class IoULoss(nn.Module):
         )
 
 
-class GIoULoss(nn.Module):
+class GIoULoss(BoxLoss):
     """`giou_loss`, summed and divided by a normalizer."""
 
     on_boxes: ClassVar[bool] = True

@@ -1,11 +1,12 @@
 """What the losses with memory share: pending sums, and one step per optimizer step.
 
-Such a loss computes its statistics in closed form from the detached logits of each forward pass and
-adds them to *pending* buffers, without reading a value back, logging or talking to other processes.
-Once per optimizer step `step_losses` (or the loss's own ``step()``) sums the pending statistics
-over all processes, folds them into the state that the next forward uses, and clears them. Pyramid
-levels, micro-batches and any other split of a step therefore add up. ``eval()`` freezes the state,
-and the ``state_dict`` carries all of it, pending sums included.
+Such a loss is a `LossWithMemory`. It computes its statistics in closed form from the detached
+logits of each forward pass and adds them to *pending* buffers, without reading a value back,
+logging or talking to other processes. Once per optimizer step `step_losses` (or the loss's own
+``step()``) sums the pending statistics over all processes, folds them into the state that the next
+forward uses, and clears them. Pyramid levels, micro-batches and any other split of a step therefore
+add up. ``eval()`` freezes the state, and the ``state_dict`` carries all of it, pending sums
+included.
 
 Pending sums differ between processes, so ``DistributedDataParallel`` must not broadcast them with
 the other buffers: `own_buffers` names them for it. A loss must stay in float32: cast the network,
@@ -15,31 +16,26 @@ not the loss.
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from hyperfocal.losses.kernels import Settings
+from hyperfocal.losses.roles import LossWithMemory
 from hyperfocal.types import ConfigError
 
 BALANCED = 0.99
 """The gradient ratio, or the weight made of it, from which a category counts as balanced."""
 
 
-@runtime_checkable
-class LossWithMemory(Protocol):
-    """A loss whose statistics are folded in once per optimizer step."""
-
-    def step(self) -> None:
-        """Fold the pending statistics into the state, over all processes; collective."""
-
-
 def step_losses(module: nn.Module) -> None:
-    """Call ``step()`` of every loss with memory inside ``module``, the module itself included.
+    """Call ``step()`` of every `LossWithMemory` inside ``module``, the module itself included.
 
-    Every process has to call it, once after each optimizer step.
+    Each is called once, however often it occurs, and nothing else that has a ``step`` is (such as a
+    detector, whose own ``step()`` calls this). Every process has to call it, once after each
+    optimizer step.
     """
     for child in module.modules():
         if isinstance(child, LossWithMemory):
@@ -52,8 +48,9 @@ def own_buffers(module: nn.Module) -> list[str]:
     They are those of its losses with memory: pending statistics differ, and the rest is made equal
     by `step_losses`. `DistributedDataParallel` would put those of process 0 in their place.
     """
-    with_memory = {p: m for p, m in module.named_modules() if isinstance(m, LossWithMemory)}
-    return [name for name, _ in module.named_buffers() if name.rpartition(".")[0] in with_memory]
+    losses = [p for p, m in module.named_modules() if isinstance(m, LossWithMemory)]
+    prefixes = tuple(f"{path}." if path else "" for path in losses)
+    return [name for name, _ in module.named_buffers() if name.startswith(prefixes)]
 
 
 def keep_pending(pending: Tensor, new: Tensor) -> None:
@@ -81,7 +78,7 @@ def take_pending(*pending: Tensor) -> list[Tensor]:
     return sums
 
 
-class GradientRatioLoss(nn.Module):
+class GradientRatioLoss(LossWithMemory):
     """State of the equalization losses: each category's positive over its negative gradient.
 
     A positive gradient is what a category's own positives pull with; a negative one is what
@@ -112,6 +109,8 @@ class GradientRatioLoss(nn.Module):
     """Whether the normalizer enters the gradients."""
     plain: ClassVar[str] = "focal loss"
     """What it is where all gradients are balanced."""
+    favours_positives: ClassVar[tuple[str, ...]] = ()
+    """Settings that give the negatives a larger share of the gradient when they are lower."""
     pos_grad: Tensor
     neg_grad: Tensor
     ratio: Tensor
@@ -128,6 +127,11 @@ class GradientRatioLoss(nn.Module):
             self.register_buffer(name, torch.zeros(num_classes))
         self.register_buffer("ratio", torch.full((num_classes,), start))
         self.register_buffer("pending_calls", torch.zeros((), dtype=torch.int64))
+
+    @property
+    def equalizes(self) -> bool:
+        """Whether the loss uses the ratios at all, with the settings that it has."""
+        return True
 
     def balanced(self) -> Tensor:
         """``(K,)`` bool: categories that it treats as balanced, to a hundredth of the ratio."""

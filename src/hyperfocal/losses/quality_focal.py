@@ -23,12 +23,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from hyperfocal import config
 from hyperfocal.losses.inputs import Number, Reduction, per_category, prepare, reduce
 from hyperfocal.losses.kernels import Backend, focal_settings, fused_sum, serves
 from hyperfocal.losses.one_vs_all import one_vs_all_soft
+from hyperfocal.losses.roles import QualityLoss
 from hyperfocal.losses.terms import focal_term, soft_focal_term
 from hyperfocal.types import CategoryCounts
 
@@ -91,7 +92,7 @@ def _negative(x: Tensor, beta: Number) -> Tensor:
     return focal_term(-x, beta)
 
 
-class QualityFocalLoss(nn.Module):
+class QualityFocalLoss(QualityLoss):
     """`quality_focal_loss`, summed and divided by a normalizer.
 
     Args:

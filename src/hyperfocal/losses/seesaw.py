@@ -24,7 +24,7 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hyperfocal.losses.inputs import (
     Number,
@@ -37,6 +37,7 @@ from hyperfocal.losses.inputs import (
     widest,
 )
 from hyperfocal.losses.memory import take_pending
+from hyperfocal.losses.roles import LossWithMemory
 from hyperfocal.losses.softmax_focal import true_class_logit
 from hyperfocal.losses.terms import cross_entropy_term
 from hyperfocal.types import ConfigError, DataError
@@ -100,7 +101,7 @@ def seesaw_scores(logits: Tensor) -> Tensor:
     return torch.softmax(logits[..., :-2], -1) * objectness
 
 
-class SeesawLoss(nn.Module):
+class SeesawLoss(LossWithMemory):
     """Seesaw loss that counts samples itself, summed and divided by a normalizer.
 
     Labels are ``0..K-1``, ``K`` for background and ``-1`` for ignored. With objectness the logits

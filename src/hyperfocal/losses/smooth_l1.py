@@ -19,10 +19,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from hyperfocal import config
 from hyperfocal.losses.inputs import Number, Reduction, check_scalar, prepare_boxes, reduce
+from hyperfocal.losses.roles import BoxLoss
 
 
 def smooth_l1_loss(
@@ -60,7 +61,7 @@ def smooth_l1_loss(
     return reduce(distance, inputs, reduction, normalizer)
 
 
-class SmoothL1Loss(nn.Module):
+class SmoothL1Loss(BoxLoss):
     """`smooth_l1_loss` on encoded deltas, summed and divided by a normalizer.
 
     Args:

@@ -12,14 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, TypeGuard
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hyperfocal.losses.inputs import Number, check_scalar, integer_labels
 from hyperfocal.losses.kernels import Settings
 from hyperfocal.losses.kernels.function import OnlyOnce, Problem, scaled, solve
+from hyperfocal.losses.memory import GradientRatioLoss
+from hyperfocal.losses.roles import LossWithMemory, StreamableLoss
 from hyperfocal.losses.streamed_parts import (
     LOGITS_AT_ONCE,
     Head,
@@ -31,28 +33,27 @@ from hyperfocal.losses.streamed_parts import (
 )
 from hyperfocal.types import ConfigError, DataError
 
-
-@runtime_checkable
-class StreamableLoss(Protocol):
-    """A sum over logits of the focal family: cross entropy, focal, EFL, EQLv2 & focal."""
-
-    def settings(self, num_classes: int) -> Settings:
-        """γ and the factors of positives and negatives, for K categories."""
+DESCRIBED = frozenset(("forward", "settings", "statistics", "normalized_memory", "__call__"))
+"""Attributes of a loss that have to agree for its settings to describe it."""
 
 
-@runtime_checkable
-class StreamableLossWithMemory(Protocol):
-    """One that also wants its absolute gradients, summed per category."""
+def streams(loss: nn.Module) -> TypeGuard[StreamableLoss]:
+    """Whether a head may compute ``loss`` from its settings, without calling it.
 
-    training: bool
-    normalized_memory: ClassVar[bool]
-    """Whether the normalizer enters them."""
-
-    def statistics(self, num_classes: int) -> Settings | None:
-        """Settings of the loss whose gradients are summed; None: of this loss."""
-
-    def remember(self, positive: Tensor, negative: Tensor) -> None:
-        """Take the ``(K,)`` sums of one call."""
+    True for a `StreamableLoss` whose ``forward`` is the one that its settings describe: both are
+    defined in one class, and no subclass, attribute of the instance or hook changes any of
+    `DESCRIBED`. Of losses with memory, a `GradientRatioLoss` alone can be told its statistics.
+    """
+    if not isinstance(loss, StreamableLoss) or DESCRIBED & vars(loss).keys():
+        return False
+    remembers = isinstance(loss, LossWithMemory)
+    if remembers and not isinstance(loss, GradientRatioLoss):
+        return False
+    hooks = (loss._forward_hooks, loss._forward_pre_hooks)
+    if any((*hooks, loss._backward_hooks, loss._backward_pre_hooks)):
+        return False
+    first = next(cls for cls in type(loss).__mro__ if DESCRIBED & vars(cls).keys())
+    return {"forward", "settings"} <= vars(first).keys()
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -82,7 +83,7 @@ def streamed_loss(
         bias: ``(A·K,)`` or None.
         labels: ``(B, ΣHWA)`` integers in the order of `Priors` (level, row, column, anchor):
             ``0..K-1``, K background, -1 ignored.
-        loss: the loss; in training mode one with memory gets its statistics.
+        loss: a loss that `streams`; in training mode one with memory gets its statistics.
         num_classes: K.
         normalizer: divides the loss: a number, a scalar, or ``(B,)``, one divisor an image.
         logits_at_once: about how many logits may exist at a time.
@@ -104,7 +105,7 @@ def streamed_loss(
     labels = integer_labels(labels, num_classes)
     divisors = _divisors(normalizer, len(labels), weight)
     settings = loss.settings(num_classes)
-    memory = loss if isinstance(loss, StreamableLossWithMemory) and loss.training else None
+    memory = loss if isinstance(loss, GradientRatioLoss) and loss.training else None
     device, dtype = weight.device, divisors.dtype
 
     def tables(settings: Settings) -> Tensor:

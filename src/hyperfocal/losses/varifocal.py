@@ -21,12 +21,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from hyperfocal import config
 from hyperfocal.losses.alpha import MUST, Alpha, as_number, is_alpha, keep_alpha
 from hyperfocal.losses.inputs import Number, Reduction, per_category, prepare, reduce
 from hyperfocal.losses.one_vs_all import one_vs_all_soft
+from hyperfocal.losses.roles import QualityLoss
 from hyperfocal.losses.terms import focal_term, soft_focal_term
 from hyperfocal.types import CategoryCounts
 
@@ -87,7 +88,7 @@ def _negative(x: Tensor, alpha: Number, gamma: Number) -> Tensor:
     return alpha * focal_term(-x, gamma)
 
 
-class VarifocalLoss(nn.Module):
+class VarifocalLoss(QualityLoss):
     """`varifocal_loss`, summed and divided by a normalizer.
 
     Args:

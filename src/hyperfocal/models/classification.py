@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hyperfocal.losses import QualityLoss
-from hyperfocal.losses.streamed import StreamableLoss, streamed_loss
+from hyperfocal.losses.streamed import streamed_loss, streams
 from hyperfocal.models.head import DenseHead
 from hyperfocal.models.matched import Matched
 
@@ -22,7 +22,7 @@ def classification_loss(
     iou: Tensor | None,
     divisor: Tensor,
     per_image: bool,
-    streams: bool,
+    piecewise: bool,
 ) -> Tensor:
     """Scalar: the loss of all priors that aren't ignored, each image's over its divisor.
 
@@ -36,12 +36,12 @@ def classification_loss(
         divisor: ``(B,)``, what `LossNormalizer` gave.
         per_image: whether the divisors differ (else they are all the same, and the loss is called
             once).
-        streams: compute a `StreamableLoss` without ever holding all logits.
+        piecewise: compute a loss that `streams` without ever holding all logits.
     """
     last = head.cls_logits
     if not per_image:
         divisor = divisor[0]
-    if streams and isinstance(loss, StreamableLoss):
+    if piecewise and streams(loss):
         streamed: Tensor = streamed_loss(
             features, last.weight, last.bias, labels, loss, head.num_classes, divisor
         )

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hyperfocal.losses import QualityLoss
+from hyperfocal.losses import BoxLoss, QualityLoss
 from hyperfocal.models.classification import classification_loss
 from hyperfocal.models.head import DenseHead, TowerFeatures
 from hyperfocal.models.matched import Matched, box_regression_loss, match
@@ -19,7 +19,7 @@ from hyperfocal.models.normalizer import LossNormalizer
 from hyperfocal.models.quality import QualityBranch, centerness_at
 from hyperfocal.models.samples import Samples
 from hyperfocal.ops import BoxCoder, paired_iou
-from hyperfocal.types import Assignment, LossTerms, Priors, Target
+from hyperfocal.types import Assignment, ConfigError, LossTerms, Priors, Target
 
 
 class Refine(Protocol):
@@ -109,7 +109,7 @@ class DenseCriterion(nn.Module):
         assigner: nn.Module,
         coder: BoxCoder,
         loss: nn.Module,
-        box_loss: nn.Module,
+        box_loss: BoxLoss,
         box_weight: float = 1.0,
         mining: MiningConfig | None = None,
         quality: QualityBranch | None = None,
@@ -118,6 +118,11 @@ class DenseCriterion(nn.Module):
         streams: bool = False,
     ) -> None:
         super().__init__()
+        if not isinstance(box_loss, BoxLoss):
+            raise ConfigError(
+                f"box_loss is a {type(box_loss).__name__}, but it must be a hyperfocal.losses."
+                "BoxLoss, which declares whether it compares boxes or encoded outputs (on_boxes)"
+            )
         self.num_classes = num_classes
         self.assigner = assigner
         self.coder = coder
@@ -165,7 +170,7 @@ class DenseCriterion(nn.Module):
             iou,
             number,
             per_image=self.normalizer.kind == "per_image",
-            streams=self.streams,
+            piecewise=self.streams,
         )
         quality = None
         if self.quality is not None and found.quality is not None and target is not None:

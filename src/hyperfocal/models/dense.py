@@ -80,6 +80,11 @@ class DenseDetector(Detector):
         parts: see `DenseParts`.
     """
 
+    backbone_part: ClassVar[str | None] = "backbone"
+    head_part: ClassVar[str | None] = "head"
+    classifier: ClassVar[str | None] = "head.cls_logits"
+    statistics: ClassVar[tuple[str, ...]] = ("criterion",)
+
     def __init__(self, parts: DenseParts) -> None:
         super().__init__()
         self.num_classes = parts.criterion.num_classes
@@ -297,13 +302,14 @@ class DenseConfig(config.Config):
             num_levels=len(neck.strides),
             quality=None if quality is None else quality.tower,
         )
+        box_loss: Any = built.get("box_loss") or self.box_loss.build()
         streams = head.cls_logits.out_channels >= self.stream_from
         criterion = DenseCriterion(
             num_classes=num_classes,
             assigner=assigner,
             coder=coder,
             loss=built.get("loss") or self.loss.build(num_classes, counts),
-            box_loss=built.get("box_loss") or self.box_loss.build(),
+            box_loss=box_loss,
             box_weight=self.box_weight,
             mining=self.mining,
             quality=quality,

@@ -47,11 +47,15 @@ class Detector(nn.Module, ABC):
             longer one; None leaves them as they are.
     """
 
-    classifier: ClassVar[str] = "head.cls_logits"
-    """The convolution with an output for each anchor and category (channel a·K + j belongs to
-    anchor a and category j): fine-tuning takes its rows by the categories' names."""
-    statistics: ClassVar[tuple[str, ...]] = ("criterion",)
-    """Modules whose buffers depend on the training data, which fine-tuning starts anew."""
+    backbone_part: ClassVar[str | None] = None
+    """Name of its pretrained part, which ``train.backbone_lr_scale`` and sharding are about."""
+    head_part: ClassVar[str | None] = None
+    """Name of the part that ``train.parts = head`` trains alone."""
+    classifier: ClassVar[str | None] = None
+    """Name of the convolution with an output for each anchor and category (channel a·K + j belongs
+    to anchor a and category j): fine-tuning takes its rows by the categories' names."""
+    statistics: ClassVar[tuple[str, ...]] = ()
+    """Names of parts whose buffers depend on the training data, which fine-tuning starts anew."""
 
     num_classes: int
     resize: tuple[int, int] | None = (800, 1333)

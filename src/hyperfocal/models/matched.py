@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from hyperfocal.losses import BoxLoss
 from hyperfocal.ops import BoxCoder
 from hyperfocal.types import Assignment, Priors, Target
 
@@ -55,12 +56,12 @@ def match(
 
 
 def box_regression_loss(
-    box_loss: nn.Module, coder: BoxCoder, matched: Matched, weight: Tensor
+    box_loss: BoxLoss, coder: BoxCoder, matched: Matched, weight: Tensor
 ) -> Tensor:
     """Scalar: the sum over positives of weight times the box loss.
 
     Args:
-        box_loss: compares boxes where it says ``on_boxes``, else the coder's outputs.
+        box_loss: compares boxes where it declares ``on_boxes``, else the coder's outputs.
         coder: between boxes and outputs.
         matched: the P positives.
         weight: ``(P,)``, the normaliser in it.
