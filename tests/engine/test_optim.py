@@ -11,6 +11,7 @@ from torch import nn
 
 from hyperfocal.engine.experiment import TrainConfig
 from hyperfocal.engine.optim import build_optimizer, lr_factor, set_lr
+from hyperfocal.models import Detector
 from hyperfocal.types import ConfigError
 
 PAPER = TrainConfig(iterations=90_000)
@@ -41,19 +42,20 @@ def test_cosine_ends_at_final_lr_and_never_rises_after_warmup() -> None:
 
 
 def test_groups_split_backbone_and_undecayed_parameters() -> None:
-    model = nn.Module()
-    model.backbone = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
-    model.head = nn.Conv2d(4, 2, 1)
-    model.backbone[1].requires_grad_(False)
+    methods = dict.fromkeys(Detector.__abstractmethods__)
+    model = type("Own", (Detector,), methods | {"backbone_part": "trunk"})()
+    model.trunk = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    model.backbone = nn.Conv2d(4, 2, 1)  # a name alone says nothing
+    model.trunk[1].requires_grad_(False)
     config = TrainConfig(epochs=1, lr=0.5, backbone_lr_scale=0.1, weight_decay=0.01)
     optimizer = build_optimizer(model, config)
     set_lr(optimizer, 0.2)
     rates = {
         id(p): (g["lr"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]
     }
-    assert rates[id(model.backbone[0].weight)] == pytest.approx((0.02, 0.01))
-    assert rates[id(model.backbone[0].bias)] == pytest.approx((0.02, 0.0))
-    assert rates[id(model.head.weight)] == pytest.approx((0.2, 0.01))
+    assert rates[id(model.trunk[0].weight)] == pytest.approx((0.02, 0.01))
+    assert rates[id(model.trunk[0].bias)] == pytest.approx((0.02, 0.0))
+    assert rates[id(model.backbone.weight)] == pytest.approx((0.2, 0.01))
     assert len(rates) == 4  # the frozen norm is in no group
 
     everywhere = dataclasses.replace(config, decay_norm_and_bias=True)
