@@ -64,13 +64,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(name: str, words: list[str]) -> int:
+    from hyperfocal.names import for_terminal
     from hyperfocal.types import HyperfocalError, HyperfocalWarning
 
     show = warnings.showwarning
 
     def show_plainly(message, category, *rest, **more):  # type: ignore[no-untyped-def]
         if issubclass(category, HyperfocalWarning):
-            print(f"warning: {message}", file=sys.stderr)
+            print(f"warning: {for_terminal(message)}", file=sys.stderr)
         else:
             show(message, category, *rest, **more)
 
@@ -78,7 +79,7 @@ def _run(name: str, words: list[str]) -> int:
     try:
         status: int = import_module(f"hyperfocal.commands.{name}").run(words)
     except HyperfocalError as error:
-        print(f"hyperfocal: {error}", file=sys.stderr)
+        print(f"hyperfocal: {for_terminal(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("hyperfocal: interrupted", file=sys.stderr)

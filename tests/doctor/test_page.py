@@ -6,6 +6,7 @@ import base64
 import io
 import json
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -177,3 +178,29 @@ def test_what_is_wrong_is_one_line_and_status_2(words, said, tmp_path, monkeypat
     assert cli.main(["doctor", *words]) == 2
     assert said in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_names_of_any_kind_neither_act_nor_fill_the_screen(
+    drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Category names from `tests.test_names`, one of 100,000 characters, through the command."""
+    names = ["x" * 100_000, "\x1b[2J[red]y", "<script>z", "=1+1", "猫", "half \ud83d"]
+    flags = []
+    for split in ("train", "val"):
+        data = json.loads((drawn / f"{split}.json").read_text())
+        for category, name in zip(data["categories"], names, strict=False):
+            category["name"] = name
+        if split == "val":
+            data["annotations"] = data["annotations"][::3]
+        (tmp_path / f"{split}.json").write_text(json.dumps(data))
+        flags += [f"--data.{split}.annotations", str(tmp_path / f"{split}.json")]
+        flags += [f"--data.{split}.images", str(drawn / split)]
+    page = tmp_path / "page.html"
+    cli.main(["doctor", *flags, "--html", str(page), "--json", str(tmp_path / "out.json")])
+    printed = "".join(capsys.readouterr())
+    assert "\x1b" not in printed
+    assert len(printed) < 20_000
+    text = page.read_text(encoding="utf-8")
+    assert "<script" not in text
+    assert "x" * 100 not in text
+    assert (tmp_path / "out.json").stat().st_size < 200_000

@@ -20,6 +20,7 @@ from hyperfocal.figures import (
     ratio_figure,
     training_curves,
 )
+from hyperfocal.names import command, say
 from hyperfocal.types import AnnotationSet, ConfigError, ImageRecord
 
 PANEL_IMAGES = 6
@@ -36,24 +37,22 @@ def close_training(result: TrainResult, console: Console) -> None:
         with RunLock(run.path):  # another training may have begun there since
             pictures = draw_pictures(result)
     except ConfigError as error:
-        console.print(f"No pictures: {error}", highlight=False, soft_wrap=True)
+        say(console, f"No pictures: {error}")
     if result.early is not None:
-        console.print(f"Note: {result.early}", highlight=False, soft_wrap=True)
+        say(console, f"Note: {result.early}")
     if result.saturation is not None and result.saturation.complete:
-        console.print(f"Note: {result.saturation}", highlight=False)
+        say(console, f"Note: {result.saturation}")
     console.print("Look next at:", style="bold")
     for picture in pictures:
-        console.print(f"  {picture}", highlight=False, soft_wrap=True)
+        say(console, f"  {picture}")
     hints = [
         (run.metrics, "every metric, per category"),
-        (run.weights, f'best weights: hyperfocal.load("{run.path}")'),
+        (run.weights, f"best weights: hyperfocal.load({str(run.path)!r})"),
     ]
     for path, what in hints:
         if path.exists():
-            console.print(f"  {path}  ({what})", highlight=False, soft_wrap=True)
-    console.print(
-        f"  hyperfocal predict {run.path} YOUR_IMAGES --out OUT", highlight=False, soft_wrap=True
-    )
+            say(console, f"  {path}  ({what})")
+    say(console, f"  {command('hyperfocal', 'predict', run.path)} YOUR_IMAGES --out OUT")
 
 
 def draw_pictures(result: TrainResult) -> list[Path]:

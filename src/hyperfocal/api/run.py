@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import html
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hyperfocal.engine.predict import Predictor
 from hyperfocal.engine.predict import load as load_predictor
 from hyperfocal.engine.run_folder import RunFolder, read_json
+from hyperfocal.names import for_html, one_name
 
 if TYPE_CHECKING:
     import torch
@@ -134,11 +134,12 @@ class Run:
 
     def _repr_html_(self) -> str:
         """A table of metrics, for a notebook."""
+        left = "<th style='text-align:left'>"
         cells = "".join(
-            f"<tr><th style='text-align:left'>{html.escape(name)}</th><td>{value:.3f}</td></tr>"
+            f"<tr>{left}{for_html(one_name(name))}</th><td>{value:.3f}</td></tr>"
             for name, value in self.metrics.items()
         )
-        title = html.escape(str(self.path))
+        title = for_html(self.path)
         return (
             f"<table><caption>{title}</caption>{cells or '<tr><td>not evaluated</td></tr>'}</table>"
         )

@@ -11,6 +11,7 @@ from hyperfocal.api.data import Data, as_files, in_memory
 from hyperfocal.api.process_state import globals_restored
 from hyperfocal.api.run import Run
 from hyperfocal.api.settings import Settings, as_experiment
+from hyperfocal.names import say
 from hyperfocal.types import ConfigError
 
 if TYPE_CHECKING:
@@ -87,10 +88,10 @@ def train(
     if result.is_main and result.stopped_by is None:
         close_training(result, console)
     if result.stopped_by is not None:
-        console.print(
+        say(
+            console,
             f"Stopped by {result.stopped_by}; everything is saved in {place}. Continue with "
             "settings={'resume': True}.",
-            highlight=False,
         )
     return Run(place, stopped_by=result.stopped_by)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from hyperfocal.names import MAX_COMMAND, command, say
+
 DEFAULT_OUT = Path("runs/demo")
 
 
@@ -28,7 +30,7 @@ def run(words: list[str]) -> int:
     check_folder(out, "--out")
     drawing, folder = SyntheticConfig(), out / "data"
     if not is_drawn(folder, drawing):
-        console.print(f"drawing a long-tailed set in {folder} ...", highlight=False)
+        say(console, f"drawing a long-tailed set in {folder} ...")
         draw_dataset(folder, drawing)
     data = dataclasses.replace(
         experiment.data,
@@ -37,7 +39,8 @@ def run(words: list[str]) -> int:
     )
     result = train(dataclasses.replace(experiment, data=data), RunFolder(out), console)
     if result.stopped_by is not None:
-        console.print(f"stopped by {result.stopped_by}; go on with: hyperfocal demo --resume")
+        again = command("hyperfocal", "demo", *[w for w in words if w != "--resume"], "--resume")
+        say(console, f"Stopped by {result.stopped_by}. To resume:\n  {again}", most=MAX_COMMAND)
         return 130 if result.stopped_by == "SIGINT" else 0
     if result.is_main:
         close_training(result, console)

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hyperfocal.names import say
 from hyperfocal.types import ConfigError
 
 if TYPE_CHECKING:
@@ -51,13 +52,13 @@ def run(words: list[str]) -> int:
     print_report(found, advice, console)
     if args.html is not None:
         write_page(found, advice, args.html)
-        console.print(f"written: {args.html}", highlight=False, markup=False, soft_wrap=True)
+        say(console, f"written: {args.html}")
     if args.json is not None:
         findings = [finding.as_json() for finding in found.findings]
         write_json(
             args.json, {"findings": findings, "advice": advice.as_json() if advice else None}
         )
-        console.print(f"written: {args.json}", highlight=False, markup=False, soft_wrap=True)
+        say(console, f"written: {args.json}")
     return 1 if found.has_errors else 0
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hyperfocal.files import check_folder
+from hyperfocal.names import say
 from hyperfocal.types import ConfigError
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def run(words: list[str]) -> int:
     drawn |= _from_runs([n for n in args.names if n in FROM_RUNS], args, console)
     for name, figure in drawn.items():
         for path in export(figure, args.out, name):
-            console.print(f"  {path}", highlight=False, soft_wrap=True)
+            say(console, f"  {path}")
     return 0
 
 

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from hyperfocal.files import check_folder
+from hyperfocal.names import command, say
 
 
 def run(words: list[str]) -> int:
@@ -29,5 +30,6 @@ def run(words: list[str]) -> int:
     from hyperfocal.importers import import_torchvision, write_imported
 
     write_imported(import_torchvision(args.weights), RunFolder(args.out))
-    Console().print(f"written: {args.out}  (hyperfocal predict {args.out} IMAGES --out OUT)")
+    again = command("hyperfocal", "predict", args.out)
+    say(Console(), f"written: {args.out}  ({again} IMAGES --out OUT)")
     return 0

@@ -7,6 +7,8 @@ import argparse
 from rich.console import Console
 from rich.table import Table
 
+from hyperfocal.names import command
+
 
 def run(words: list[str]) -> int:
     """Print every recipe with its first line of documentation, or all of one's."""
@@ -23,7 +25,7 @@ def run(words: list[str]) -> int:
         text = docstring(name)
         print(text)
         for row in published_rows(text):
-            print(f"\n{row.name}:\n    hyperfocal train {' '.join((name, *row.flags))} ...")
+            print(f"\n{row.name}:\n    hyperfocal train {command(name, *row.flags)} ...")
         return 0
     table = Table(box=None, pad_edge=False)
     table.add_column("recipe", style="bold", no_wrap=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from hyperfocal.names import say
+
 
 def run(words: list[str]) -> int:
     """Print the loss terms of the step and what in it isn't finite."""
@@ -21,13 +23,13 @@ def run(words: list[str]) -> int:
     from hyperfocal.engine.blackbox import replay
 
     made, console = replay(args.FILE, args.accelerator), Console()
-    console.print(f"step {made.step}, images {', '.join(map(str, made.image_ids))}")
+    say(console, f"step {made.step}, images {', '.join(map(str, made.image_ids))}")
     for terms in made.gradients.terms:
         values = [f"{name} {float(value):.6g}" for name, value in terms.named().items()]
-        console.print("  ".join(values), highlight=False)
-    console.print(f"gradient norm {float(made.gradients.norm):.6g}", highlight=False)
+        say(console, "  ".join(values))
+    say(console, f"gradient norm {float(made.gradients.norm):.6g}")
     for name in made.bad_gradients[:20]:
-        console.print(f"  not finite: gradient of {name}", highlight=False)
+        say(console, f"  not finite: gradient of {name}")
     if not bool(made.gradients.bad):
         console.print("Everything is finite here: the run's device or precision made it otherwise.")
     return 0

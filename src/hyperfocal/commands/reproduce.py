@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hyperfocal.files import check_folder
+from hyperfocal.names import command, say
 from hyperfocal.types import ConfigError
 
 if TYPE_CHECKING:
@@ -72,14 +72,14 @@ def run(words: list[str]) -> int:
 
     console = Console()
     if drawn is not None and not is_drawn(out / "data", drawn):
-        console.print(f"drawing a long-tailed set in {out / 'data'} ...", highlight=False)
+        say(console, f"drawing a long-tailed set in {out / 'data'} ...")
         draw_dataset(out / "data", drawn)
     jobs = plan.jobs(rows, range(args.seeds))
     if linked := link_runs(jobs, experiments, args.reuse):
-        console.print(f"{linked} runs are taken from other tables", highlight=False)
+        say(console, f"{linked} runs are taken from other tables")
     every = plan.jobs([r for r in table.rows if r.runnable], range(args.seeds))
     report = _Report(
-        plan, every, setting(experiments[0], plan), shlex.join(["hyperfocal", "reproduce", *words])
+        plan, every, setting(experiments[0], plan), command("hyperfocal", "reproduce", *words)
     )
     progress = _Progress(console, jobs)
 
@@ -95,7 +95,7 @@ def run(words: list[str]) -> int:
     if table.timed:
         report.time()
     report.write()
-    console.print(out / "table.md", highlight=False, soft_wrap=True)
+    say(console, out / "table.md")
     return 0
 
 
@@ -159,18 +159,18 @@ class _Progress:
         self.console, self.total = console, len(jobs)
         self.done = self.before = sum(job.outcome() is not None for job in jobs)
         self.began = time.monotonic()
-        console.print(f"{self.done} of {self.total} runs are done", highlight=False)
+        say(console, f"{self.done} of {self.total} runs are done")
 
     def tell(self, job: Job) -> None:
         """Say what became of a run."""
         self.done += job.outcome() is not None
         made = self.done - self.before
         left = (time.monotonic() - self.began) / max(made, 1) * (self.total - self.done)
-        self.console.print(
+        say(
+            self.console,
             f"[{self.done}/{self.total}] {job.row}, seed {job.seed}: {job.ending()}, "
             f"{job.seconds():.0f} s; about {left / 60:.0f} min left",
-            highlight=False, markup=False, soft_wrap=True,
-        )  # fmt: skip
+        )
 
 
 def _gpus() -> int:

@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from hyperfocal.names import MAX_COMMAND, command, say
 from hyperfocal.types import ConfigError
 
 DESCRIPTION = """\
@@ -32,7 +33,7 @@ def run(words: list[str]) -> int:
         parser.add_argument("RECIPE")
         if not words or {"-h", "--help"} & set(words):
             parser.parse_args(words)  # prints and exits
-        raise ConfigError(f"the recipe comes first: hyperfocal train RECIPE {' '.join(words)}")
+        raise ConfigError(f"the recipe comes first: hyperfocal train RECIPE {command(*words)}")
     name, *flags = words
     from hyperfocal.config import override
     from hyperfocal.recipes import load_recipe
@@ -50,11 +51,11 @@ def run(words: list[str]) -> int:
     if not result.is_main:
         return 0
     if result.stopped_by is not None:
-        console.print(
-            f"Stopped by {result.stopped_by}; everything is saved in {out}. Go on with:\n"
-            f"  hyperfocal {' '.join(w for w in sys.argv[1:] if w != '--resume')} --resume",
-            highlight=False,
-            soft_wrap=True,
+        again = command("hyperfocal", *(w for w in sys.argv[1:] if w != "--resume"), "--resume")
+        say(
+            console,
+            f"Stopped by {result.stopped_by}; everything is saved in {out}. Go on with:\n  {again}",
+            most=MAX_COMMAND,
         )
         return 130 if result.stopped_by == "SIGINT" else 0
     close_training(result, console)

@@ -21,6 +21,7 @@ from hyperfocal.data.images import Header
 from hyperfocal.data.lvis import with_labels
 from hyperfocal.data.openimages_split import relabelled
 from hyperfocal.data.raw import Problems, RawAnnotations, RawImage, counted
+from hyperfocal.files import shown
 from hyperfocal.types import AnnotationSet, Category, DataError, ImageRecord, category_index
 
 MAX_OVERHANG = 1.0
@@ -146,11 +147,14 @@ def _check_unique(raw: RawAnnotations, problems: Problems) -> None:
             problems.errors.append(f"{kind} id {value} is used more than once; ids must differ")
     files = _repeated(image.path for image in raw.images)
     problems.warn(
-        len(files), "file files", "listed under several image ids", files[0].name if files else ""
+        len(files),
+        "file files",
+        "listed under several image ids",
+        shown(files[0].name) if files else "",
     )
     names = _repeated(category.name for category in raw.categories)
     problems.warn(
-        len(names), "name names", "used by several categories", repr(names[0]) if names else ""
+        len(names), "name names", "used by several categories", shown(names[0]) if names else ""
     )
 
 
@@ -186,8 +190,8 @@ def _labels(raw: RawAnnotations, label_of: dict[int, int], problems: Problems) -
             problems.warn(
                 int(counts[n]),
                 "box boxes",
-                f"of category {category.name!r} (id {category.id}) left out, because the training "
-                "annotations have no such category",
+                f"of category {shown(category.name)} (id {category.id}) left out, because the "
+                "training annotations have no such category",
                 raw.describe(int(first[n])),
             )
     lookup = np.array([label_of.get(value, -1) for value in ids.tolist()], dtype=np.int64)
@@ -211,8 +215,8 @@ def _match(raw: RawAnnotations, wanted: Sequence[Category], problems: Problems) 
             labels[category.id] = label
         elif category.id in by_id and by_id[category.id].name not in names:
             problems.errors.append(
-                f"category id {category.id} is called {category.name!r} here but "
-                f"{by_id[category.id].name!r} in the training annotations; give it one name"
+                f"category id {category.id} is called {shown(category.name)} here but "
+                f"{shown(by_id[category.id].name)} in the training annotations; give it one name"
             )
     return labels
 

@@ -135,7 +135,9 @@ def check_images(
             bad.append((image.id, f"image id {image.id}: {header}{hint}"))
             continue
         if image.hw and image.hw != header.hw:
-            stated = f"{image.name!r}, {_size(image.hw)} in the annotations, {_size(header.hw)}"
+            stated = (
+                f"{shown(image.name)}, {_size(image.hw)} in the annotations, {_size(header.hw)}"
+            )
             is_turned = image.hw == header.stored_hw
             (turned if is_turned else wrong).append(f"image id {image.id}, {stated} in truth")
         good.append(replace(image, hw=header.hw))

@@ -12,6 +12,7 @@ import numpy as np
 from hyperfocal.data.images import SUFFIXES
 from hyperfocal.data.raw import MAX_SIDE, Problems, RawAnnotations, RawImage, SplitName, inside
 from hyperfocal.files import MAX_TEXT, is_file, one_line, read_text, shown
+from hyperfocal.names import one_name
 from hyperfocal.types import Category, DataError
 
 
@@ -117,7 +118,7 @@ def read_voc(
         boxes=np.array(boxes, dtype=np.float64).reshape(-1, 4),
         crowd=np.array(difficult, dtype=np.bool_),
         area=np.full(len(boxes), np.nan),
-        describe=lambda n: f"a {names_of[n]} in {files[owners[n] - 1].name}",
+        describe=lambda n: f"a {one_name(names_of[n])} in {files[owners[n] - 1].name}",
         made_up_ids=True,
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +18,7 @@ from hyperfocal.doctor.measure import Measurements, measure, with_imbalance
 from hyperfocal.doctor.proposal import Proposal
 from hyperfocal.engine.by_category import with_categories
 from hyperfocal.engine.experiment import Experiment
+from hyperfocal.names import command
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Advice:
     @property
     def command(self) -> str:
         """The command that trains by them."""
-        return shlex.join(["hyperfocal", "train", self.recipe, *self.given, *self.flags])
+        return command("hyperfocal", "train", self.recipe, *self.given, *self.flags)
 
     def as_json(self) -> dict[str, Any]:
         """JSON-able form."""

@@ -14,6 +14,7 @@ from hyperfocal.doctor.findings import Case, Finding, Severity
 from hyperfocal.engine.experiment import Experiment
 from hyperfocal.models import AnchorGenerator, RetinaNet
 from hyperfocal.models.backbone import STRIDES
+from hyperfocal.names import one_name
 from hyperfocal.types import AnnotationSet
 
 SMALL, LARGE = 32.0, 96.0
@@ -194,7 +195,7 @@ def check_anchors(
     if fit is None or not len(fit.best):
         return []
     assert isinstance(experiment.model, RetinaNet.Config)
-    table, names = fit.table, [category.name for category in annotations.categories]
+    table, names = fit.table, [one_name(category.name) for category in annotations.categories]
     findings = []
     least = smallest_anchor(experiment.model.anchors, level_strides(experiment))
     small = table.side < least
@@ -232,7 +233,7 @@ def check_anchors(
 def _case(annotations: AnnotationSet, table: BoxTable, n: int, note: str = "") -> Case:
     record = annotations.images[table.image[n]]
     x1, y1, x2, y2 = (float(v) for v in record.boxes[table.row[n]])
-    name = annotations.categories[int(table.labels[n])].name
+    name = one_name(annotations.categories[int(table.labels[n])].name)
     size = " x ".join(f"{s:.0f}" for s in table.boxes[n, 2:] - table.boxes[n, :2])
     words = [f"{name}, {size} px after the resize", note]
     return Case(

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from hyperfocal.data.raw import counted
 from hyperfocal.doctor.findings import Finding
 from hyperfocal.doctor.reading import Examined
+from hyperfocal.names import one_name
 
 NEAR_IOU = 0.95
 """IoU from which two boxes of one category in one image are taken for one object."""
@@ -72,7 +73,7 @@ def check_doubles(split: Examined) -> list[Finding]:
     first, second = rows[first], rows[second]
     same = raw.category_ids[first] == raw.category_ids[second]
     exact = (raw.boxes[first] == raw.boxes[second]).all(axis=1)
-    names = {category.id: category.name for category in raw.categories}
+    names = {category.id: one_name(category.name) for category in raw.categories}
     findings = []
     kinds = (
         (

@@ -10,6 +10,8 @@ import numpy as np
 from hyperfocal.data.raw import RawAnnotations, SplitName
 from hyperfocal.doctor.findings import Case, Finding, Severity
 from hyperfocal.evaluation import FrequencyGroups
+from hyperfocal.files import shown
+from hyperfocal.names import one_name
 from hyperfocal.types import AnnotationSet, CategoryCounts
 
 
@@ -120,11 +122,11 @@ def _alike(names: Sequence[str]) -> list[Finding]:
     alike = [group for group in spellings.values() if len(group) > 1]
     if not alike:
         return []
-    shown = "; ".join(" / ".join(map(repr, group)) for group in alike[:5])
-    text = f"{len(alike)} groups of categories differ only in spelling ({shown}): merge them?"
+    examples = "; ".join(" / ".join(map(shown, group)) for group in alike[:5])
+    text = f"{len(alike)} groups of categories differ only in spelling ({examples}): merge them?"
     return [Finding("warning", "similar_names", "", text, len(alike))]
 
 
 def _some(names: Sequence[str], which: Sequence[int], counts: CategoryCounts | None = None) -> str:
-    shown = [names[k] + (f": {counts.images[k]}" if counts else "") for k in which[:8]]
+    shown = [one_name(names[k]) + (f": {counts.images[k]}" if counts else "") for k in which[:8]]
     return ", ".join(shown) + (" ..." if len(which) > 8 else "")

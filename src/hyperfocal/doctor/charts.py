@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Sequence
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from hyperfocal.doctor.anchors import BoxTable
 from hyperfocal.figures.style import BLUE, GREY, GROUP_NAMES, VERMILLION, group_colours
+from hyperfocal.names import for_html, one_name
 
 WIDTH, HEIGHT = 900, 240
 _LEFT, _RIGHT, _BOTTOM, _TOP = 56, 20, 26, 12
@@ -37,7 +37,7 @@ def category_chart(
         # A category with one image or none gets a stump, so that it can be pointed at.
         height = max(2.0, plot_h * math.log10(max(images[k], 1)) / decades)
         colour = colours.get(groups[k] or "", GREY)
-        title = html.escape(f"{names[k]}: {images[k]} training images")
+        title = for_html(f"{one_name(names[k])}: {images[k]} training images")
         parts.append(
             f'<rect x="{_LEFT + place * step:.2f}" y="{_TOP + plot_h - height:.2f}" '
             f'width="{max(step * 0.85, 0.5):.2f}" height="{height:.2f}" fill="{colour}">'
@@ -107,7 +107,7 @@ def box_chart(table: BoxTable, shapes: Sequence[tuple[float, float]]) -> str:
 
 def _svg(parts: Sequence[str], label: str, height: int = HEIGHT) -> str:
     return (
-        f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{html.escape(label)}">'
+        f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{for_html(label)}">'
         f"{''.join(parts)}</svg>"
     )
 
@@ -117,4 +117,4 @@ def _line(x1: float, y1: float, x2: float, y2: float, colour: str) -> str:
 
 
 def _text(x: float, y: float, text: str, anchor: str = "start") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{html.escape(text)}</text>'
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{for_html(text)}</text>'

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from html import escape
 from pathlib import Path
 
 from hyperfocal.doctor.advice import Advice
@@ -12,10 +11,11 @@ from hyperfocal.doctor.charts import box_chart, category_chart
 from hyperfocal.doctor.examine import Examination
 from hyperfocal.doctor.findings import Finding
 from hyperfocal.doctor.pictures import case_pictures
-from hyperfocal.doctor.report import describe, plain, summary
+from hyperfocal.doctor.report import describe, summary
 from hyperfocal.engine.checkpoint import write_text_whole
 from hyperfocal.engine.experiment import Experiment
 from hyperfocal.models import RetinaNet
+from hyperfocal.names import MAX_COMMAND, for_html, one_name
 from hyperfocal.types import HyperfocalError
 
 PICTURED_CASES, LISTED_CASES = 4, 20
@@ -68,9 +68,9 @@ def page(found: Examination, advice: Advice | None) -> str:
         '<html lang="en"><head><meta charset="utf-8">',
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>doctor: {_e(source)}</title><style>{_STYLE}</style></head><body>",
-        f"<h1>hyperfocal doctor</h1><p>{_e(source)}<br>{'<br>'.join(map(_e, lines))}</p>",
-        f"<p><b>{_e(summary(found))}</b></p><h2>Findings</h2>",
+        f"<title>doctor: {for_html(source)}</title><style>{_STYLE}</style></head><body>",
+        f"<h1>hyperfocal doctor</h1><p>{'<br>'.join(map(for_html, [source, *lines]))}</p>",
+        f"<p><b>{for_html(summary(found))}</b></p><h2>Findings</h2>",
         *(_finding(finding) for finding in found.findings),
     ]
     if not found.findings:
@@ -88,37 +88,38 @@ def _finding(finding: Finding) -> str:
         pictures = case_pictures(case)
         if pictures:
             images = "".join(f'<img src="{uri}" alt="">' for uri in pictures)
-            figures.append(f"<figure>{images}<figcaption>{_e(case)}</figcaption></figure>")
-    listed = "".join(f"<li>{_e(case)}</li>" for case in finding.cases[:LISTED_CASES])
+            figures.append(f"<figure>{images}<figcaption>{for_html(case)}</figcaption></figure>")
+    listed = "".join(f"<li>{for_html(case)}</li>" for case in finding.cases[:LISTED_CASES])
     more = finding.count - min(len(finding.cases), LISTED_CASES)
     if listed and more > 0:
         listed += f"<li>... {more} more</li>"
     cases = f"<details><summary>cases</summary><ul>{listed}</ul></details>" if listed else ""
-    where = f" {_e(finding.split)}" if finding.split else ""
+    where = f" {for_html(finding.split)}" if finding.split else ""
     return (
         f'<section class="{finding.severity}"><span class="severity">{finding.severity}{where}'
-        f"</span><div>{_e(finding.text)}</div>{''.join(figures)}{cases}</section>"
+        f"</span><div>{for_html(finding.text)}</div>{''.join(figures)}{cases}</section>"
     )
 
 
 def _advice(advice: Advice) -> list[str]:
     rows = [
-        f"<tr><td>{_e(p.topic)}</td><td><code>{_e(' '.join(p.flags)) or 'keep'}</code></td>"
-        f'<td class="reason">{_e(p.reason)}.<br><i>{_e(p.source)}</i></td></tr>'
+        f"<tr><td>{for_html(p.topic)}</td>"
+        f"<td><code>{for_html(' '.join(p.flags)) or 'keep'}</code></td>"
+        f'<td class="reason">{for_html(p.reason)}.<br><i>{for_html(p.source)}</i></td></tr>'
         for p in advice.proposals
     ]
     return [
-        f"<h2>Advice for {_e(advice.recipe)}</h2>",
+        f"<h2>Advice for {for_html(advice.recipe)}</h2>",
         "<table><tr><th>what</th><th>flags</th><th>why</th></tr>",
         *rows,
-        f"</table><p>Train by it:</p><pre>{_e(advice.command)}</pre>",
+        f"</table><p>Train by it:</p><pre>{for_html(advice.command, MAX_COMMAND)}</pre>",
     ]
 
 
 def _charts(found: Examination, advice: Advice) -> list[str]:
     assert found.train is not None
     measured = advice.measured
-    names = [plain(category.name) for category in found.train.categories]
+    names = [one_name(category.name) for category in found.train.categories]
     groups = found.experiment.evaluation.groups
     shapes = _shapes(advice.experiment)
     rings = "; rings: the anchors that are advised" if shapes else ""
@@ -138,7 +139,3 @@ def _shapes(experiment: Experiment) -> list[tuple[float, float]]:
     anchors = experiment.model.anchors.build(level_strides(experiment))
     sides = [side for base in anchors.bases for side in (base[:, 2:] - base[:, :2]).tolist()]
     return [(math.sqrt(width * height), height / width) for width, height in sides]
-
-
-def _e(value: object) -> str:
-    return escape(plain(str(value)))

@@ -18,6 +18,7 @@ from hyperfocal.data.image_checks import links_out, look_at_images
 from hyperfocal.data.images import Header
 from hyperfocal.data.raw import Problems, RawAnnotations, counted
 from hyperfocal.doctor.findings import Case, Finding, Severity
+from hyperfocal.files import shown
 from hyperfocal.types import AnnotationSet, Category, DataError
 
 MAX_LINES = 50
@@ -181,7 +182,7 @@ def mend(
     if len(by_id) < len(raw.categories):
         extra = [c for c in raw.categories if by_id[c.id] is not c]
         text = f"{len(extra)} category ids used more than once; ids must differ"
-        cases = tuple(Case(note=f"id {c.id}, {c.name!r}") for c in extra)
+        cases = tuple(Case(note=f"id {c.id}, {shown(c.name)}") for c in extra)
         findings.append(Finding("error", "repeated_category_ids", name, text, len(extra), cases))
         kept_categories = tuple(c for c in raw.categories if by_id[c.id] is c)
         raw = dataclasses.replace(raw, categories=kept_categories, federated=None)
@@ -190,9 +191,9 @@ def mend(
     if raw.categories and not known.all():
         rows = np.flatnonzero(~known)
         unknown = sorted({int(i) for i in raw.category_ids[rows]})
-        shown = ", ".join(str(i) for i in unknown[:10]) + (" ..." if len(unknown) > 10 else "")
+        some = ", ".join(str(i) for i in unknown[:10]) + (" ..." if len(unknown) > 10 else "")
         text = (
-            f"{len(rows)} boxes of category ids that the list of categories lacks ({shown}); add "
+            f"{len(rows)} boxes of category ids that the list of categories lacks ({some}); add "
             "them there or remove these boxes"
         )
         cases = Examined(name, raw, (), None).cases(rows[:20].tolist())

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from rich.console import Console
-from rich.text import Text
 
 from hyperfocal.doctor.advice import Advice
 from hyperfocal.doctor.examine import Examination
+from hyperfocal.names import MAX_COMMAND, as_text, say
 from hyperfocal.types import AnnotationSet
 
 SHOWN_CASES = 3
@@ -19,25 +19,25 @@ def print_report(found: Examination, advice: Advice | None, console: Console) ->
     """Print findings by severity, then the advice and the command that follows from it."""
     for name, split in (("train", found.train), ("val", found.val)):
         if split is not None:
-            _say(console, f"{name}: {describe(split)}")
+            say(console, f"{name}: {describe(split)}")
     for finding in found.findings:
         where = f"{finding.split}: " if finding.split else ""
-        line = Text(f"{finding.severity:8}", style=_STYLES[finding.severity])
-        line.append(plain(f"{where}{finding.text}"), style="default")
+        line = as_text(f"{finding.severity:8}", _STYLES[finding.severity])
+        line.append_text(as_text(f"{where}{finding.text}", "default"))
         console.print(line, soft_wrap=True, highlight=False)
         for case in finding.cases[:SHOWN_CASES]:
-            _say(console, f"           {case}", "dim")
+            say(console, f"           {case}", "dim")
         if finding.count > SHOWN_CASES and len(finding.cases) > SHOWN_CASES:
-            _say(console, f"           ... {finding.count} in all", "dim")
-    _say(console, summary(found), "bold")
+            say(console, f"           ... {finding.count} in all", "dim")
+    say(console, summary(found), "bold")
     if advice is None:
         return
-    _say(console, f"\nAdvice for {advice.recipe}:", "bold")
+    say(console, f"\nAdvice for {advice.recipe}:", "bold")
     for proposal in advice.proposals:
-        _say(console, f"  {proposal.topic}: {' '.join(proposal.flags) or 'keep'}")
-        _say(console, f"      {proposal.reason}. [{proposal.source}]", "dim")
-    _say(console, "Train by it:", "bold")
-    _say(console, f"  {advice.command}")
+        say(console, f"  {proposal.topic}: {' '.join(proposal.flags) or 'keep'}")
+        say(console, f"      {proposal.reason}. [{proposal.source}]", "dim")
+    say(console, "Train by it:", "bold")
+    say(console, f"  {advice.command}", most=MAX_COMMAND)
 
 
 def describe(split: AnnotationSet) -> str:
@@ -64,12 +64,3 @@ def summary(found: Examination) -> str:
         "full": "every image was decoded",
     }
     return f"{words}; {looked[found.looked_at]}"
-
-
-def plain(text: str) -> str:
-    """Text without control characters: names come from other people's files."""
-    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
-
-
-def _say(console: Console, text: str, style: str = "") -> None:
-    console.print(Text(plain(text), style=style), soft_wrap=True, highlight=False)

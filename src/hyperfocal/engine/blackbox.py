@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
 from hyperfocal.engine.causes import broken_boxes
@@ -26,7 +26,9 @@ from hyperfocal.engine.run_folder import RunFolder, finite, write_json
 from hyperfocal.engine.sharding import full_state, local, whole
 from hyperfocal.engine.state import TrainState
 from hyperfocal.engine.step import Gradients, Stepper
+from hyperfocal.fonts import Label, picture_label
 from hyperfocal.models import Detector
+from hyperfocal.names import command
 from hyperfocal.types import AnnotationSet, Batch, LossTerms, Target
 
 MOST = 5
@@ -63,7 +65,7 @@ class Incident:
 
     def replay_command(self, run: RunFolder) -> str:
         """What makes the step once more."""
-        return f"hyperfocal replay {self.folder(run) / f'batch-{self.rank}.pt'}"
+        return command("hyperfocal", "replay", self.folder(run) / f"batch-{self.rank}.pt")
 
 
 def bad_gradients(model: nn.Module) -> tuple[str, ...]:
@@ -94,8 +96,9 @@ def write_black_box(
     if incident.rank == 0:
         save_tensors(folder / "weights.safetensors", weights)
     names = [category.name for category in annotations.categories]
+    labels = [picture_label(name) for name in names]
     for n, image_id in enumerate(batch.image_ids):
-        draw(batch, n, names).save(folder / f"{incident.rank}-{n}-image-{image_id}.png")
+        draw(batch, n, labels).save(folder / f"{incident.rank}-{n}-image-{image_id}.png")
     paths = {record.id: str(record.path) for record in annotations.images}
     write_json(
         folder / f"report-{incident.rank}.json",
@@ -149,7 +152,7 @@ def _as_state(incident: Incident, batch: Batch) -> dict[str, Any]:
     }
 
 
-def draw(batch: Batch, n: int, names: Sequence[str]) -> Image.Image:
+def draw(batch: Batch, n: int, names: Sequence[Label]) -> Image.Image:
     """Image ``n`` of a batch as the network sees it, with its boxes; broken ones are left out."""
     height, width = batch.valid_hw[n].tolist()
     pixels = batch.images[n, :, :height, :width]
@@ -161,7 +164,9 @@ def draw(batch: Batch, n: int, names: Sequence[str]) -> Image.Image:
         x1, y1, x2, y2 = box
         if all(map(math.isfinite, box)) and x1 <= x2 and y1 <= y2:
             pen.rectangle((x1, y1, x2, y2), outline="#d55e00", width=2)
-            pen.text((x1 + 3, y1 + 2), names[label], fill="#d55e00")
+            text, path, _ = names[label]
+            font = ImageFont.truetype(path, 12)
+            pen.text((x1 + 3, y1 + 2), text, fill="#d55e00", font=font)
     return image
 
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from hyperfocal.engine.experiment import Experiment
 from hyperfocal.engine.run_folder import RunFolder
 from hyperfocal.engine.run_lock import RunLock
+from hyperfocal.names import say
 from hyperfocal.types import ConfigError, HyperfocalError
 
 
@@ -26,7 +27,7 @@ def claimed(
     """
 
     def take() -> None:
-        stack.enter_context(RunLock(run.path, lambda text: console.print(text, highlight=False)))
+        stack.enter_context(RunLock(run.path, lambda text: say(console, text)))
         if run.is_trained and not (experiment.resume or experiment.overwrite):
             raise ConfigError(
                 f"{run.path} already holds a run. Add --resume to go on with it, --overwrite to "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -22,6 +21,7 @@ from hyperfocal.evaluation import (
     OpenImagesEvaluator,
 )
 from hyperfocal.models import Detector
+from hyperfocal.names import for_html, one_name
 from hyperfocal.types import (
     AnnotationSet,
     Batch,
@@ -55,12 +55,13 @@ class Evaluation:
 
     def _repr_html_(self) -> str:
         """Tables of metrics and categories, for a notebook."""
+        left = "<th style='text-align:left'>"
         cells = "".join(
-            f"<tr><th style='text-align:left'>{html.escape(name)}</th><td>{value:.3f}</td></tr>"
+            f"<tr>{left}{for_html(one_name(name))}</th><td>{value:.3f}</td></tr>"
             for name, value in self.metrics.items()
         )
         rows = "".join(
-            f"<tr><th style='text-align:left'>{html.escape(row.name)}</th><td>{row.AP:.3f}</td>"
+            f"<tr>{left}{for_html(one_name(row.name))}</th><td>{row.AP:.3f}</td>"
             f"<td>{row.AP50:.3f}</td><td>{row.gt}</td></tr>"
             for row in self.categories
         )

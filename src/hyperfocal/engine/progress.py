@@ -8,6 +8,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from hyperfocal.names import one_name, say
+
 SECONDS_BETWEEN_LINES = 15.0
 
 
@@ -29,24 +31,27 @@ class ProgressBar:
         enabled: bool = True,
         transient: bool = False,
     ) -> None:
-        self.console, self.label, self.total, self.unit = console, label, total, unit
+        self.console, self.label = console, one_name(label)
+        self.total, self.unit = total, unit
         self.done = self.start = start
         self.began = self.last_line = time.monotonic()
         self.enabled = enabled
         self.live: Progress | None = None
         if enabled and console.is_terminal:
             self.live = Progress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=24),
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[rate]}"),
                 TextColumn("ETA"),
                 TimeRemainingColumn(compact=True),
-                TextColumn("{task.fields[note]}"),
+                TextColumn("{task.fields[note]}", markup=False),
                 console=console,
                 transient=transient,
             )
-            self.task = self.live.add_task(label, total=total, completed=start, rate="", note="")
+            self.task = self.live.add_task(
+                self.label, total=total, completed=start, rate="", note=""
+            )
 
     @property
     def rate(self) -> float:
@@ -64,11 +69,11 @@ class ProgressBar:
         elif self.enabled and time.monotonic() - self.last_line > SECONDS_BETWEEN_LINES:
             self.last_line = time.monotonic()
             left = (self.total - self.done) / max(self.rate, 1e-9)
-            self.console.print(
+            line = (
                 f"{self.label} {self.done}/{self.total}  {self.rate:.1f} {self.unit}/s  "
-                f"ETA {_clock(left)}  {note or ''}".rstrip(),
-                highlight=False,
+                f"ETA {_clock(left)}  {note or ''}"
             )
+            say(self.console, line.rstrip())
 
     def __enter__(self) -> ProgressBar:
         if self.live is not None:

@@ -23,6 +23,7 @@ from hyperfocal.engine.run_folder import MetricsLog, RunFolder
 from hyperfocal.engine.sharding import full_state
 from hyperfocal.engine.state import TrainState
 from hyperfocal.engine.window import Spike
+from hyperfocal.names import one_name, say
 from hyperfocal.types import AnnotationSet, HyperfocalError
 
 
@@ -84,10 +85,10 @@ class Recorder:
         if self.main:
             self.log.write("step", state.step, values, spikes)
             for spike in spikes:
-                self.console.print(self._told(spike), highlight=False, soft_wrap=True)
+                say(self.console, self._told(spike))
 
     def _told(self, spike: Spike) -> str:
-        names = {record.id: record.path.name for record in self.annotations.images}
+        names = {record.id: one_name(record.path.name) for record in self.annotations.images}
         images = ", ".join(names[image_id] for image_id in spike.image_ids)
         return f"step {spike.step}: loss {spike.loss:.3g}, usually {spike.usual:.3g}: {images}"
 
@@ -105,7 +106,7 @@ class Recorder:
             if self.experiment.train.patience is not None:
                 values["evaluations_since_best"] = state.waited
             self.log.write("evaluation", state.step, values)
-            self.console.print(_one_line(state.step, self.total, result.metrics), highlight=False)
+            say(self.console, _one_line(state.step, self.total, result.metrics))
         if result is None or ap >= state.best or not run.weights.exists():
             self.weights_written = attempt(
                 lambda: save_tensors(run.weights, weights),

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from hyperfocal.engine.splits import Splits
+from hyperfocal.files import shown
 from hyperfocal.types import AnnotationSet, Category, CategoryCounts, ConfigError, ImageRecord
 
 MOST_NAMED = 5
@@ -74,7 +75,7 @@ def category_changes(before: Sequence[Category], now: Sequence[Category]) -> lis
             + (f" ({told})" if told else "")
         )
     changes = [
-        f"label {label}: {new.name!r} (id {new.id}) was {old.name!r} (id {old.id})"
+        f"label {label}: {shown(new.name)} (id {new.id}) was {shown(old.name)} (id {old.id})"
         for label, (old, new) in enumerate(zip(before, now, strict=True))
         if old != new
     ]
@@ -162,7 +163,7 @@ def _without(some: Sequence[Category], others: Sequence[Category]) -> list[str]:
 
 
 def _names(names: Sequence[str]) -> str:
-    return ", ".join(_shortened([repr(name) for name in names], "categories"))
+    return ", ".join(_shortened([shown(name) for name in names], "categories"))
 
 
 def _shortened(texts: Sequence[str], what: str) -> list[str]:

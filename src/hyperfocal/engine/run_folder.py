@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import shlex
 import shutil
 import sys
 import time
@@ -24,6 +23,7 @@ from hyperfocal.engine.experiment import Experiment
 from hyperfocal.engine.json_lines import LineFile, read_lines, write_lines
 from hyperfocal.engine.precision import Precision
 from hyperfocal.engine.window import Spike
+from hyperfocal.names import command
 from hyperfocal.types import (
     Category,
     CategoryCounts,
@@ -320,7 +320,7 @@ def describe_environment() -> dict[str, Any]:
     cuda = torch.cuda.is_available()
     return {
         "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
-        "command": shlex.join(["hyperfocal", *sys.argv[1:]]),
+        "command": command("hyperfocal", *sys.argv[1:]),
         "python": platform.python_version(),
         "packages": {name: metadata.version(name) for name in packages},
         "system": f"{platform.system()} {platform.machine()}",

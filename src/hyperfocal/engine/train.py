@@ -42,6 +42,7 @@ from hyperfocal.engine.step import Gradients, Stepper
 from hyperfocal.engine.transfer import build_detector, check_out
 from hyperfocal.engine.watchdog import Watchdog
 from hyperfocal.files import check_folder
+from hyperfocal.names import say
 from hyperfocal.types import Batch, ConfigError, HyperfocalError, HyperfocalWarning
 
 
@@ -136,9 +137,9 @@ def _train(
         if not experiment.resume:
             run.clear()
         elif state.step == 0:
-            console.print(f"{run.path}: no checkpoint yet, so this starts at the first step")
+            say(console, f"{run.path}: no checkpoint yet, so this starts at the first step")
         if started is not None:
-            console.print(f"model.weights {started}", highlight=False, soft_wrap=True, markup=False)
+            say(console, f"model.weights {started}")
         precision = resolve(experiment.train.precision, fabric.device)
         if experiment.train.precision == "auto" and precision == "fp32":
             console.print("train.precision: fp32, for this device has no bf16 instructions")

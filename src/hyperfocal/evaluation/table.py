@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from hyperfocal.evaluation.evaluator import CategoryMetrics
+from hyperfocal.names import as_text, one_name
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -34,14 +35,13 @@ def metrics_table(metrics: Mapping[str, float]) -> Table:
     table = Table("metric", "", title="Detection metrics", title_justify="left")
     table.add_column("value", justify="right")
     for name, value in metrics.items():
-        table.add_row(name, MEANINGS.get(name, ""), _three(value))
+        table.add_row(as_text(one_name(name)), MEANINGS.get(name, ""), _three(value))
     return table
 
 
 def category_table(categories: Sequence[CategoryMetrics]) -> Table:
     """One row a category, the most frequent in training first (else the most ground truth)."""
     from rich.table import Table
-    from rich.text import Text
 
     known = any(c.train_images is not None for c in categories)
     table = Table("category", title="Per category", title_justify="left")
@@ -54,9 +54,10 @@ def category_table(categories: Sequence[CategoryMetrics]) -> Table:
     for c in sorted(
         categories, key=lambda c: -(c.gt if c.train_images is None else c.train_images)
     ):
-        frequency = [c.group or "-", str(c.train_images)] if known else []
-        # A name is the person's own text: no markup in it.
-        table.add_row(Text(c.name), *frequency, str(c.gt), _three(c.AP), _three(c.AP50))
+        frequency = [one_name(c.group or "-"), str(c.train_images)] if known else []
+        name = as_text(one_name(c.name))
+        numbers = (*frequency, str(c.gt), _three(c.AP), _three(c.AP50))
+        table.add_row(name, *map(as_text, numbers))
     return table
 
 

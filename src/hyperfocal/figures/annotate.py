@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from hyperfocal.figures.style import OKABE_ITO
+from hyperfocal.fonts import picture_label
 from hyperfocal.types import Detections
 
 Pixels = NDArray[np.uint8]
@@ -42,7 +44,8 @@ def annotate(
     found = sv.Detections(
         xyxy=np.asarray(boxes, dtype=np.float64), class_id=np.asarray(labels, dtype=np.int64)
     )
-    texts = [names[label] for label in found.class_id]
+    labels_of = {label: picture_label(names[label]) for label in set(found.class_id.tolist())}
+    texts = [labels_of[label].text for label in found.class_id.tolist()]
     if scores is not None:
         texts = [f"{text} {score:.2f}" for text, score in zip(texts, scores, strict=True)]
     palette = sv.ColorPalette.from_hex(list(OKABE_ITO))
@@ -51,14 +54,17 @@ def annotate(
     # supervision draws in OpenCV's channel order.
     scene = np.ascontiguousarray(image[:, :, ::-1])
     scene = sv.BoxAnnotator(palette, thickness=max(1, round(2 * unit))).annotate(scene, found)
-    scene = sv.RichLabelAnnotator(
-        palette,
-        text_color=sv.ColorPalette.from_hex([_text_colour(c) for c in OKABE_ITO]),
-        font_path=_font(),
-        font_size=max(9, round(13 * unit)),
-        text_padding=max(1, round(3 * unit)),
-        smart_position=True,
-    ).annotate(scene, found, labels=texts)
+    fonts = np.array([labels_of[label].font for label in found.class_id.tolist()])
+    for font in dict.fromkeys(fonts.tolist()):
+        rows = fonts == font
+        scene = sv.RichLabelAnnotator(
+            palette,
+            text_color=sv.ColorPalette.from_hex([_text_colour(c) for c in OKABE_ITO]),
+            font_path=font,
+            font_size=max(9, round(13 * unit)),
+            text_padding=max(1, round(3 * unit)),
+            smart_position=True,
+        ).annotate(scene, found[rows], labels=list(itertools.compress(texts, rows)))
     return np.ascontiguousarray(scene[:, :, ::-1])
 
 
@@ -100,13 +106,6 @@ def _supervision() -> Any:
         warnings.filterwarnings("ignore", message=".*[Oo]pen[Cc][Vv].*", category=UserWarning)
         import supervision
     return supervision
-
-
-def _font() -> str:
-    """A font with most of the world's alphabets, which every matplotlib has."""
-    import matplotlib
-
-    return str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf")
 
 
 def _text_colour(background: str) -> str:

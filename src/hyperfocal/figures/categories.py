@@ -10,6 +10,7 @@ import numpy as np
 
 from hyperfocal.figures import style
 from hyperfocal.figures.run_files import CategoryRow, Measured, ap_groups, read_metrics
+from hyperfocal.fonts import figure_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,10 +48,10 @@ def category_figure(run: str | Path, out: str | Path) -> Path:
     _draw_frequency(bottom, rows)
     bottom.set_xlim(-0.7, len(rows) - 0.3)
     if names_shown:
-        bottom.set_xticks(range(len(rows)), [row.name for row in rows])
+        bottom.set_xticks(range(len(rows)), [figure_label(row.name) for row in rows])
         bottom.tick_params(axis="x", labelsize=8, length=0)
         for label in bottom.get_xticklabels():
-            label.set(rotation=50, ha="right", rotation_mode="anchor", parse_math=False)
+            label.set(rotation=50, ha="right", rotation_mode="anchor")
     else:
         bottom.set_xlabel("categories, from frequent to rare")
     return style.save(figure, out)
@@ -86,7 +87,7 @@ def _draw_ap(axes: Axes, measured: Measured, rows: list[CategoryRow]) -> None:
     for group in reversed(groups):
         members = [i for i, row in enumerate(rows) if row.group == group]
         mean = measured.metrics[f"AP{group}"]
-        name = style.GROUP_NAMES.get(group, group)
+        name = figure_label(style.GROUP_NAMES.get(group, group))
         if not members:
             continue
         label = f"AP, {name}" + ("" if mean is None else f" (mean {mean:.3f})")

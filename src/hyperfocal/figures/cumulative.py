@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from hyperfocal.figures import style
 from hyperfocal.figures.export import Column, Drawn
 from hyperfocal.figures.run_files import Series
+from hyperfocal.fonts import figure_label
 
 GAMMAS = (0.0, 0.5, 1.0, 2.0)
 
@@ -55,7 +56,7 @@ def cumulative_figure(runs: Sequence[RunLogits]) -> Drawn:
                 label = f"γ = {gamma:g}"
                 axes.plot(FRACTIONS, values, color=colour, linewidth=2, label=label)
             axes.set(xlim=(0, 1), ylim=(0, 1), xlabel=f"fraction of {side} samples")
-            axes.set_title(f"{logits.run}: {len(x_t):,} {side}s", fontsize=10)
+            axes.set_title(f"{figure_label(logits.run)}: {len(x_t):,} {side}s", fontsize=10)
             style.tidy(axes)
         row[0].set_ylabel("cumulative normalised loss")
         row[0].legend(frameon=False)

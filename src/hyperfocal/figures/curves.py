@@ -9,6 +9,7 @@ import numpy as np
 
 from hyperfocal.figures import style
 from hyperfocal.figures.run_files import Log, Series, read_log
+from hyperfocal.fonts import figure_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -78,7 +79,7 @@ def _draw_losses(axes: Axes, log: Log) -> None:
 def _draw_ap(axes: Axes, log: Log) -> None:
     colours = style.group_colours(log.groups)
     for group in reversed(log.groups):
-        label = f"AP{group}  {style.GROUP_NAMES.get(group, '')}".strip()
+        label = figure_label(f"AP{group}  {style.GROUP_NAMES.get(group, '')}".strip())
         values = log.metrics[f"AP{group}"]
         axes.plot(
             log.evaluated, values, color=colours[group], marker="o", markersize=3.5, label=label

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperfocal.figures import style
+from hyperfocal.names import for_csv
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,7 +44,7 @@ def export(drawn: Drawn, out: Path, name: str) -> list[Path]:
     table = out / f"{name}.csv"
     with table.open("w", encoding="utf-8", newline="") as file:
         write = csv.writer(file, lineterminator="\n")
-        write.writerow(drawn.columns)
+        write.writerow([_cell(name) for name in drawn.columns])
         for row in zip(*drawn.columns.values(), strict=True):
             write.writerow([_cell(value) for value in row])
     return [*paths, table]
@@ -64,4 +65,6 @@ def unique_names(names: Iterable[str]) -> list[str]:
 def _cell(value: object) -> object:
     if isinstance(value, float | np.floating):
         return "" if np.isnan(value) else f"{value:.6g}"
+    if isinstance(value, str):
+        return for_csv(value)
     return "" if value is None else value

@@ -17,6 +17,7 @@ from hyperfocal.figures import style
 from hyperfocal.figures.export import Column, Drawn, unique_names
 from hyperfocal.figures.ratio_files import TrainedCategory
 from hyperfocal.figures.run_files import Series
+from hyperfocal.fonts import figure_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -139,14 +140,15 @@ def _draw(
             linewidth=2,
             marker=None if many else "o",
             markersize=4,
-            label=line.run,
+            label=figure_label(line.run, most=120),
         )
     _mark_groups(axes, categories, order)
     axes.set_xlabel("categories, from frequent to rare in training")
     if len(order) <= MOST_NAMES:
-        axes.set_xticks(range(len(order)), [categories[label].name for label in order], fontsize=7)
+        names = [figure_label(categories[label].name) for label in order]
+        axes.set_xticks(range(len(order)), names, fontsize=7)
         for text in axes.get_xticklabels():
-            text.set(rotation=50, ha="right", rotation_mode="anchor", parse_math=False)
+            text.set(rotation=50, ha="right", rotation_mode="anchor")
     if len(lines) > 1:
         axes.legend(frameon=False, bbox_to_anchor=(0, 0, 1, 0.94))  # below the groups' names
     style.tidy(axes)
@@ -163,7 +165,7 @@ def _mark_groups(
         if start:
             axes.axvline(start - 0.5, color=style.GREY, linewidth=0.8)
         if group is not None:
-            name = style.GROUP_NAMES.get(group, group)
+            name = figure_label(style.GROUP_NAMES.get(group, group))
             middle = (start + end - 1) / 2
             axes.annotate(
                 name,

@@ -16,6 +16,7 @@ from hyperfocal.figures.ratio_files import (
     read_ratios,
 )
 from hyperfocal.figures.run_files import Series
+from hyperfocal.fonts import figure_label
 from hyperfocal.losses.memory import BALANCED
 
 if TYPE_CHECKING:
@@ -95,7 +96,9 @@ def _draw(
             axes.plot(history.steps, np.median(values, axis=1), color=colour, linewidth=2.2)
         name = "not in training" if group is None else style.GROUP_NAMES.get(group, group)
         at_one = int((values[-1] >= BALANCED).sum())
-        axes.plot([], [], color=colour, label=f"{name}: {at_one} of {len(members)} at 1")
+        axes.plot(
+            [], [], color=colour, label=f"{figure_label(name)}: {at_one} of {len(members)} at 1"
+        )
     axes.legend(
         frameon=False, fontsize=9, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=len(groups) + 1
     )
@@ -118,7 +121,7 @@ def _name(
     order = np.argsort(place, kind="stable")
     for label, y in zip(order, spread(place[order], 0.055), strict=True):
         axes.annotate(
-            categories[label].name,
+            figure_label(categories[label].name),
             (1, y),
             xycoords="axes fraction",
             xytext=(5, 0),
@@ -126,7 +129,6 @@ def _name(
             va="center",
             fontsize=8,
             color=colours.get(categories[label].group or "", style.GREY),
-            parse_math=False,
             annotation_clip=False,
         )
 

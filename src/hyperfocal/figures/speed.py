@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from hyperfocal.figures import style
 from hyperfocal.figures.export import Column, Drawn
 from hyperfocal.figures.table_files import ReproducedTable
+from hyperfocal.fonts import figure_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,6 +53,14 @@ def _draw(axes: Axes, names: Sequence[str], rows: Sequence[Mapping[str, float]])
             for (of, _, size), row in zip(split, rows, strict=True)
             if of == depth and not math.isnan(row["ms"] + row["AP"])
         ]
-        axes.plot([p[1] for p in own], [p[2] for p in own], line, color=colour, label=depth)
+        axes.plot(
+            [p[1] for p in own], [p[2] for p in own], line, color=colour, label=figure_label(depth)
+        )
         for size, ms, ap in own:
-            axes.annotate(size, (ms, ap), xytext=(3, -10), textcoords="offset points", fontsize=8)
+            axes.annotate(
+                figure_label(size),
+                (ms, ap),
+                xytext=(3, -10),
+                textcoords="offset points",
+                fontsize=8,
+            )

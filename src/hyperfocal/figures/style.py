@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hyperfocal.fonts import use_fallback_fonts
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -61,6 +63,7 @@ def save(figure: Figure, out: str | Path) -> Path:
     """Write the figure in the format of the file's ending and return the path."""
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
+    use_fallback_fonts(figure)
     # A drawing says nothing of when it was made: the same data give the same file.
     figure.savefig(out, metadata={"Date": None} if out.suffix == ".svg" else None)
     return out

@@ -7,6 +7,7 @@ import math
 from hyperfocal.figures import style
 from hyperfocal.figures.export import Column, Drawn
 from hyperfocal.figures.table_files import ReproducedTable
+from hyperfocal.fonts import figure_label
 
 
 def table_figure(table: ReproducedTable) -> Drawn:
@@ -25,7 +26,9 @@ def table_figure(table: ReproducedTable) -> Drawn:
     right.plot(means, places, "|", color=style.BLUE, markersize=14, markeredgewidth=2.5)
     for place, row in enumerate(rows):
         right.plot(row.seeds, [place] * len(row.seeds), "o", color=style.BLUE, alpha=0.5, ms=5)
-    left.set(title="published", yticks=list(places), yticklabels=[row.name for row in rows])
+    left.set(
+        title="published", yticks=list(places), yticklabels=[figure_label(r.name) for r in rows]
+    )
     left.invert_yaxis()
     right.set(title="here: seeds and mean")
     for axes in (left, right):

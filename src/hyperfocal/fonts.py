@@ -1,0 +1,113 @@
+"""Fonts for names in any script: DejaVu Sans, which matplotlib brings, else an installed one."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from hyperfocal.names import MAX_IN_PICTURE, REPLACEMENT, for_figure, for_picture
+from hyperfocal.types import HyperfocalWarning
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FAMILY = "DejaVu Sans"
+
+
+class Label(NamedTuple):
+    """Text that a font can draw.
+
+    Attributes:
+        text: characters that no installed font has are replaced by U+FFFD.
+        font: file of the font.
+        family: the font's family name.
+    """
+
+    text: str
+    font: str
+    family: str
+
+
+class _Font(NamedTuple):
+    path: str
+    family: str
+
+
+def picture_label(name: object) -> Label:
+    """A category's name for a picture, drawn in one font: the one that has most of the name."""
+    return _drawable(for_picture(name))
+
+
+def figure_label(name: object, most: int = MAX_IN_PICTURE) -> str:
+    """A name for matplotlib; `use_fallback_fonts` chooses its font when the figure is saved."""
+    return _drawable(for_figure(name, most)).text
+
+
+def use_fallback_fonts(figure: Figure) -> None:
+    """Give the figure's texts that DejaVu Sans can't draw a second font that can."""
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        family = _drawable(text.get_text()).family
+        if family != FAMILY:
+            text.set_fontfamily([FAMILY, family])
+
+
+@functools.lru_cache(maxsize=4096)
+def _drawable(text: str) -> Label:
+    own = _characters(_standard().path)
+    missing = {c for c in text if ord(c) not in own and not c.isspace()}
+    if not missing:
+        return Label(text, *_standard())
+    font = max(_fonts(), key=lambda f: len(_known(f, missing)))  # the first of the best
+    known = _known(font, missing)
+    if not known:
+        font = _standard()
+    lost = missing - known
+    if lost:
+        warnings.warn(
+            f"Some characters of names are in no installed font; pictures show {REPLACEMENT} in "
+            "their place. Fonts with them, such as Noto, can be installed",
+            HyperfocalWarning,
+            stacklevel=1,
+        )
+    return Label("".join(REPLACEMENT if c in lost else c for c in text), *font)
+
+
+def _known(font: _Font, characters: set[str]) -> set[str]:
+    return {c for c in characters if ord(c) in _characters(font.path)}
+
+
+@functools.cache
+def _standard() -> _Font:
+    import matplotlib
+
+    return _Font(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), FAMILY)
+
+
+@functools.cache
+def _fonts() -> tuple[_Font, ...]:
+    """Upright regular fonts that are installed, DejaVu Sans first, then by name."""
+    from matplotlib.font_manager import fontManager
+
+    entries = [
+        (font.name, font.fname)
+        for font in fontManager.ttflist
+        if font.style == "normal" and str(font.weight) in ("400", "normal", "regular")
+    ]
+    return (_standard(), *(_Font(path, name) for name, path in sorted(set(entries))))
+
+
+@functools.cache
+def _characters(path: str) -> frozenset[int]:
+    """Code points of a font file; none for bitmap fonts, which can't be scaled."""
+    from matplotlib.ft2font import FT2Font
+
+    try:
+        font = FT2Font(path)
+        return frozenset(font.get_charmap()) if font.scalable else frozenset()
+    except (OSError, RuntimeError, ValueError):
+        return frozenset()

@@ -1,0 +1,127 @@
+"""Names of categories, files and runs, made safe for a terminal, a picture, a CSV file and HTML.
+
+Names are data from other people. They may hold terminal escape sequences, markup, formulas, or a
+hundred thousand characters, and nothing of that may act or fill the screen where they are shown.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from html import escape
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+MAX_NAME = 80
+"""Characters of a name in a table or a message."""
+
+MAX_IN_PICTURE = 40
+"""Characters of a name in a picture."""
+
+MAX_LINE = 2000
+"""Characters of a line of a message."""
+
+MAX_COMMAND = 100_000
+"""Characters of a command that is printed to be copied."""
+
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+
+_JOINERS = "\N{ZERO WIDTH JOINER}\N{ZERO WIDTH NON-JOINER}"
+"""Invisible, and part of how Persian, Indian scripts and emoji are written."""
+
+_FORMULA = tuple("=+-@\N{FULLWIDTH EQUALS SIGN}\N{FULLWIDTH PLUS SIGN}\N{FULLWIDTH COMMERCIAL AT}")
+"""What spreadsheets take for the beginning of a formula."""
+
+
+def printable(text: str, kept: str = "") -> str:
+    """The text with every character replaced that isn't printable, but for those in ``kept``.
+
+    Control characters (such as the escape character), marks that change the direction of writing
+    and halves of characters (lone surrogates) become U+FFFD.
+    """
+    if text.isprintable():
+        return text
+    allowed = _JOINERS + kept
+    return "".join(c if c.isprintable() or c in allowed else REPLACEMENT for c in text)
+
+
+def shortened(text: str, most: int = MAX_NAME) -> str:
+    """The text with its middle left out where it has more than ``most`` characters."""
+    if len(text) <= most:
+        return text
+    half = (most - 3) // 2
+    return f"{text[: most - 3 - half]}...{text[-half:] if half else ''}"
+
+
+def for_terminal(text: object, most: int = MAX_LINE) -> str:
+    """Text for a terminal: printable, line breaks kept, no line longer than ``most`` characters."""
+    lines = str(text).split("\n")
+    return "\n".join(printable(shortened(line, most)) for line in lines)
+
+
+def one_name(name: object, most: int = MAX_NAME) -> str:
+    """A name for a table or a message: one printable line of at most ``most`` characters."""
+    return printable(re.sub(r"\s", " ", shortened(str(name), most)))
+
+
+def for_picture(name: object) -> str:
+    """A name as a label in a picture: one short line."""
+    return one_name(name, MAX_IN_PICTURE)
+
+
+def for_figure(name: object, most: int = MAX_IN_PICTURE) -> str:
+    """A name as matplotlib text: one short line, with nothing taken for mathematics.
+
+    matplotlib also leaves labels that begin with an underscore out of legends.
+    """
+    text = one_name(name, most)
+    if text.count("$") % 2 == 0:  # an odd number isn't mathematics to matplotlib
+        text = text.replace("$", r"\$")
+    return f"\N{HAIR SPACE}{text}" if text.startswith("_") else text
+
+
+def for_csv(value: object) -> str:
+    """Text for a cell of a CSV file; what a spreadsheet would take for a formula gets a ``'``."""
+    text = printable(str(value), kept="\n")
+    return f"'{text}" if str(value).lstrip().startswith(_FORMULA) else text
+
+
+def for_html(value: object, most: int = MAX_LINE) -> str:
+    """Text for HTML, as content or as the value of an attribute."""
+    return escape(for_terminal(value, most))
+
+
+def command(*words: object) -> str:
+    """A command line that can be copied into a shell (bash, zsh, ksh), whatever the words hold."""
+    return " ".join(_quoted(str(word)) for word in words)
+
+
+def _quoted(word: str) -> str:
+    if word.isprintable():
+        return shlex.quote(word)
+    # $'...' spells characters that a terminal would act on.
+    spelled = "".join(
+        c if c.isprintable() and c not in "\\'" else _escape(c) for c in word
+    )  # fmt: skip
+    return f"$'{spelled}'"
+
+
+def _escape(character: str) -> str:
+    if character in "\\'":
+        return f"\\{character}"
+    return "".join(f"\\x{byte:02x}" for byte in character.encode("utf-8", "surrogateescape"))
+
+
+def as_text(value: object, style: str = "", most: int = MAX_LINE) -> Text:
+    """Text for rich, in which nothing is markup."""
+    from rich.text import Text
+
+    return Text(for_terminal(value, most), style=style)
+
+
+def say(console: Console, value: object, style: str = "", most: int = MAX_LINE) -> None:
+    """Print text that may hold other people's names: no markup, no control characters."""
+    console.print(as_text(value, style, most), soft_wrap=True, highlight=False)
