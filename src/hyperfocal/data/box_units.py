@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperfocal.data.raw import RawAnnotations, RawImage, counted
+from hyperfocal.files import shown
 
 LEAST_SIDE = 8
 """Pixels of an image's shorter side from which boxes of one pixel are impossible."""
@@ -84,7 +85,7 @@ def scale_to_files(
     assert before is not None
     assert after is not None
     case = (
-        f"image id {first.id}, {first.name!r}, {before[1]}x{before[0]} in the annotations and "
+        f"image id {first.id}, {shown(first.name)}, {before[1]}x{before[0]} in the annotations and "
         f"{after[1]}x{after[0]} on the disk"
     )
     what = (

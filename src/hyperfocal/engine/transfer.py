@@ -20,9 +20,11 @@ from torch import Tensor
 from hyperfocal import config as configs
 from hyperfocal.engine.resume import flat
 from hyperfocal.engine.run_folder import RunFolder, TrainedCategories, read_json
+from hyperfocal.files import shown
 from hyperfocal.losses.memory import own_buffers
 from hyperfocal.models import Detector, DetectorConfig
 from hyperfocal.models.backbone import read_state_dict
+from hyperfocal.names import one_name
 from hyperfocal.types import Category, CategoryCounts, ConfigError
 
 SHOWN = 5
@@ -111,7 +113,8 @@ class Transfer:
             all_of_them = len(self.kept) + len(self.new)
             lines.append(f"{len(self.kept)} of {all_of_them} categories {'; '.join(told)}")
         lines += [
-            f"{new!r} is new, but the source has {old!r}" for new, old in self.similar.items()
+            f"{shown(new)} is new, but the source has {shown(old)}"
+            for new, old in self.similar.items()
         ]
         if self.settings:
             rows = [f"model.{name} = {own} (source: {its})" for name, own, its in self.settings]
@@ -365,4 +368,4 @@ def _is_of_training(name: str) -> bool:
 
 def _some(names: Sequence[str], most: int = SHOWN) -> str:
     rest = len(names) - most
-    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
+    return ", ".join(map(one_name, names[:most])) + (f" and {rest} more" if rest > 0 else "")
