@@ -104,6 +104,12 @@ assert loss == 0 and (sums == 0).all()
 x = torch.randn(40000)
 assert cuda.scale_in_place(x.clone(), torch.tensor(3.0)).equal(3 * x)
 assert cuda.scale_in_place(x.clone(), torch.tensor(1.0)).equal(x)
+
+for rows, cols in ((100, 21), (3, 300), (50, 1), (0, 4)):
+    x, added = torch.randn(rows, cols), torch.randn(cols)
+    got = x.clone()
+    cuda.add_to_columns(got, added, Tiling(4, 16, 1, 2))
+    assert got.equal(x + added)
 print("same")
 """
 

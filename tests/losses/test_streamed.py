@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from functools import partial
 from itertools import chain
 
@@ -19,6 +20,7 @@ from hyperfocal.losses import (
     streamed_parts,
 )
 from hyperfocal.losses.streamed import streamed_loss
+from hyperfocal.losses.streamed_parts import Pieces
 from hyperfocal.losses.streamed_topk import streamed_topk
 from hyperfocal.ops import stable_topk
 from hyperfocal.types import ConfigError, DataError
@@ -207,6 +209,50 @@ def test_two_backward_passes_and_no_second_derivative():
     grads = torch.autograd.grad(loss, problem.inputs, create_graph=True)
     with pytest.raises(RuntimeError, match="can't be differentiated twice"):
         grads[0].sum().backward()
+
+
+def test_pieces_follow_the_device_and_its_memory(monkeypatch):
+    def pieces(gibibytes, dtype=torch.bfloat16, logits=None):
+        properties = types.SimpleNamespace(total_memory=gibibytes << 30)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
+        return streamed_parts.pieces_for(torch.device("cuda"), dtype, logits)
+
+    assert pieces(80).logits == 80 * 2**30 // 160 // 2
+    assert pieces(80, torch.float32).logits * 2 == pieces(80).logits
+    assert pieces(8).logits * 10 == pytest.approx(pieces(80).logits, rel=1e-6)
+    assert pieces(80, logits=77).logits == 77
+    assert pieces(80).most_channels >= 9 * 1203  # LVIS in one run
+    cpu = streamed_parts.pieces_for(torch.device("cpu"), torch.float32)
+    assert cpu.logits == streamed_parts.LOGITS_AT_ONCE
+    assert cpu.most_channels < pieces(8).most_channels
+
+
+@pytest.mark.parametrize("anchors", [1, 3])
+@pytest.mark.parametrize(
+    "pieces", [Pieces(10**6, 10**4, 10**4), Pieces(60, 10**4, 10**4), Pieces(60, 8, 12)]
+)
+def test_the_same_in_pieces_of_any_size(monkeypatch, anchors, pieces):
+    monkeypatch.setattr(streamed, "pieces_for", lambda *_: pieces)
+    problem, loss = Problem(anchors), with_ratio(EqualizedFocalLoss(K))
+    want, got = problem.plain(loss, 3.0), problem.streamed(loss, 3.0)
+    torch.testing.assert_close(got, want, rtol=1e-5, atol=0)
+    pairs = zip(*(torch.autograd.grad(x, problem.inputs) for x in (got, want)), strict=True)
+    for grad, want_grad in pairs:
+        assert_close(grad, want_grad, 1e-5)
+
+
+def test_weights_are_copied_only_where_a_run_has_them_in_several_places():
+    weight = torch.randn(3 * K, 4, 3, 3).contiguous(memory_format=torch.channels_last)
+    maps = [torch.randn(1, 4, 6, 5)]
+    cases = ((3, 10**4, False), (1, 10**4, False), (1, 4, False), (3, 4, True))
+    for anchors, length, copied in cases:
+        head = streamed_parts.Head(weight[: anchors * K], None, K, torch.float32)
+        channels = anchors * min(length, K)
+        for run in streamed_parts.runs(maps, head, Pieces(1, channels, channels)):
+            start = run.categories.start
+            here = run.weight.data_ptr() == head.weight[start:].data_ptr()
+            assert here != copied
+            assert run.weight.equal(head.share(head.weight, run.categories).flatten(0, 1))
 
 
 def test_no_run_has_more_logits_than_allowed(monkeypatch):

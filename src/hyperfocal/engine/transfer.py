@@ -34,6 +34,7 @@ OF_TRAINING = (
     *("weights", "loss", "mining", "assigner", "box_loss", "box_weight", "normalizer", "inference"),
     *("stream_from", "head.prior", "backbone.name", "backbone.pretrained", "backbone.weights"),
     *("backbone.frozen_stages", "backbone.norm", "pixels.mean", "pixels.std", "quality.weight"),
+    "stream_logits",
 )
 """Settings of a detector that its weights can do without, or bring along."""
 

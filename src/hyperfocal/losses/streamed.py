@@ -23,11 +23,12 @@ from hyperfocal.losses.kernels.function import OnlyOnce, Problem, scaled, solve
 from hyperfocal.losses.memory import GradientRatioLoss
 from hyperfocal.losses.roles import LossWithMemory, StreamableLoss
 from hyperfocal.losses.streamed_parts import (
-    LOGITS_AT_ONCE,
     Head,
+    Pieces,
     Run,
     blocks,
     checked_head,
+    pieces_for,
     prepared,
     runs,
 )
@@ -65,7 +66,7 @@ def streamed_loss(
     loss: StreamableLoss,
     num_classes: int,
     normalizer: Number = 1.0,
-    logits_at_once: int = LOGITS_AT_ONCE,
+    logits_at_once: int | None = None,
 ) -> Tensor:
     """Summed classification loss of a dense head, without ever holding all its logits.
 
@@ -86,7 +87,7 @@ def streamed_loss(
         loss: a loss that `streams`; in training mode one with memory gets its statistics.
         num_classes: K.
         normalizer: divides the loss: a number, a scalar, or ``(B,)``, one divisor an image.
-        logits_at_once: about how many logits may exist at a time.
+        logits_at_once: about how many logits may exist at a time; None: what suits the device.
 
     Returns:
         Scalar, float32 or better.
@@ -119,7 +120,7 @@ def streamed_loss(
         other=None if other is None else tables(other),
         gamma=None if isinstance(settings.gamma, Tensor) else settings.gamma,
         sums=memory is not None,
-        logits_at_once=logits_at_once,
+        pieces=pieces_for(device, head.dtype, logits_at_once),
     )
     inputs = (weight, bias, *features)
     if not torch.is_grad_enabled():  # which autograd functions can't see from inside
@@ -159,7 +160,7 @@ class _Plan:
         gamma: γ where all categories have one.
         sums: whether absolute gradients are summed.
         other: tables of the loss whose gradients these are; None: of this loss.
-        logits_at_once: as for `streamed_loss`.
+        pieces: how much exists at a time.
     """
 
     head: Head
@@ -168,7 +169,7 @@ class _Plan:
     gamma: float | None
     sums: bool
     other: Tensor | None
-    logits_at_once: int
+    pieces: Pieces
 
 
 class _StreamedLoss(torch.autograd.Function):
@@ -212,11 +213,11 @@ def _stream(
     sums = torch.zeros_like(plan.tables[:, 1:])
     grads = _Gradients(head, features, needed)
     maps = [prepared(f, head) for f in features]
-    for run in runs(maps, head, plan.logits_at_once):
+    for run in runs(maps, head, plan.pieces):
         tables = plan.tables[:, :, run.categories].contiguous()
         others = None if plan.other is None else plan.other[:, :, run.categories].contiguous()
         for level, feature in enumerate(maps):
-            for block in blocks(feature, run, plan.logits_at_once):
+            for block in blocks(feature, run, plan.pieces):
                 logits = run.logits(feature[block])
                 for rows, labels, table in _groups(run.rows(logits), plan, level, block):
                     problem = Problem(

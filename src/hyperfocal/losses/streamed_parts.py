@@ -14,14 +14,47 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hyperfocal.losses.kernels.function import add_to_columns, has_kernel
 from hyperfocal.types import DataError
 
 LOGITS_AT_ONCE = 3 << 20
-"""Logits that exist at a time, about (12 MiB in float32)."""
+"""Logits that exist at a time on a CPU, about (12 MiB in float32)."""
 LEAST_CHANNELS = 256
-"""Outputs of a run's convolution, at least: with fewer it would read its input too often."""
+"""Outputs of a run's convolution there, at least: with fewer it would read its input too often."""
 MOST_CHANNELS = 512
 """And at most: its weight is copied, and has a gradient."""
+MEMORY_SHARE = 160
+"""On a GPU logits may take one part in this many of its memory: 512 MiB of 80 GiB. Measured on an
+H200 (docs/results/gpu.md); more isn't faster."""
+GPU_CHANNELS = 1 << 14
+"""Outputs of a run's convolution on a GPU: LVIS's 9 x 1203 are one run."""
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """How much of a streamed head exists at a time.
+
+    It depends on the device's kind and size, not on what happens to be free, so that a run that
+    resumes adds up in the same order.
+
+    Attributes:
+        logits: logits, about.
+        least_channels: outputs of a run's convolution, at least.
+        most_channels: and at most.
+    """
+
+    logits: int
+    least_channels: int
+    most_channels: int
+
+
+def pieces_for(device: torch.device, dtype: torch.dtype, logits: int | None = None) -> Pieces:
+    """The pieces that were fastest on such a device, with as many logits as asked for."""
+    if device.type != "cuda":
+        return Pieces(logits or LOGITS_AT_ONCE, LEAST_CHANNELS, MOST_CHANNELS)
+    memory = torch.cuda.get_device_properties(device).total_memory
+    fitting = max(memory // MEMORY_SHARE // dtype.itemsize, LOGITS_AT_ONCE)
+    return Pieces(logits or fitting, GPU_CHANNELS, GPU_CHANNELS)
 
 
 @dataclass(frozen=True)
@@ -102,9 +135,17 @@ class Run:
 
     def logits(self, feature: Tensor) -> Tensor:
         """``(b, A·categories, H, W)`` in channels_last memory."""
+        # cuDNN's convolution leaves the bias to a slow kernel; ours adds it at the memory's speed.
+        apart = (
+            self.bias is not None and feature.device.type == "cuda" and has_kernel(feature.device)
+        )
         with torch.autocast(feature.device.type, enabled=False):
-            made = F.conv2d(feature, self.weight, self.bias, padding=self.padding)
-        return made.contiguous(memory_format=torch.channels_last)
+            bias = None if apart else self.bias
+            made = F.conv2d(feature, self.weight, bias, padding=self.padding)
+        made = made.contiguous(memory_format=torch.channels_last)
+        if apart and self.bias is not None:
+            add_to_columns(made.permute(0, 2, 3, 1).flatten(0, 2), self.bias)
+        return made
 
     def rows(self, logits: Tensor) -> Tensor:
         """Logits seen as ``(bHWA, categories)``."""
@@ -132,7 +173,7 @@ class Run:
         return grads
 
 
-def runs(features: Sequence[Tensor], head: Head, logits_at_once: int) -> Iterator[Run]:
+def runs(features: Sequence[Tensor], head: Head, pieces: Pieces) -> Iterator[Run]:
     """All categories, run by run.
 
     A run is as long as the largest map's logits of one image allow, but not so long that its share
@@ -140,29 +181,35 @@ def runs(features: Sequence[Tensor], head: Head, logits_at_once: int) -> Iterato
     next is asked for.
     """
     per_category = max(f.shape[2] * f.shape[3] for f in features) * head.anchors
-    length = max(logits_at_once // max(per_category, 1), -(-LEAST_CHANNELS // head.anchors))
-    length = min(length, max(MOST_CHANNELS // head.anchors, 1), head.num_classes)
+    length = max(pieces.logits // max(per_category, 1), -(-pieces.least_channels // head.anchors))
+    length = min(length, max(pieces.most_channels // head.anchors, 1), head.num_classes)
     # Equal lengths: a short last run would take as long as the others.
     length = -(-head.num_classes // -(-head.num_classes // length))
-    buffer = torch.empty(
-        (head.anchors * length, *head.weight.shape[1:]),
-        dtype=head.dtype,
-        device=head.weight.device,
-        memory_format=torch.channels_last,
-    )
+    buffer = None
+    if length < head.num_classes and head.anchors > 1:
+        buffer = torch.empty(
+            (head.anchors * length, *head.weight.shape[1:]),
+            dtype=head.dtype,
+            device=head.weight.device,
+            memory_format=torch.channels_last,
+        )
     for first in range(0, head.num_classes, length):
         categories = slice(first, min(first + length, head.num_classes))
         bias = None if head.bias is None else head.share(head.bias, categories).flatten()
         share = head.share(head.weight, categories)
-        weight = buffer[: share.shape[0] * share.shape[1]]
-        weight.view(share.shape).copy_(share)
+        if buffer is None:  # channels that follow each other: no copy but for another dtype
+            weight = share.flatten(0, 1)
+            weight = weight.to(head.dtype).contiguous(memory_format=torch.channels_last)
+        else:
+            weight = buffer[: share.shape[0] * share.shape[1]]
+            weight.view(share.shape).copy_(share)
         yield Run(categories, weight, None if bias is None else bias.to(head.dtype), head.padding)
 
 
-def blocks(feature: Tensor, run: Run, logits_at_once: int) -> Iterator[slice]:
+def blocks(feature: Tensor, run: Run, pieces: Pieces) -> Iterator[slice]:
     """Slices of the batch with about as many logits as may exist at a time."""
     per_image = feature.shape[2] * feature.shape[3] * len(run.weight)
-    images = max(1, logits_at_once // max(per_image, 1))
+    images = max(1, pieces.logits // max(per_image, 1))
     for first in range(0, len(feature), images):
         yield slice(first, min(first + images, len(feature)))
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hyperfocal.losses.streamed_parts import LOGITS_AT_ONCE, blocks, checked_head, prepared, runs
+from hyperfocal.losses.streamed_parts import blocks, checked_head, pieces_for, prepared, runs
 from hyperfocal.ops import stable_topk
 
 Rank = Callable[[int, int, Tensor], Tensor]
@@ -50,7 +50,7 @@ def streamed_topk(
     k: int,
     least: float = -math.inf,
     rank: Rank | None = None,
-    logits_at_once: int = LOGITS_AT_ONCE,
+    logits_at_once: int | None = None,
 ) -> list[list[TopPairs]]:
     """The ``k`` best (prior, category) pairs of every level and image.
 
@@ -66,7 +66,7 @@ def streamed_topk(
         k: pairs per level and image, at most.
         least: logits up to this don't count.
         rank: what is best; None: the greatest logit.
-        logits_at_once: about how many logits may exist at a time.
+        logits_at_once: about how many logits may exist at a time; None: what suits the device.
 
     Returns:
         For every level, for every image, its pairs.
@@ -79,9 +79,10 @@ def streamed_topk(
     none = _Best(TopPairs(nothing.long(), nothing), nothing)
     maps = [prepared(f, head) for f in features]
     levels = [[none] * len(f) for f in maps]
-    for run in runs(maps, head, logits_at_once):
+    pieces = pieces_for(weight.device, head.dtype, logits_at_once)
+    for run in runs(maps, head, pieces):
         for level, (feature, best) in enumerate(zip(maps, levels, strict=True)):
-            for block in blocks(feature, run, logits_at_once):
+            for block in blocks(feature, run, pieces):
                 logits = run.rows(run.logits(feature[block]))
                 images = range(block.start, block.stop)
                 for image, rows in zip(images, logits.chunk(len(images)), strict=True):

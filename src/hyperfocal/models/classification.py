@@ -23,6 +23,7 @@ def classification_loss(
     divisor: Tensor,
     per_image: bool,
     piecewise: bool,
+    stream_logits: int | None = None,
 ) -> Tensor:
     """Scalar: the loss of all priors that aren't ignored, each image's over its divisor.
 
@@ -37,13 +38,15 @@ def classification_loss(
         per_image: whether the divisors differ (else they are all the same, and the loss is called
             once).
         piecewise: compute a loss that `streams` without ever holding all logits.
+        stream_logits: how many of them may exist at a time; None: what suits the device.
     """
     last = head.cls_logits
     if not per_image:
         divisor = divisor[0]
     if piecewise and streams(loss):
         streamed: Tensor = streamed_loss(
-            features, last.weight, last.bias, labels, loss, head.num_classes, divisor
+            *(features, last.weight, last.bias, labels, loss, head.num_classes, divisor),
+            logits_at_once=stream_logits,
         )
         return streamed
     logits, extra = head.classify(features), {}

@@ -100,6 +100,7 @@ class DenseCriterion(nn.Module):
         normalizer: what the sums are divided by; detectors with a quality branch use ``global``.
         refine: chooses the positives among candidates; None: they are the assigner's.
         streams: compute classification and its loss a few categories at a time.
+        stream_logits: logits that may then exist at a time; None: what suits the device.
     """
 
     def __init__(
@@ -116,6 +117,7 @@ class DenseCriterion(nn.Module):
         normalizer: LossNormalizer | None = None,
         refine: Refine | None = None,
         streams: bool = False,
+        stream_logits: int | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(box_loss, BoxLoss):
@@ -134,6 +136,7 @@ class DenseCriterion(nn.Module):
         self.normalizer = normalizer or LossNormalizer()
         self.refine = refine
         self.streams = streams
+        self.stream_logits = stream_logits
 
     def forward(
         self,
@@ -171,6 +174,7 @@ class DenseCriterion(nn.Module):
             number,
             per_image=self.normalizer.kind == "per_image",
             piecewise=self.streams,
+            stream_logits=self.stream_logits,
         )
         quality = None
         if self.quality is not None and found.quality is not None and target is not None:

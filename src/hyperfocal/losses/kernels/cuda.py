@@ -112,6 +112,25 @@ def scale_in_place(grad: Tensor, factor: Tensor) -> Tensor:
     return grad
 
 
+def add_to_columns(rows: Tensor, values: Tensor, tiling: Tiling | None = None) -> None:
+    """``rows (N, K) += values (K,)`` in place; the rows follow each other in memory."""
+    from hyperfocal.losses.kernels.sigmoid_triton import add_to_columns_kernel
+
+    assert rows.is_contiguous()
+    tiling = tiling or Tiling(16 // rows.element_size(), 128, 4, 32)
+    cut = tiling.cut(rows.numel(), rows.shape[1], _processors(rows.device))
+    add_to_columns_kernel[(cut.programs,)](
+        rows,
+        values,
+        rows.numel(),
+        rows.shape[1],
+        cut.step,
+        V=cut.elements,
+        CHUNKS=tiling.chunks,
+        num_warps=tiling.warps,
+    )
+
+
 @functools.cache
 def _processors(device: torch.device) -> int:
     """Multiprocessors of a GPU; one where Triton's interpreter runs on the CPU."""

@@ -83,6 +83,11 @@ def solve(logits: Tensor, problem: Problem, grad: Tensor | None) -> Solution:
     return Solution(*cuda.sigmoid_sum(*arguments, gamma=problem.gamma))
 
 
+def add_to_columns(rows: Tensor, values: Tensor) -> None:
+    """``rows (N, K) += values (K,)`` in place, on CUDA where `has_kernel`."""
+    cuda.add_to_columns(rows, values)
+
+
 class FusedSum(torch.autograd.Function):
     """``(rows (N, K), Problem) -> (loss, sums, bad_row)``."""
 

@@ -353,3 +353,23 @@ def scale_kernel(grad, factor, size, BLOCK: tl.constexpr):
             value = tl.load(grad + at, mask=at < size).to(tl.float32)
             tl.store(grad + at, (value * by).to(grad.dtype.element_ty), mask=at < size)
             start += tl.num_programs(0).to(tl.int64) * BLOCK
+
+
+@triton.jit(do_not_specialize=["size", "cols", "step"])
+def add_to_columns_kernel(rows, values, size, cols, step, V: tl.constexpr, CHUNKS: tl.constexpr):
+    """Add a value a column in place; lanes keep their columns as in `sigmoid_sum_kernel`."""
+    lane = tl.program_id(0) * CHUNKS + tl.arange(0, CHUNKS)
+    active = lane < step
+    element = tl.arange(0, V)[None, :]
+    at = lane[:, None] * V + element
+    added = tl.load(values + at % cols).to(tl.float32)
+    turns = tl.cast(size, tl.int64) // V // step
+    last = size - turns * step * V
+    for turn in range(turns):
+        to = rows + tl.cast(turn, tl.int64) * step * V + at
+        value = tl.load(to, mask=active[:, None] & (element >= 0)).to(tl.float32) + added
+        tl.store(to, value.to(rows.dtype.element_ty), mask=active[:, None] & (element >= 0))
+    inside = active[:, None] & (at < last)
+    to = rows + turns * step * V + at
+    value = tl.load(to, mask=inside, other=0.0).to(tl.float32) + added
+    tl.store(to, value.to(rows.dtype.element_ty), mask=inside)
