@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from rich.console import Console
+from tests.close import assert_near
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -87,7 +88,7 @@ def assert_same(got: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     assert (expected["neg_grad"] > 0).all()
     assert got["pending_calls"] == 0
     for name in ("ratio", "pos_grad", "neg_grad"):
-        torch.testing.assert_close(got[name], expected[name], rtol=1e-5, atol=0)
+        assert_near(got[name], expected[name])
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +121,7 @@ def test_ghm_counts_a_step_as_a_whole(drawn, tmp_path) -> None:
     parts = override(settings, ["--train.micro-batches", "4"], "test")
     one, four = run(settings, tmp_path / "one"), run(parts, tmp_path / "four")
     assert one["counts"].sum() > 1000
-    torch.testing.assert_close(four["counts"], one["counts"], rtol=1e-5, atol=0)
+    assert_near(four["counts"], one["counts"])
 
 
 @pytest.mark.parametrize("case", CASES[1:6:2], ids="-".join)
@@ -258,7 +259,7 @@ def test_statistics_are_the_gradient_in_full_precision(
             positive, negative = positive + own, negative + rest
         ratio = (positive / (negative + 1e-10)).clamp(max=1)
     for name, value in (("ratio", ratio), ("pos_grad", positive), ("neg_grad", negative)):
-        torch.testing.assert_close(found[name].double(), value, rtol=1e-5, atol=0)
+        assert_near(found[name], value)
     # The divisor of the parts is that of the whole step, found in the same precision.
     for step in range(STEPS):
         z = {float(call.divisor) for call in calls[step * pieces : (step + 1) * pieces]}
