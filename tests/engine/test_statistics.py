@@ -72,9 +72,9 @@ def statistics(out: Path) -> dict[str, Tensor]:
     saved = Checkpoints(RunFolder(out).checkpoints).load_newest()
     assert saved is not None
     return {
-        name.removeprefix("loss."): value
+        name.removeprefix("criterion.loss."): value
         for name, value in saved["model"].items()
-        if name.startswith("loss.")
+        if name.startswith("criterion.loss.")
     }
 
 
@@ -163,10 +163,10 @@ class Toy(nn.Module):
         self.last = nn.Linear(5, 3)
         self.loss = losses.EqualizedFocalLoss(3)
 
-    def forward(self, rows: Tensor, normalizer: Tensor) -> LossTerms:
+    def loss_terms(self, rows: Tensor, divisors: Tensor) -> LossTerms:
         labels = torch.arange(len(rows)) % 4
-        value = self.loss(self.last(rows), labels, normalizer)
-        return LossTerms(classification=value, box=0 * value, positives=normalizer)
+        value = self.loss(self.last(rows), labels, divisors)
+        return LossTerms(classification=value, box=0 * value, positives=divisors)
 
 
 def pass_twice(rank: int, port: int, out: Path) -> None:

@@ -30,7 +30,8 @@ class StridedConv(nn.Conv2d):
             return super().forward(input)
         with torch.autocast("cpu", enabled=False):
             weight, bias = self.weight.float(), None if self.bias is None else self.bias.float()
-            return self._conv_forward(input.float(), weight, bias).to(input.dtype)
+            output: Tensor = self._conv_forward(input.float(), weight, bias)
+            return output.to(input.dtype)
 
 
 class FPN(nn.Module):
