@@ -67,7 +67,7 @@ def test_figures_of_runs_hold_what_a_pass_over_their_data_gives(
     assert main(["figures", *map(str, runs), "--most", "6", "--out", str(tmp_path)]) == 0
     assert {p.stem for p in tmp_path.iterdir()} == set(FROM_RUNS)
     for path in runs:
-        model = hyperfocal.load(path, device="cpu")
+        model = hyperfocal.load(path, device="cpu").predictor
         data = RunFolder(path).read_experiment().data
         counts = RunFolder(path).read_categories().counts
         assert counts is not None

@@ -69,7 +69,7 @@ def test_a_run_with_auto_computes_and_records_what_it_came_to(
     assert json.loads(run.environment.read_text())["precision"] == used
     assert run.read_experiment().train.precision == "auto"  # another device may choose otherwise
     assert ("no bf16 instructions" in said.getvalue()) == (not able)
-    assert hyperfocal.load(run.path, device="cpu").precision == used
+    assert hyperfocal.load(run.path, device="cpu").predictor.precision == used
 
 
 def test_precision_is_a_cause_only_where_it_is_rounded(able: bool, drawn: Path) -> None:

@@ -16,13 +16,17 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+import hyperfocal
 from hyperfocal.cli import main
 from hyperfocal.config import override
 from hyperfocal.engine.run_folder import RunFolder
 from hyperfocal.engine.train import train
 from hyperfocal.recipes import load_recipe
-from hyperfocal.types import ConfigError, DataError
+from hyperfocal.reproduce.timing import milliseconds
+from hyperfocal.types import ConfigError, DataError, HyperfocalWarning
 
+SAME_IMAGES = pytest.warns(HyperfocalWarning, match="are in the training split too")
+"""What training says of the tests' splits, which are the same images."""
 SCRIPT = Path(__file__).with_name("evaluate_on_ranks.py")
 QUICK = (
     "--train.epochs None --train.iterations 70 --train.batch-size 4 --train.evaluations 1 "
@@ -99,7 +103,8 @@ def runs(files: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pat
     folder = tmp_path_factory.mktemp("runs")
     for protocol in ("lvis", "openimages"):
         experiment = override(load_recipe("demo"), flags(files, protocol), "test")
-        train(experiment, RunFolder(folder / protocol), Console(quiet=True))
+        with SAME_IMAGES:
+            train(experiment, RunFolder(folder / protocol), Console(quiet=True))
     return {protocol: folder / protocol for protocol in ("lvis", "openimages")}
 
 
@@ -123,6 +128,53 @@ def test_training_measures_as_the_evaluate_command(
     wanted = {"lvis": {"AP", "APr", "APc", "APf", "AR@300"}, "openimages": {"AP50", "AP1", "AP5"}}
     assert wanted[protocol] <= trained.keys()
     assert trained["AP50"] > 0.1
+
+
+def test_whatever_reads_a_run_of_open_images_knows_its_files(
+    files: Path, runs: dict[str, Path], tmp_path: Path
+) -> None:
+    run, boxes = runs["openimages"], files / "boxes.csv"
+    out = tmp_path / "own"
+    assert main(["figures", str(run), "--most", "3", "--out", str(out)]) == 0
+    assert {path.stem for path in out.iterdir()} == {"fl4", "efl2", "efl4"}
+    words = ["--data.annotations", str(boxes), "--data.images", str(files / "val")]
+    given = tmp_path / "given"
+    assert main(["figures", "efl2", str(run), *words, "--most", "3", "--out", str(given)]) == 0
+    # The run's two splits are the same images here, so those given are those of its own.
+    assert (given / "efl2.csv").read_text() == (out / "efl2.csv").read_text()
+    assert 0 < milliseconds(run) < 60_000
+    found = hyperfocal.evaluate(
+        str(run), (boxes, files / "val"), protocol="coco", verbose=False
+    ).metrics
+    json_file = tmp_path / "found.json"
+    words += ["--protocol", "coco", "--json", str(json_file)]
+    assert main(["evaluate", str(run), *words]) == 0
+    written = {
+        k: v for k, v in json.loads(json_file.read_text())["metrics"].items() if v is not None
+    }
+    assert written == pytest.approx({k: v for k, v in found.items() if not np.isnan(v)})
+    assert found["AP50"] > 0.1
+
+
+def test_a_run_that_follows_links_is_looked_at_through_links(
+    files: Path, runs: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "linked"
+    folder.mkdir()
+    for image in (files / "val").iterdir():
+        (folder / image.name).symlink_to(image)
+    run = tmp_path / "run"
+    shutil.copytree(runs["openimages"], run)
+    config = json.loads((run / "config.json").read_text())
+    for split in ("train", "val"):
+        config["data"][split]["images"] = str(folder)
+    (run / "config.json").write_text(json.dumps(config))
+    with pytest.raises(DataError, match=r"follow.links"):
+        milliseconds(run)
+    config["data"]["follow_links"] = True
+    (run / "config.json").write_text(json.dumps(config))
+    assert main(["figures", "efl4", str(run), "--most", "2", "--out", str(tmp_path / "figs")]) == 0
+    assert milliseconds(run) > 0
 
 
 @pytest.mark.slow
@@ -149,6 +201,6 @@ def test_a_protocol_without_its_lists_stops_before_training(files: Path, tmp_pat
     with pytest.raises(DataError, match=r"--data\.val\.hierarchy, or neither"):
         train(override(load_recipe("demo"), words, "test"), RunFolder(tmp_path), Console())
     words += ["--data.val.image-labels", "None"]
-    with pytest.raises(ConfigError, match="needs Open Images' boxes"):
+    with SAME_IMAGES, pytest.raises(ConfigError, match="needs Open Images' boxes"):
         train(override(load_recipe("demo"), words, "test"), RunFolder(tmp_path), Console())
     assert not RunFolder(tmp_path).config.exists()

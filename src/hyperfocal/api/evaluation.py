@@ -130,20 +130,23 @@ def _split(
     is_file: bool,
 ) -> AnnotationSet:
     """The annotations of ``data``; images are checked only where they will be read."""
-    from hyperfocal.data import read_annotations
+    from hyperfocal.data import Split, read_annotations
+    from hyperfocal.engine.splits import read_split
 
     files = as_files(data, argument)
     if files is None:
         names = categories or (None if known is None else [c.name for c in known])
         return in_memory(data, argument, names, known, console)
-    trust = run is not None and run.experiment.data.follow_links
+    if run is not None:
+        place = Split(files.annotations, files.images)
+        settings = dataclasses.replace(run.experiment.data, val=place, bad_images="error")
+        return read_split(settings, "val", known, check="headers")
     return read_annotations(
         files.annotations,
         files.images,
         split="train" if argument == "train" else "val",
         categories=known,
         check="none" if is_file else "headers",
-        follow_links=trust,
     )
 
 

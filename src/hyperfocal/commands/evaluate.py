@@ -38,12 +38,12 @@ def run(words: list[str]) -> int:
         return _openimages(args)
     from rich.console import Console
 
-    from hyperfocal.data import read_annotations
-    from hyperfocal.data.openimages_split import OpenImagesFiles
+    from hyperfocal.data import Split, read_annotations
     from hyperfocal.engine.evaluate import build_evaluator, measure, warn_of_coco
     from hyperfocal.engine.experiment import EvaluationConfig
     from hyperfocal.engine.progress import ProgressBar
     from hyperfocal.engine.run_folder import RunFolder
+    from hyperfocal.engine.splits import read_split
     from hyperfocal.evaluation import read_results
 
     console = Console()
@@ -60,15 +60,16 @@ def run(words: list[str]) -> int:
         folder = RunFolder(args.run)
         experiment = folder.read_experiment()
         trained = folder.read_categories()
-        annotations = read_annotations(
-            args.annotations,
-            args.images,
-            split="val",
-            categories=trained.categories,
-            openimages=OpenImagesFiles(args.classes, args.image_labels, args.hierarchy),
+        place = Split(
+            args.annotations, args.images, args.classes, args.image_labels, args.hierarchy
+        )
+        data = replace(
+            experiment.data,
+            val=place,
             bad_images=args.bad_images,
             follow_links=args.follow_links or experiment.data.follow_links,
         )
+        annotations = read_split(data, "val", trained.categories, check="headers")
         counts, config = trained.counts, experiment.evaluation
         protocol = args.protocol or config.protocol
         expand = config.expand_detections and protocol == "openimages"

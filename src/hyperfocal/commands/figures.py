@@ -17,6 +17,7 @@ from hyperfocal.types import ConfigError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from hyperfocal.data import SplitName
     from hyperfocal.data.loader import SizedBatches
     from hyperfocal.engine.category_sums import CategorySums
     from hyperfocal.engine.predict import Predictor
@@ -183,25 +184,21 @@ def _pass(
     run: Path, split: str, args: argparse.Namespace, console: Console
 ) -> Iterator[tuple[Predictor, SizedBatches, Callable[[int], None]]]:
     """A run's detector, some images of a split, and what to call as they are done."""
-    from hyperfocal.data import Split, eval_batches, read_annotations
+    from hyperfocal.data import Split, eval_batches
     from hyperfocal.engine.predict import load
     from hyperfocal.engine.progress import ProgressBar
     from hyperfocal.engine.run_folder import RunFolder
+    from hyperfocal.engine.splits import read_split
 
     model, data = load(run, args.device), RunFolder(run).read_experiment().data
-    own = {"train": data.train, "val": data.val}
-    source = own.get(split) or Split(args.annotations, args.images)
-    if source.annotations is None:
+    if args.annotations is not None:
+        data = dataclasses.replace(data, val=Split(args.annotations, args.images))
+    name: SplitName = "train" if split == "train" else "val"
+    if (data.train if name == "train" else data.val).annotations is None:
         raise ConfigError(
             f"{run} has no {split} split: give --data.annotations F and --data.images D"
         )
-    annotations = read_annotations(
-        source.annotations,
-        source.images,
-        split="train" if split == "train" else "val",
-        categories=model.categories,
-        check="none",
-    )
+    annotations = read_split(data, name, model.categories, check="none")
     batches = eval_batches(data, spread_out(annotations, args.most), batch_size=1)
     bar = ProgressBar(console, f"{run.name}, {split}", len(batches), "images", transient=True)
     with bar, model.autocast():

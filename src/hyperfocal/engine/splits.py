@@ -6,7 +6,8 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hyperfocal.data import DataConfig, Split, SplitName, read_annotations
+from hyperfocal.data import DataConfig, SplitName, read_annotations
+from hyperfocal.data.image_checks import Check
 from hyperfocal.data.raw import counted
 from hyperfocal.data.same_files import files_in_both
 from hyperfocal.types import AnnotationSet, Category, ConfigError, HyperfocalWarning
@@ -18,6 +19,46 @@ class Splits:
 
     train: AnnotationSet
     val: AnnotationSet | None
+
+
+def read_split(
+    config: DataConfig,
+    name: SplitName,
+    categories: Sequence[Category] | None = None,
+    *,
+    check: Check | None = None,
+) -> AnnotationSet:
+    """Read one split of a run with all settings that belong to it.
+
+    Everything that looks at a run's data reads it here: Open Images needs its class descriptions
+    as well as the boxes, links are followed where the run followed them.
+
+    Args:
+        config: where the split lies.
+        name: which one.
+        categories: the training split's, for another one to get the same labels.
+        check: how far image files are looked at; None: as the config says.
+
+    Raises:
+        ConfigError: the config names no annotations for this split.
+        DataError: something in them can't be used.
+    """
+    split = config.val_split if name == "val" else config.train
+    if split.annotations is None:
+        what = "training" if name == "train" else "validation"
+        raise ConfigError(
+            f"no {what} data: give --data.{name}.annotations and --data.{name}.images"
+        )
+    return read_annotations(
+        split.annotations,
+        split.images,
+        check=check or config.check,
+        bad_images=config.bad_images,
+        follow_links=config.follow_links,
+        split=name,
+        categories=categories,
+        openimages=split.openimages,
+    )
 
 
 def read_splits(config: DataConfig, train: AnnotationSet | None = None) -> Splits:
@@ -37,10 +78,10 @@ def read_splits(config: DataConfig, train: AnnotationSet | None = None) -> Split
                 "no training data: give --data.train.annotations FILE and --data.train.images "
                 "FOLDER; a run trained on a Python object is resumed with hyperfocal.train"
             )
-        train = _read(config, "train", config.train)
+        train = read_split(config, "train")
     if config.val.annotations is None:
         return Splits(train, None)
-    splits = Splits(train, _read(config, "val", config.val_split, train.categories))
+    splits = Splits(train, read_split(config, "val", train.categories))
     warn_of_shared_images(splits)
     return splits
 
@@ -66,22 +107,3 @@ def warn_of_shared_images(splits: Splits) -> None:
             HyperfocalWarning,
             stacklevel=2,
         )
-
-
-def _read(
-    config: DataConfig,
-    name: SplitName,
-    split: Split,
-    categories: Sequence[Category] | None = None,
-) -> AnnotationSet:
-    assert split.annotations is not None
-    return read_annotations(
-        split.annotations,
-        split.images,
-        check=config.check,
-        bad_images=config.bad_images,
-        follow_links=config.follow_links,
-        split=name,
-        categories=categories,
-        openimages=split.openimages,
-    )

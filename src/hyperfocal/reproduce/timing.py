@@ -11,9 +11,10 @@ from pathlib import Path
 
 import torch
 
-from hyperfocal.data import eval_batches, read_annotations
+from hyperfocal.data import eval_batches
 from hyperfocal.engine.predict import load
 from hyperfocal.engine.run_folder import RunFolder
+from hyperfocal.engine.splits import read_split
 
 IMAGES = 50
 WARM_UP = 5
@@ -25,11 +26,7 @@ def milliseconds(run: Path) -> float:
     The images are read and resized before; the first five are run twice, once to warm up.
     """
     model, data = load(run), RunFolder(run).read_experiment().data
-    assert data.val.annotations is not None
-    annotations = read_annotations(
-        data.val.annotations, data.val.images, split="val", categories=model.categories,
-        check="none",
-    )  # fmt: skip
+    annotations = read_split(data, "val", model.categories, check="none")
     few = dataclasses.replace(annotations, images=annotations.images[:IMAGES], federated=None)
     batches = [batch.to(model.device) for batch in eval_batches(data, few, batch_size=1)]
     times = []
