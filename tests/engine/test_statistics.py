@@ -206,7 +206,7 @@ def test_two_processes_equal_one(drawn, whole, tmp_path) -> None:
     torch.manual_seed(0)
     toy = Toy()
     for rows in torch.randn(2, 2, 12, 5, generator=torch.Generator().manual_seed(1)).flatten(0, 1):
-        toy(rows, torch.tensor(1.0))
+        toy.loss_terms(rows, torch.tensor(1.0))
     toy.loss.step()
     for rank in range(2):
         shared = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
