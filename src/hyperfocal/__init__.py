@@ -1,7 +1,7 @@
 """hyperfocal: train dense object detectors on imbalanced data.
 
 `train` trains a detector and returns a `Run`; `load` returns the `Run` of a folder; `evaluate`
-measures a run or any other detections. The losses are usable alone: `hyperfocal.losses`.
+measures a run or any other detections; `doctor` looks for what is wrong with data. The losses are usable alone: `hyperfocal.losses`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from hyperfocal.api.doctor import Diagnosis, doctor
     from hyperfocal.api.evaluation import evaluate
     from hyperfocal.api.run import Run, load
     from hyperfocal.api.training import train
@@ -36,6 +37,7 @@ __all__ = [
     "ConfigError",
     "DataError",
     "Detections",
+    "Diagnosis",
     "Experiment",
     "HyperfocalError",
     "HyperfocalWarning",
@@ -43,6 +45,7 @@ __all__ = [
     "Run",
     "__version__",
     "annotations_of",
+    "doctor",
     "evaluate",
     "load",
     "read_annotations",
@@ -58,12 +61,14 @@ _HOMES = {
     "ConfigError": "hyperfocal.types",
     "DataError": "hyperfocal.types",
     "Detections": "hyperfocal.types",
+    "Diagnosis": "hyperfocal.api.doctor",
     "Experiment": "hyperfocal.engine.experiment",
     "HyperfocalError": "hyperfocal.types",
     "HyperfocalWarning": "hyperfocal.types",
     "RetinaNet": "hyperfocal.models",
     "Run": "hyperfocal.api.run",
     "annotations_of": "hyperfocal.data",
+    "doctor": "hyperfocal.api.doctor",
     "evaluate": "hyperfocal.api.evaluation",
     "load": "hyperfocal.api.run",
     "read_annotations": "hyperfocal.data",

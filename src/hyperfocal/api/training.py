@@ -71,7 +71,7 @@ def train(
     experiment = as_experiment(recipe, settings)
     name = "experiment" if not isinstance(recipe, str | Path) else Path(recipe).stem
     place = Path(out) if out is not None else experiment.out or Path("runs") / name
-    experiment = _with_files(experiment, train, val, place)
+    experiment = with_files(experiment, train, val, place)
     splits = None
     if as_files(train, "train") is None:
         own = in_memory(train, "train", categories, None, console)
@@ -96,7 +96,7 @@ def train(
     return Run(place, stopped_by=result.stopped_by)
 
 
-def _with_files(experiment: Experiment, train: Data, val: Data | None, out: Path) -> Experiment:
+def with_files(experiment: Experiment, train: Data, val: Data | None, out: Path) -> Experiment:
     """The experiment with the splits that are files, and the run folder."""
     data = experiment.data
     for name, given in (("train", train), ("val", val)):

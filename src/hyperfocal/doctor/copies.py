@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from hyperfocal.data import load_sample
 from hyperfocal.data.images import read_image
 from hyperfocal.data.raw import counted
 from hyperfocal.data.same_files import identical_files
 from hyperfocal.doctor.findings import Case, Finding
-from hyperfocal.types import DataError
+from hyperfocal.types import DataError, ImageRecord
 
 THUMBNAIL = 32
 """Side of the grey thumbnails that images are compared by, pixels."""
@@ -31,11 +32,12 @@ ALIKE = 0.97
 
 @dataclass(frozen=True)
 class Picture:
-    """An image file of a split."""
+    """An image of a split: a file, or a record whose source reads it."""
 
     split: str
     path: Path
     image_id: int
+    record: ImageRecord | None = None
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,10 @@ def decode_all(
 
 def _decode(picture: Picture) -> Decoded:
     try:
-        pixels = read_image(picture.path)
+        if picture.record is None:
+            pixels = read_image(picture.path)
+        else:
+            pixels = load_sample(picture.record, picture.image_id).image
     except DataError as error:
         return Decoded(picture, None, str(error))
     image = Image.fromarray(pixels.permute(1, 2, 0).numpy())

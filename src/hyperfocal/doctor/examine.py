@@ -11,6 +11,7 @@ import numpy as np
 
 from hyperfocal.data import SplitName
 from hyperfocal.data.images import Header
+from hyperfocal.data.raw import RawAnnotations, RawImage
 from hyperfocal.doctor.anchors import Fit, check_anchors, measure_fit
 from hyperfocal.doctor.boxes import check_boxes
 from hyperfocal.doctor.categories import (
@@ -22,6 +23,7 @@ from hyperfocal.doctor.copies import Picture, check_decoded, check_identical, de
 from hyperfocal.doctor.findings import Finding, worst_first
 from hyperfocal.doctor.reading import Examined, check_split, read_split
 from hyperfocal.engine.experiment import Experiment
+from hyperfocal.engine.splits import Splits
 from hyperfocal.types import AnnotationSet, ConfigError
 
 Decode = Literal["none", "sample", "full"]
@@ -65,7 +67,12 @@ def silent(name: str, total: int) -> Iterator[Callable[[int], None]]:
     yield lambda steps: None
 
 
-def examine(experiment: Experiment, decode: Decode = "none", stage: Stage = silent) -> Examination:
+def examine(
+    experiment: Experiment,
+    decode: Decode = "none",
+    stage: Stage = silent,
+    memory: Splits | None = None,
+) -> Examination:
     """Look for everything that is wrong with, or special about, an experiment's data.
 
     Args:
@@ -74,23 +81,29 @@ def examine(experiment: Experiment, decode: Decode = "none", stage: Stage = sile
         decode: ``"none"`` reads the headers of image files, ``"sample"`` also decodes up to
             `SAMPLE` images of each split, ``"full"`` all of them.
         stage: makes progress bars.
+        memory: the splits, if they are objects in memory; their boxes were checked already.
 
     Raises:
         ConfigError: no training annotations are given, or settings contradict each other.
     """
     data = experiment.data
-    if data.train.annotations is None:
+    if data.train.annotations is None and memory is None:
         raise ConfigError("no training annotations are given")
     if data.check == "none" and decode != "none":
         raise ConfigError(
             "--data.check none opens no image, but --decode asks for it; add --decode none"
         )
     findings: list[Finding] = []
-    train = _split(experiment, "train", None, findings, stage)
-    val = None
-    if data.val.annotations is not None:
-        known = train.annotations if train is not None else None
-        val = _split(experiment, "val", known, findings, stage)
+    train: Examined | None
+    val: Examined | None = None
+    if memory is not None:
+        train = _in_memory("train", memory.train)
+        val = None if memory.val is None else _in_memory("val", memory.val)
+    else:
+        train = _split(experiment, "train", None, findings, stage)
+        if data.val.annotations is not None:
+            known = train.annotations if train is not None else None
+            val = _split(experiment, "val", known, findings, stage)
     splits = [split for split in (train, val) if split is not None]
     for split in splits:
         findings += check_boxes(split)
@@ -105,13 +118,34 @@ def examine(experiment: Experiment, decode: Decode = "none", stage: Stage = sile
         with stage("anchors", sum(len(r.labels) for r in train_set.images)) as advance:
             fit = measure_fit(experiment, train_set, advance)
         findings += check_anchors(experiment, train_set, fit)
-    if val is None and data.val.annotations is None:
+    if val is None and (memory is not None or data.val.annotations is None):
         text = "there is no val split: nothing will tell the best weights from overfitted ones"
         findings.append(Finding("warning", "no_val", "val", text))
     if data.check != "none":
         findings += _pictures(splits, decode, stage)
     looked_at = "none" if data.check == "none" else {"none": "headers"}.get(decode, decode)
     return Examination(experiment, tuple(worst_first(findings)), train_set, val_set, fit, looked_at)
+
+
+def _in_memory(name: SplitName, annotations: AnnotationSet) -> Examined:
+    """A split that is in memory, as if it had been read from a file."""
+    records = annotations.images
+    raw = RawAnnotations(
+        source=annotations.source,
+        categories=annotations.categories,
+        images=[RawImage(r.id, r.path.name, r.path, (r.height, r.width)) for r in records],
+        image_ids=np.repeat([r.id for r in records], [len(r.labels) for r in records]),
+        category_ids=np.array([c.id for c in annotations.categories], np.int64)[
+            np.concatenate([np.zeros(0, np.int64), *(r.labels for r in records)])
+        ],
+        boxes=np.concatenate([np.zeros((0, 4)), *(r.boxes for r in records)]),
+        crowd=np.concatenate([np.zeros(0, np.bool_), *(r.crowd for r in records)]),
+        area=np.concatenate([np.zeros(0), *(r.area for r in records)]),
+        describe=lambda n: f"box {n}",
+        made_up_ids=True,
+    )
+    headers = [Header((r.height, r.width), (r.height, r.width)) for r in records]
+    return Examined(name, raw, headers, annotations)
 
 
 def _split(
@@ -147,8 +181,15 @@ def _split(
 
 
 def _pictures(splits: Sequence[Examined], decode: Decode, stage: Stage) -> list[Finding]:
+    records = {
+        (split.name, record.id): record
+        for split in splits
+        if split.annotations is not None
+        for record in split.annotations.images
+        if record.source is not None
+    }
     pictures = [
-        Picture(split.name, image.path, image.id)
+        Picture(split.name, image.path, image.id, records.get((split.name, image.id)))
         for split in splits
         for image, header in zip(split.raw.images, split.headers, strict=True)
         if isinstance(header, Header)
