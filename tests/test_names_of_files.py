@@ -14,10 +14,10 @@ from torch import Tensor
 from hyperfocal import config
 from hyperfocal.data import Split, read_annotations, read_image
 from hyperfocal.data.openimages_split import OpenImagesFiles
-from hyperfocal.doctor import find_splits
 from hyperfocal.engine.experiment import Experiment, TrainConfig
 from hyperfocal.evaluation import read_results, write_results
 from hyperfocal.figures import draw_detections, training_curves
+from hyperfocal.inspection import find_splits
 from hyperfocal.models import Backbone
 from hyperfocal.types import AnnotationSet, Detections
 

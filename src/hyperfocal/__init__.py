@@ -1,7 +1,8 @@
 """hyperfocal: train dense object detectors on imbalanced data.
 
 `train` trains a detector and returns a `Run`; `load` returns the `Run` of a folder; `evaluate`
-measures a run or any other detections; `doctor` looks for what is wrong with data. The losses are usable alone: `hyperfocal.losses`.
+measures a run or any other detections; `doctor` looks for what is wrong with data. The losses are
+usable alone: `hyperfocal.losses`.
 """
 
 from __future__ import annotations

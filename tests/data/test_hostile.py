@@ -71,7 +71,7 @@ def test_links_within_the_folder_and_a_linked_folder_are_fine(coco, tmp_path):
 
 def test_doctor_leaves_linked_images_unopened(coco, tmp_path):
     from hyperfocal.data import Split
-    from hyperfocal.doctor.reading import check_split, read_split
+    from hyperfocal.inspection.reading import check_split, read_split
 
     (tmp_path / "secret.jpg").write_bytes(b"secret")
     (coco.images / "1.jpg").unlink()

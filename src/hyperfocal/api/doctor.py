@@ -33,7 +33,7 @@ class Diagnosis:
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """What is wrong or worth knowing, worst first; each has ``severity``, ``text``, ``cases``."""
+        """What is wrong or worth knowing, worst first, with ``severity``, ``text``, ``cases``."""
         return self.examination.findings
 
     @property

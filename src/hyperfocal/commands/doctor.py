@@ -35,8 +35,8 @@ def run(words: list[str]) -> int:
     from rich.console import Console
 
     from hyperfocal.config import override
-    from hyperfocal.doctor import advise, examine, print_report, write_page
     from hyperfocal.engine.run_folder import write_json
+    from hyperfocal.inspection import advise, examine, print_report, write_page
     from hyperfocal.recipes import load_recipe
 
     recipe = load_recipe(args.recipe)
@@ -64,7 +64,7 @@ def run(words: list[str]) -> int:
 
 def _located(data: Path, flags: list[str]) -> list[str]:
     """Flags that name the splits found in ``data``."""
-    from hyperfocal.doctor import find_splits
+    from hyperfocal.inspection import find_splits
 
     given = [word for word in flags if word.startswith(("--data.train.", "--data.val."))]
     if given:

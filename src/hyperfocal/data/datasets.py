@@ -196,7 +196,7 @@ def annotations_of(
         raw = read_coco(source, Path(data.root), content=data.coco.dataset)
         return check_annotations(raw, known, "headers", "error", follow_links=True)
     own, label_of = _label_space(data, categories, split)
-    return _scan(DatasetImages(data, label_of, _name(data)), own, known, advance)
+    return _scan(DatasetImages(data, label_of, f"{split} {_name(data)}"), own, known, advance)
 
 
 def _name(data: object) -> str:

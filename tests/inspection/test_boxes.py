@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from hyperfocal.doctor.boxes import near_pairs
+from hyperfocal.inspection.boxes import near_pairs
 from hyperfocal.ops import box_iou
 
 
@@ -28,7 +28,7 @@ def test_near_pairs_are_those_of_all_pairs():
 
 
 def test_many_boxes_of_one_size_take_no_endless_time(monkeypatch):
-    monkeypatch.setattr("hyperfocal.doctor.boxes.MAX_NEIGHBOURS", 3)
+    monkeypatch.setattr("hyperfocal.inspection.boxes.MAX_NEIGHBOURS", 3)
     corners = np.stack(np.meshgrid(np.arange(30.0), np.arange(30.0)), axis=-1).reshape(-1, 2) * 9
     boxes = np.concatenate([corners, corners + 5], axis=1)
     twins = np.concatenate([boxes, boxes[::-1]])

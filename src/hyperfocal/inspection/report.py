@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from hyperfocal.doctor.advice import Advice
-from hyperfocal.doctor.examine import Examination
+from hyperfocal.inspection.advice import Advice
+from hyperfocal.inspection.examine import Examination
 from hyperfocal.names import MAX_COMMAND, as_text, say
 from hyperfocal.types import AnnotationSet
 

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperfocal.data import TransformConfig, resized_hw
-from hyperfocal.doctor.findings import Case, Finding, Severity
 from hyperfocal.engine.experiment import Experiment
+from hyperfocal.inspection.findings import Case, Finding, Severity
 from hyperfocal.models import AnchorGenerator, RetinaNet
 from hyperfocal.models.backbone import STRIDES
 from hyperfocal.names import one_name

@@ -10,15 +10,15 @@ import pytest
 import torch
 
 from hyperfocal.config import dump, override
-from hyperfocal.doctor import advise, examine, find_splits
-from hyperfocal.doctor.advise_anchors import advise_anchors
-from hyperfocal.doctor.advise_loss import advise_loss, advise_prior
-from hyperfocal.doctor.advise_schedule import advise_lr, advise_sampler, advise_schedule
-from hyperfocal.doctor.advise_size import advise_size
-from hyperfocal.doctor.advise_start import advise_start
-from hyperfocal.doctor.anchors import BoxTable, Fit, best_iou
-from hyperfocal.doctor.measure import Measurements
 from hyperfocal.evaluation import FrequencyGroups
+from hyperfocal.inspection import advise, examine, find_splits
+from hyperfocal.inspection.advise_anchors import advise_anchors
+from hyperfocal.inspection.advise_loss import advise_loss, advise_prior
+from hyperfocal.inspection.advise_schedule import advise_lr, advise_sampler, advise_schedule
+from hyperfocal.inspection.advise_size import advise_size
+from hyperfocal.inspection.advise_start import advise_start
+from hyperfocal.inspection.anchors import BoxTable, Fit, best_iou
+from hyperfocal.inspection.measure import Measurements
 from hyperfocal.losses import sigmoid_focal_loss
 from hyperfocal.recipes import describe, load_recipe
 from hyperfocal.types import AnnotationSet, Category, CategoryCounts, ConfigError, ImageRecord

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from hyperfocal.doctor.anchors import BoxTable, best_iou, level_strides
-from hyperfocal.doctor.measure import Measurements
-from hyperfocal.doctor.proposal import PAPER, Proposal
 from hyperfocal.engine.experiment import Experiment
+from hyperfocal.inspection.anchors import BoxTable, best_iou, level_strides
+from hyperfocal.inspection.measure import Measurements
+from hyperfocal.inspection.proposal import PAPER, Proposal
 from hyperfocal.models import AnchorGenerator, RetinaNet
 
 SOURCE = (

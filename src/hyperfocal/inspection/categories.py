@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from hyperfocal.data.raw import RawAnnotations, SplitName
-from hyperfocal.doctor.findings import Case, Finding, Severity
 from hyperfocal.evaluation import FrequencyGroups
 from hyperfocal.files import shown
+from hyperfocal.inspection.findings import Case, Finding, Severity
 from hyperfocal.names import one_name
 from hyperfocal.types import AnnotationSet, CategoryCounts
 

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from hyperfocal.doctor.anchors import BoxTable, best_iou, check_anchors, measure_fit, resized_boxes
+from hyperfocal.inspection.anchors import (
+    BoxTable,
+    best_iou,
+    check_anchors,
+    measure_fit,
+    resized_boxes,
+)
 from hyperfocal.models import ATSS, AnchorGenerator
 from hyperfocal.ops import box_iou
 from hyperfocal.recipes import load_recipe

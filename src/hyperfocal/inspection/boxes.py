@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperfocal.data.raw import counted
-from hyperfocal.doctor.findings import Finding
-from hyperfocal.doctor.reading import Examined
+from hyperfocal.inspection.findings import Finding
+from hyperfocal.inspection.reading import Examined
 from hyperfocal.names import one_name
 
 NEAR_IOU = 0.95

@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from hyperfocal.data.images import read_image
-from hyperfocal.doctor.findings import Case
+from hyperfocal.inspection.findings import Case
 from hyperfocal.types import DataError
 
 SIDE = 320

@@ -6,9 +6,9 @@ import math
 
 import torch
 
-from hyperfocal.doctor.measure import Measurements
-from hyperfocal.doctor.proposal import EFL, PAPER, Proposal
 from hyperfocal.engine.experiment import Experiment
+from hyperfocal.inspection.measure import Measurements
+from hyperfocal.inspection.proposal import EFL, PAPER, Proposal
 from hyperfocal.losses import EqualizedFocalLoss, SigmoidFocalLoss, first_gradient_ratio
 from hyperfocal.losses.alpha import as_number
 

@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from hyperfocal.data import Split
-from hyperfocal.doctor import find_splits
+from hyperfocal.inspection import find_splits
 from hyperfocal.types import DataError
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from hyperfocal.doctor.advice import Advice
-from hyperfocal.doctor.anchors import level_strides
-from hyperfocal.doctor.charts import box_chart, category_chart
-from hyperfocal.doctor.examine import Examination
-from hyperfocal.doctor.findings import Finding
-from hyperfocal.doctor.pictures import case_pictures
-from hyperfocal.doctor.report import describe, summary
 from hyperfocal.engine.checkpoint import write_text_whole
 from hyperfocal.engine.experiment import Experiment
+from hyperfocal.inspection.advice import Advice
+from hyperfocal.inspection.anchors import level_strides
+from hyperfocal.inspection.charts import box_chart, category_chart
+from hyperfocal.inspection.examine import Examination
+from hyperfocal.inspection.findings import Finding
+from hyperfocal.inspection.pictures import case_pictures
+from hyperfocal.inspection.report import describe, summary
 from hyperfocal.models import RetinaNet
 from hyperfocal.names import MAX_COMMAND, for_html, one_name
 from hyperfocal.types import HyperfocalError

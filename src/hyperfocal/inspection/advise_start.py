@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from hyperfocal.doctor.measure import Measurements
-from hyperfocal.doctor.proposal import Proposal
 from hyperfocal.engine.experiment import Experiment
+from hyperfocal.inspection.measure import Measurements
+from hyperfocal.inspection.proposal import Proposal
 
 FEW_IMAGES = 1000
 """Training images below which a detector to start from is worth looking for."""

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from hyperfocal.doctor.anchors import BoxTable, Fit, level_strides, resized_boxes
 from hyperfocal.engine.experiment import Experiment
 from hyperfocal.evaluation import FrequencyGroups
+from hyperfocal.inspection.anchors import BoxTable, Fit, level_strides, resized_boxes
 from hyperfocal.types import AnnotationSet, CategoryCounts, Target
 
 ASSIGNED_IMAGES = 32

@@ -17,7 +17,7 @@ from hyperfocal.data import load_sample
 from hyperfocal.data.images import read_image
 from hyperfocal.data.raw import counted
 from hyperfocal.data.same_files import identical_files
-from hyperfocal.doctor.findings import Case, Finding
+from hyperfocal.inspection.findings import Case, Finding
 from hyperfocal.types import DataError, ImageRecord
 
 THUMBNAIL = 32

@@ -14,8 +14,8 @@ from PIL import Image
 from rich.console import Console
 
 from hyperfocal import cli
-from hyperfocal.doctor import advise, examine, print_report, write_page
-from hyperfocal.doctor.charts import box_chart, category_chart
+from hyperfocal.inspection import advise, examine, print_report, write_page
+from hyperfocal.inspection.charts import box_chart, category_chart
 from hyperfocal.recipes import load_recipe
 from hyperfocal.types import HyperfocalError
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hyperfocal.doctor import examine, find_splits
+from hyperfocal.inspection import examine, find_splits
 from hyperfocal.recipes import load_recipe
 from hyperfocal.types import ConfigError
 

@@ -17,8 +17,8 @@ from hyperfocal.data.checks import check_annotations
 from hyperfocal.data.image_checks import links_out, look_at_images
 from hyperfocal.data.images import Header
 from hyperfocal.data.raw import Problems, RawAnnotations, counted
-from hyperfocal.doctor.findings import Case, Finding, Severity
 from hyperfocal.files import shown
+from hyperfocal.inspection.findings import Case, Finding, Severity
 from hyperfocal.types import AnnotationSet, Category, DataError
 
 MAX_LINES = 50

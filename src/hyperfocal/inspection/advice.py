@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from hyperfocal.config import override
-from hyperfocal.doctor.advise_anchors import advise_anchors
-from hyperfocal.doctor.advise_loss import advise_loss, advise_prior
-from hyperfocal.doctor.advise_schedule import advise_lr, advise_sampler, advise_schedule
-from hyperfocal.doctor.advise_size import advise_size
-from hyperfocal.doctor.advise_start import advise_start
-from hyperfocal.doctor.anchors import measure_fit
-from hyperfocal.doctor.examine import Examination
-from hyperfocal.doctor.measure import Measurements, measure, with_imbalance
-from hyperfocal.doctor.proposal import Proposal
 from hyperfocal.engine.by_category import with_categories
 from hyperfocal.engine.experiment import Experiment
+from hyperfocal.inspection.advise_anchors import advise_anchors
+from hyperfocal.inspection.advise_loss import advise_loss, advise_prior
+from hyperfocal.inspection.advise_schedule import advise_lr, advise_sampler, advise_schedule
+from hyperfocal.inspection.advise_size import advise_size
+from hyperfocal.inspection.advise_start import advise_start
+from hyperfocal.inspection.anchors import measure_fit
+from hyperfocal.inspection.examine import Examination
+from hyperfocal.inspection.measure import Measurements, measure, with_imbalance
+from hyperfocal.inspection.proposal import Proposal
 from hyperfocal.names import command
 
 

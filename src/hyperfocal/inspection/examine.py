@@ -12,18 +12,18 @@ import numpy as np
 from hyperfocal.data import SplitName
 from hyperfocal.data.images import Header
 from hyperfocal.data.raw import RawAnnotations, RawImage
-from hyperfocal.doctor.anchors import Fit, check_anchors, measure_fit
-from hyperfocal.doctor.boxes import check_boxes
-from hyperfocal.doctor.categories import (
+from hyperfocal.engine.experiment import Experiment
+from hyperfocal.engine.splits import Splits
+from hyperfocal.inspection.anchors import Fit, check_anchors, measure_fit
+from hyperfocal.inspection.boxes import check_boxes
+from hyperfocal.inspection.categories import (
     check_categories,
     check_category_ids,
     check_images_without_boxes,
 )
-from hyperfocal.doctor.copies import Picture, check_decoded, check_identical, decode_all
-from hyperfocal.doctor.findings import Finding, worst_first
-from hyperfocal.doctor.reading import Examined, check_split, read_split
-from hyperfocal.engine.experiment import Experiment
-from hyperfocal.engine.splits import Splits
+from hyperfocal.inspection.copies import Picture, check_decoded, check_identical, decode_all
+from hyperfocal.inspection.findings import Finding, worst_first
+from hyperfocal.inspection.reading import Examined, check_split, read_split
 from hyperfocal.types import AnnotationSet, ConfigError
 
 Decode = Literal["none", "sample", "full"]

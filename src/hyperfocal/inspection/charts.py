@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hyperfocal.doctor.anchors import BoxTable
 from hyperfocal.figures.style import BLUE, GREY, GROUP_NAMES, VERMILLION, group_colours
+from hyperfocal.inspection.anchors import BoxTable
 from hyperfocal.names import for_html, one_name
 
 WIDTH, HEIGHT = 900, 240

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 
 from hyperfocal.data import PlainSampler, category_repeat_factors, epoch_length
-from hyperfocal.doctor.advise_loss import is_long_tailed
-from hyperfocal.doctor.measure import Measurements
-from hyperfocal.doctor.proposal import EFL, LVIS, PAPER, Proposal
 from hyperfocal.engine.experiment import Experiment
+from hyperfocal.inspection.advise_loss import is_long_tailed
+from hyperfocal.inspection.measure import Measurements
+from hyperfocal.inspection.proposal import EFL, LVIS, PAPER, Proposal
 from hyperfocal.types import AnnotationSet
 
 WORTH_REPEATING = 1.25

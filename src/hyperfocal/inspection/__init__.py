@@ -1,0 +1,23 @@
+"""What is wrong with a person's data, and which settings suit it."""
+
+from hyperfocal.inspection.advice import Advice, advise
+from hyperfocal.inspection.examine import Decode, Examination, examine
+from hyperfocal.inspection.findings import Case, Finding
+from hyperfocal.inspection.locate import find_splits
+from hyperfocal.inspection.page import write_page
+from hyperfocal.inspection.proposal import Proposal
+from hyperfocal.inspection.report import print_report
+
+__all__ = [
+    "Advice",
+    "Case",
+    "Decode",
+    "Examination",
+    "Finding",
+    "Proposal",
+    "advise",
+    "examine",
+    "find_splits",
+    "print_report",
+    "write_page",
+]
