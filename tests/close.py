@@ -13,7 +13,7 @@ def assert_near(got: Tensor, expected: Tensor, tolerance: float = 1e-4) -> None:
     terms; a small element may so differ by more than any relative tolerance of its own.
     """
     assert got.shape == expected.shape
-    scale = float(expected.abs().max()) if expected.numel() else 0.0
+    scale = float(expected.detach().abs().max()) if expected.numel() else 0.0
     torch.testing.assert_close(
         got.double(), expected.double(), rtol=0, atol=tolerance * scale, check_device=False
     )

@@ -5,33 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hyperfocal import config
 from hyperfocal.models.backbone import STRIDES
+from hyperfocal.models.conv import StridedConv
 
 ExtraSource = Literal["c5", "p5", "c5_lateral"]
-
-
-class StridedConv(nn.Conv2d):
-    """`Conv2d` that computes maps of one column in fp32 on CPUs.
-
-    torch's bf16 convolution on CPUs (oneDNN; found in 2.15, with AVX-512 and AMX) leaves parts of
-    the weight gradient of a padded, strided convolution unwritten if the map is one column wide: it
-    holds whatever was in that memory, often NaN. P6 of an image of up to 32 pixels is such a map,
-    and P7 of one of up to 64. They are so small that fp32 costs nothing.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        """The convolution, in the dtype of the input."""
-        if input.shape[-1] > 1 or input.device.type != "cpu":
-            return super().forward(input)
-        with torch.autocast("cpu", enabled=False):
-            weight, bias = self.weight.float(), None if self.bias is None else self.bias.float()
-            output: Tensor = self._conv_forward(input.float(), weight, bias)
-            return output.to(input.dtype)
 
 
 class FPN(nn.Module):

