@@ -80,12 +80,9 @@ _HOMES = {
 def __getattr__(name: str) -> object:
     # Lazy, so that `import hyperfocal`, `hyperfocal --help` and `hyperfocal.losses` stay quick.
     if name == "__version__":
-        from importlib.metadata import PackageNotFoundError, version
+        from hyperfocal.versions import version_of
 
-        try:
-            return version("hyperfocal")
-        except PackageNotFoundError:  # a source tree that was never installed
-            return "unknown"
+        return version_of("hyperfocal")
     if name not in _HOMES:
         raise AttributeError(f"module 'hyperfocal' has no attribute {name!r}")
     from importlib import import_module

@@ -49,9 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(USAGE, end="")
         return 0
     if words[0] in ("-V", "--version"):
-        from importlib.metadata import version
+        from hyperfocal import __version__
 
-        print(f"hyperfocal {version('hyperfocal')}")
+        print(f"hyperfocal {__version__}")
         return 0
     if words[0] not in COMMANDS:
         import difflib

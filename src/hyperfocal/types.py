@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
+
+if TYPE_CHECKING:  # annotations alone need NumPy; the losses do without it
+    import numpy as np
+    from numpy.typing import NDArray
 
 IGNORED = -1
 """Label of a prior that adds neither loss, nor gradient, nor count."""
@@ -142,6 +144,8 @@ class AnnotationSet:
 
     def counts(self) -> CategoryCounts:
         """Images and (non-crowd) boxes per category."""
+        import numpy as np
+
         k = len(self.categories)
         images = np.zeros(k, dtype=np.int64)
         instances = np.zeros(k, dtype=np.int64)

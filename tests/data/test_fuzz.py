@@ -14,8 +14,9 @@ from PIL import Image
 
 from hyperfocal.data import read_annotations, read_image
 from hyperfocal.data.images import read_header
+from hyperfocal.data.yaml_files import load_yaml
 from hyperfocal.evaluation.results import read_results
-from hyperfocal.files import load_json, load_yaml
+from hyperfocal.files import load_json
 from hyperfocal.types import HyperfocalError, HyperfocalWarning
 
 # Files are overwritten by every example, so one folder a test will do.

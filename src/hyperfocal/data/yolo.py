@@ -11,7 +11,8 @@ import numpy as np
 from hyperfocal.data.file_names import visible_files, warn_of_hidden
 from hyperfocal.data.images import SUFFIXES
 from hyperfocal.data.raw import Problems, RawAnnotations, RawImage, SplitName
-from hyperfocal.files import is_file, is_folder, load_yaml, read_text, shown
+from hyperfocal.data.yaml_files import load_yaml
+from hyperfocal.files import is_file, is_folder, read_text, shown
 from hyperfocal.types import Category, DataError
 
 YAML_SUFFIXES = frozenset({".yaml", ".yml"})

@@ -11,7 +11,6 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from hyperfocal.types import (
     HyperfocalError,
     HyperfocalWarning,
 )
+from hyperfocal.versions import version_of
 
 
 @dataclass(frozen=True)
@@ -322,7 +322,7 @@ def describe_environment() -> dict[str, Any]:
         "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
         "command": command("hyperfocal", *sys.argv[1:]),
         "python": platform.python_version(),
-        "packages": {name: metadata.version(name) for name in packages},
+        "packages": {name: version_of(name) for name in packages},
         "system": f"{platform.system()} {platform.machine()}",
         "cpu_count": os.cpu_count(),
         "threads": torch.get_num_threads(),

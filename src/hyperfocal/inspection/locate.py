@@ -15,8 +15,8 @@ from hyperfocal.data import Split, SplitName
 from hyperfocal.data.coco import name_in_address
 from hyperfocal.data.raw import holds_any
 from hyperfocal.data.voc import find_voc
+from hyperfocal.data.yaml_files import load_yaml
 from hyperfocal.data.yolo import find_yaml, has_labels
-from hyperfocal.files import load_yaml
 from hyperfocal.types import DataError
 
 NAMES: dict[SplitName, tuple[str, ...]] = {

@@ -9,7 +9,6 @@ written, nothing is timed and the first candidate serves.
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 import json
 import math
 import os
@@ -23,6 +22,7 @@ import torch
 from torch import Tensor
 
 from hyperfocal.losses.kernels.cpu import cache_dir
+from hyperfocal.versions import version_of
 
 TIMED_FROM = 1 << 23
 """Logits from which a problem is worth timing for."""
@@ -101,7 +101,7 @@ def _timed(
 ) -> Tiling:
     choices = candidates(dtype.itemsize, with_power)
     name = torch.cuda.get_device_name(device)
-    versions = f"torch {torch.__version__}, triton {importlib.metadata.version('triton')}"
+    versions = f"torch {torch.__version__}, triton {version_of('triton')}"
     words = [name, versions, str(dtype), f"power {with_power}", f"sums {with_sums}", str(choices)]
     key = ", ".join(words)
     path = cache_dir() / "tilings.json"

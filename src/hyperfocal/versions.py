@@ -1,0 +1,20 @@
+"""Versions of installed packages."""
+
+from __future__ import annotations
+
+UNKNOWN = "unknown"
+
+
+def version_of(package: str) -> str:
+    """The installed version of a distribution, ``"unknown"`` where none is installed.
+
+    A source tree can run without being installed, and some builds of a library carry another
+    distribution name, so a version that isn't found never stops a run.
+    """
+    from importlib import metadata
+
+    try:
+        # A damaged installation has metadata without a version, which is None.
+        return metadata.version(package) or UNKNOWN
+    except (metadata.PackageNotFoundError, KeyError):
+        return UNKNOWN
