@@ -7,7 +7,7 @@ What can be used is used, with one counted warning a kind; what can't is an erro
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -218,7 +218,34 @@ def _match(raw: RawAnnotations, wanted: Sequence[Category], problems: Problems) 
                 f"category id {category.id} is called {shown(category.name)} here but "
                 f"{shown(by_id[category.id].name)} in the training annotations; give it one name"
             )
+    if not raw.made_up_ids:  # such a format lists only what occurs
+        _tell_of_matches(raw.categories, wanted, labels, problems)
     return labels
+
+
+def _tell_of_matches(
+    own: Sequence[Category],
+    wanted: Sequence[Category],
+    labels: Mapping[int, int],
+    problems: Problems,
+) -> None:
+    """Warn of training categories that aren't listed here, and of those with another id."""
+    names = {category.name for category in own}
+    absent = [category.name for category in wanted if category.name not in names]
+    problems.warn(
+        len(absent),
+        "category categories",
+        "of the training annotations not listed here, so none of these boxes is theirs",
+        repr(absent[0]) if absent else "",
+    )
+    other = [c for c in own if c.id in labels and wanted[labels[c.id]].id != c.id]
+    first = f"{other[0].name!r}, id {other[0].id}" if other else ""
+    problems.warn(
+        len(other),
+        "category categories",
+        "with another id than in the training annotations, matched by name",
+        first,
+    )
 
 
 # --------------------------------------------------------------------------- boxes
