@@ -207,3 +207,27 @@ def test_data_that_can_not_be_read_leaves_no_folder(drawn: Path, tmp_path: Path)
     with pytest.raises(HyperfocalError, match=r"none\.json"):
         train(missing, RunFolder(tmp_path / "a" / "run"), Console(quiet=True))
     assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.slow
+def test_all_processes_of_a_training_end_where_the_folder_is_taken(
+    drawn: Path, tmp_path: Path, hold: Callable[[Path], subprocess.Popen[str]]
+) -> None:
+    process = hold(tmp_path / "run")
+    flags = [
+        "--data.train.annotations", drawn / "train.json", "--data.train.images", drawn / "train",
+        "--model.backbone.name", "test_resnet", "--accelerator", "cpu", "--train.batch-size", 2,
+        "--out", tmp_path / "run", "--resume",
+    ]  # fmt: skip
+    launch = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
+    words = [sys.executable, *launch, "-m", "hyperfocal.cli", "train", "demo", *map(str, flags)]
+    done = subprocess.run(
+        words,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode != 0
+    assert f"process {process.pid} has been training here" in done.stderr
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["lock.json"]
