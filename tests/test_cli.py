@@ -24,6 +24,20 @@ def test_help_needs_no_heavy_import() -> None:
     assert not heavy & set(done.stdout.split())
 
 
+def test_ctrl_c_during_the_imports_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Interrupting:
+        def find_spec(self, name: str, *rest: object) -> None:
+            if name == "hyperfocal.types":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "hyperfocal.types")
+    monkeypatch.setattr(sys, "meta_path", [Interrupting(), *sys.meta_path])
+    assert cli.main(["recipes"]) == 130
+    assert capsys.readouterr().err == "hyperfocal: interrupted\n"
+
+
 @pytest.mark.parametrize("command", list(cli.COMMANDS))
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert command in cli.USAGE

@@ -60,7 +60,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = f" Did you mean {close[0]!r}?" if close else ""
         print(f"hyperfocal: no command {words[0]!r}.{hint}\n\n{USAGE}", end="", file=sys.stderr)
         return 2
-    return _run(COMMANDS[words[0]], words[1:])
+    try:  # around the imports too, which take seconds
+        return _run(COMMANDS[words[0]], words[1:])
+    except KeyboardInterrupt:
+        print("hyperfocal: interrupted", file=sys.stderr)
+        return 130
 
 
 def _run(name: str, words: list[str]) -> int:
@@ -81,9 +85,6 @@ def _run(name: str, words: list[str]) -> int:
     except HyperfocalError as error:
         print(f"hyperfocal: {for_terminal(error)}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("hyperfocal: interrupted", file=sys.stderr)
-        return 130
     finally:
         warnings.showwarning = show
     return status
