@@ -1,9 +1,10 @@
 # make demo   install, then draw a long-tailed set, train, evaluate, leave pictures in runs/demo
+# make docs   install, then build the documentation site into site/; broken links are errors
 # make test   install, then every check: format, types, import contract, tests
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test lint format
+.PHONY: install demo test lint format docs
 install: .venv/.installed
 
 .venv/.installed: pyproject.toml constraints.txt
@@ -22,6 +23,10 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 format: install
 	$(BIN)/ruff check --fix .

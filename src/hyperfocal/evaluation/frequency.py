@@ -22,8 +22,8 @@ class FrequencyGroups(Config):
 
     Example:
         >>> groups = FrequencyGroups()
-        >>> [groups.group_of(images) for images in (0, 10, 11, 101)]
-        [None, 'r', 'c', 'f']
+        >>> tuple(groups.group_of(images) for images in (0, 10, 11, 101))
+        (None, 'r', 'c', 'f')
     """
 
     names: tuple[str, ...] = ("r", "c", "f")
