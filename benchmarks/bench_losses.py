@@ -8,6 +8,12 @@ gradient; those that need a one-hot target make it. They take turns, so that a c
 machine's load meets all of them, and medians are compared; on a CPU the processor time is given as
 well, which other programs disturb less. Peak memory is that of a process of its own, beyond what
 held the logits and labels, gradient included. GB/s counts one read and one write of the logits.
+
+    python benchmarks/bench_losses.py --device cuda --rows 2000000 --peers eager
+
+On a GPU the time is the GPU's own, by events around calls that wait in its queue; "host ms" is what
+a call takes the CPU until it has started everything. "of copy" is the share of the bandwidth of a
+copy of the logits, measured in the same run.
 """
 
 from __future__ import annotations
@@ -45,6 +51,8 @@ except ImportError:
     fvcore_focal = None
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+QUEUE_CYCLES = 10_000_000
+"""What the GPU waits before a call: some 5 ms."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -67,14 +75,13 @@ def equalized(k: int, device: str, backend: str) -> Loss:
     return loss
 
 
-def contestants(k: int, device: str) -> dict[tuple[str, str], Loss]:
-    """By loss and backend."""
+def contestants(k: int, device: str, others: str = "all") -> dict[tuple[str, str], Loss]:
+    """By loss and backend; ``others``: which of other libraries."""
     focal = partial(sigmoid_focal_loss, reduction="sum")
     quality = partial(quality_focal_loss, reduction="sum")
-    peers = {
-        ("focal", "torchvision"): torchvision_focal,
-        ("focal", "torchvision, compiled"): torch.compile(torchvision_focal),
-    }
+    peers: dict[tuple[str, str], Loss] = {("focal", "torchvision"): torchvision_focal}
+    if others == "all":
+        peers["focal", "torchvision, compiled"] = torch.compile(torchvision_focal)
     if fvcore_focal is not None:
         peers["focal", "fvcore"] = fvcore
     return peers | {
@@ -101,17 +108,27 @@ def make_data(rows: int, k: int, dtype: torch.dtype, device: str) -> tuple[Tenso
 def step(loss: Loss, logits: Tensor, labels: Tensor) -> None:
     logits.grad = None
     loss(logits, labels).backward()
+
+
+def copy(logits: Tensor, to: Tensor) -> None:
     if logits.is_cuda:
-        torch.cuda.synchronize()
+        to.copy_(logits.detach())
+    else:
+        logits.detach().clone()
 
 
-def copy(logits: Tensor, labels: Tensor) -> None:
-    logits.detach().clone()
-    if logits.is_cuda:
-        torch.cuda.synchronize()
-
-
-def timed(call: Callable[[], None]) -> tuple[float, float]:
+def timed(call: Callable[[], None], device: str) -> tuple[float, float]:
+    """Seconds of wall and processor time; on a GPU its own and the host's."""
+    if device == "cuda":
+        start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda._sleep(QUEUE_CYCLES)  # all is in the queue when it starts
+        start.record()
+        host = time.perf_counter()
+        call()
+        host = time.perf_counter() - host
+        stop.record()
+        stop.synchronize()
+        return start.elapsed_time(stop) / 1e3, host
     wall, processor = time.perf_counter(), time.process_time()
     call()
     return time.perf_counter() - wall, time.process_time() - processor
@@ -140,6 +157,7 @@ def measure_peak(loss: str, backend: str, args: argparse.Namespace) -> int:
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         step(call, *data)
+        torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - before
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
     before = resident("VmRSS")
@@ -169,6 +187,10 @@ def main() -> None:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument(
+        "--peers", choices=["all", "eager"], default="all", help="torch.compile too"
+    )
+    parser.add_argument("--no-memory", action="store_true", help="leave peak memory out")
     parser.add_argument("--quick", action="store_true", help="a tenth of the rows, few repeats")
     parser.add_argument("--csv", type=Path, help="append the results to this file")
     parser.add_argument("--measure-peak", nargs=2, help=argparse.SUPPRESS)
@@ -188,15 +210,15 @@ def compare(args: argparse.Namespace, dtype: str) -> list[dict[str, str | float]
     logits, labels = make_data(args.rows, args.classes, DTYPES[dtype], args.device)
     calls = {
         key: partial(step, loss, logits, labels)
-        for key, loss in contestants(args.classes, args.device).items()
+        for key, loss in contestants(args.classes, args.device, args.peers).items()
     }
-    calls["copy", "torch"] = partial(copy, logits, labels)
+    calls["copy", "torch"] = partial(copy, logits, torch.empty_like(logits))
     for call in calls.values():
         call()
     times: dict[tuple[str, str], list[tuple[float, float]]] = {key: [] for key in calls}
     for _ in range(args.repeats):
         for key, call in calls.items():
-            times[key].append(timed(call))
+            times[key].append(timed(call, args.device))
     median = {
         key: tuple(statistics.median(t[i] for t in all_times) for i in (0, 1))
         for key, all_times in times.items()
@@ -204,18 +226,21 @@ def compare(args: argparse.Namespace, dtype: str) -> list[dict[str, str | float]
     size = logits.numel() * logits.element_size()
     print(f"\n{machine(args.device)}, torch {torch.__version__}")
     print(f"[{args.rows}, {args.classes}] {dtype}, {size / 1e6:.0f} MB of logits")
-    print(f"{'':36}     ms  CPU ms    GB/s  peak/logits  torchvision/  compiled/  fvcore/")
+    second = "host ms" if args.device == "cuda" else " CPU ms"
+    print(f"{'':36}     ms {second}    GB/s of copy  peak/logits  torchvision/  compiled/  fvcore/")
+    copied = median["copy", "torch"][0]
     rows = []
     for (loss, backend), (wall, processor) in median.items():
         peers = [
             median.get(("focal", peer), (math.nan,))[0] / wall
             for peer in ("torchvision", "torchvision, compiled", "fvcore")
         ]
-        peak = 0 if loss == "copy" else peak_extra(loss, backend, args, dtype)
+        peak = 0 if loss == "copy" or args.no_memory else peak_extra(loss, backend, args, dtype)
         print(
             f"{loss:12} {backend:23} {wall * 1e3:7.2f} {processor * 1e3:7.2f} "
-            f"{2 * size / wall / 1e9:7.2f} {peak / size:12.2f} "
-            + " ".join(f"{ratio:12.1f}" for ratio in peers)
+            f"{2 * size / wall / 1e9:7.2f} {copied / wall:7.2f} {peak / size:12.2f} "
+            + " ".join(f"{ratio:12.1f}" for ratio in peers),
+            flush=True,
         )
         rows.append(
             {
@@ -229,6 +254,7 @@ def compare(args: argparse.Namespace, dtype: str) -> list[dict[str, str | float]
                 "ms": round(wall * 1e3, 3),
                 "least_ms": round(min(t[0] for t in times[loss, backend]) * 1e3, 3),
                 "cpu_ms": round(processor * 1e3, 3),
+                "of_copy": round(copied / wall, 3),
                 "gb_per_s": round(2 * size / wall / 1e9, 2),
                 "peak_extra_bytes": peak,
                 "torchvision_over_this": round(peers[0], 2),
@@ -237,7 +263,7 @@ def compare(args: argparse.Namespace, dtype: str) -> list[dict[str, str | float]
             }
         )
     focal, efl = median["focal", "hyperfocal"], median["efl", "hyperfocal"]
-    print(f"efl / focal: {efl[0] / focal[0]:.2f} (CPU time {efl[1] / focal[1]:.2f})")
+    print(f"efl / focal: {efl[0] / focal[0]:.2f} ({second.strip()} {efl[1] / focal[1]:.2f})")
     return rows
 
 

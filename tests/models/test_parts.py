@@ -87,14 +87,20 @@ def test_boxes_of_a_few_priors_are_those_of_all(norm: str, wanted: list[tuple[in
     for image, prior in wanted:
         mask[image, prior] = True
     gradients = []
-    for compute in (lambda: head(levels).box[mask].float(), lambda: head.regress_at(levels, mask)):
+    ways = (
+        lambda: head(levels).box[mask].float(),
+        lambda: head.regress_at(levels, mask),
+        lambda: head._from_all_box_outputs(levels, mask).box,  # as on a GPU
+    )
+    for compute in ways:
         head.zero_grad()
         values = compute()
         values.square().sum().backward()
         parameters = [*head.box_tower.parameters(), *head.box_deltas.parameters()]
         gradients.append([values.detach(), *(p.grad for p in parameters)])
-    for few, all_ in zip(gradients[1], gradients[0], strict=True):
-        torch.testing.assert_close(few, all_)
+    for way in gradients[1:]:
+        for few, all_ in zip(way, gradients[0], strict=True):
+            torch.testing.assert_close(few, all_)
 
 
 # ------------------------------------------------------------------ normaliser

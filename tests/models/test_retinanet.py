@@ -24,6 +24,7 @@ from hyperfocal.losses import (
     step_losses,
 )
 from hyperfocal.models import Backbone, DenseHead, PixelNorm, RetinaNet
+from hyperfocal.models.pixels import padding
 from hyperfocal.ops import box_iou, decode_deltas, encode_deltas
 from hyperfocal.types import Batch, CategoryCounts, ConfigError, Target
 
@@ -356,6 +357,15 @@ def test_pixels_are_normalised_alike_from_bytes_and_floats(small: Build, batch: 
     torch.testing.assert_close(from_bytes[0], expected, rtol=1e-5, atol=1e-5)
     assert from_bytes[2, :, 88:].abs().sum() == 0
     assert from_bytes.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_padding_is_what_lies_outside_the_images() -> None:
+    outside = padding(torch.tensor([[3, 5], [4, 2], [4, 6]]), 4, 6)
+    assert outside.shape == (3, 1, 4, 6)
+    for image, (height, width) in zip(outside[:, 0], ((3, 5), (4, 2), (4, 6)), strict=True):
+        assert not image[:height, :width].any()
+        assert image[height:].all()
+        assert image[:, width:].all()
 
 
 def test_caffes_pixels(batch: Batch) -> None:

@@ -193,7 +193,8 @@ class DenseHead(nn.Module):
 
         A box loss needs the positive priors alone, and most levels of most images have none: their
         part of the box tower is neither run nor differentiated. Group norm doesn't mind, as it
-        sees one image and level at a time.
+        sees one image and level at a time. On a GPU, finding out which these are would take longer
+        than running it for all.
 
         Args:
             features: ``(B, C, H, W)`` pyramid maps.
@@ -203,6 +204,8 @@ class DenseHead(nn.Module):
             P rows in the order of ``wanted.nonzero()``. Without any, empty tensors that still
             connect to all parameters.
         """
+        if wanted.is_cuda:
+            return self._from_all_box_outputs(features, wanted)
         per_location = self.box_deltas.out_channels // 4
         sizes = [level.shape[2] * level.shape[3] * per_location for level in features]
         masks = torch.split(wanted, sizes, dim=1)
@@ -227,6 +230,21 @@ class DenseHead(nn.Module):
         if self.level_scales is not None:  # levels that weren't run get a gradient of zero
             values = values + 0 * self.level_scales.sum()
         return BoxOutputs(values[:, :4], values[:, 4] if values.shape[1] == 5 else None)
+
+    def _from_all_box_outputs(self, features: Sequence[Tensor], wanted: Tensor) -> BoxOutputs:
+        """What `box_outputs_at` gives, from the box tower on everything."""
+        towers = [self.box_tower(level) for level in features]
+        # Not by a mask, nor by indexing: their gradients sort all indices.
+        index = wanted.flatten().nonzero().squeeze(1)
+
+        def chosen(maps: list[Tensor], width: int) -> Tensor:
+            return join_levels(maps, width).flatten(0, 1).index_select(0, index).float()
+
+        box = chosen([self._boxes(tower, n) for n, tower in enumerate(towers)], 4)
+        if self.quality_logits is None or self.quality_tower != "box":
+            return BoxOutputs(box, None)
+        quality = chosen([self.quality_logits(tower) for tower in towers], 1)
+        return BoxOutputs(box, quality.squeeze(1))
 
     def forward(self, features: Sequence[Tensor]) -> HeadOutput:
         """Everything, for pyramid maps ``(B, C, H, W)``."""

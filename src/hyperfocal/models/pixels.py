@@ -22,6 +22,14 @@ def padded_hw(batch: Batch) -> tuple[int, int]:
     return -(-height // MULTIPLE) * MULTIPLE, -(-width // MULTIPLE) * MULTIPLE
 
 
+def padding(valid_hw: Tensor, height: int, width: int) -> Tensor:
+    """``(B, 1, H, W)`` bool: pixels outside images of ``valid_hw (B, 2)``."""
+    rows, columns = (torch.arange(n, device=valid_hw.device) for n in (height, width))
+    below = rows[None, :, None] >= valid_hw[:, 0, None, None]
+    right = columns[None, None, :] >= valid_hw[:, 1, None, None]
+    return (below | right)[:, None]
+
+
 class PixelNorm(nn.Module):
     """``(pixel - mean) / std`` per channel, with padding of exactly 0 afterwards.
 
@@ -77,11 +85,14 @@ class PixelNorm(nn.Module):
         images = images.to(torch.float32, memory_format=torch.channels_last)
         images = (images * scale.view(3, 1, 1)).sub_(shift.view(3, 1, 1))
         height, width = images.shape[-2:]
-        for image, (valid_h, valid_w) in zip(images, batch.valid_hw.tolist(), strict=True):
-            if valid_h < height:
-                image[:, valid_h:] = 0
-            if valid_w < width:
-                image[:, :, valid_w:] = 0
+        if images.is_cuda:  # reading the sizes would wait for the step before
+            images.masked_fill_(padding(batch.valid_hw.to(images.device), height, width), 0)
+        else:
+            for image, (valid_h, valid_w) in zip(images, batch.valid_hw.tolist(), strict=True):
+                if valid_h < height:
+                    image[:, valid_h:] = 0
+                if valid_w < width:
+                    image[:, :, valid_w:] = 0
         full_h, full_w = padded_hw(batch)
         if (full_h, full_w) != (height, width):
             images = F.pad(images, (0, full_w - width, 0, full_h - height))
