@@ -33,6 +33,7 @@ from hyperfocal.models.normalizer import LossNormalizer
 from hyperfocal.models.pixels import PixelNorm, padded_hw
 from hyperfocal.models.priors import AnchorGenerator
 from hyperfocal.models.quality import QualityBranch
+from hyperfocal.models.replays import Replays
 from hyperfocal.models.samples import Samples
 from hyperfocal.ops import BoxCoder
 from hyperfocal.types import Batch, CategoryCounts, ConfigError, Detections, LossTerms, Priors
@@ -98,6 +99,7 @@ class DenseDetector(Detector):
         self.criterion = parts.criterion
         self.inference = parts.inference
         self.streams = parts.streams
+        self._replays = Replays()
         self.stream_logits = parts.stream_logits
         self.to(memory_format=torch.channels_last)
 
@@ -146,8 +148,8 @@ class DenseDetector(Detector):
     @torch.no_grad()
     def detect(self, batch: Batch) -> list[Detections]:
         """See `Detector.detect`."""
-        towers, priors = self.head.towers(self.features(batch)), self.priors(batch)
-        quality, branch = self.head.assess(towers), self.criterion.quality
+        cls_maps, deltas, quality = self._replays(self._outputs, self, self.pixels(batch))
+        priors, branch = self.priors(batch), self.criterion.quality
         last, k, inference = self.head.cls_logits, self.num_classes, self.inference
         if branch is not None and quality is not None:
             by_level = torch.split(quality, list(priors.level_sizes), dim=1)
@@ -156,14 +158,18 @@ class DenseDetector(Detector):
             least, rank = inference.least_logit, None
         if rank is not None or self.streams:
             levels = streamed_topk(
-                *(towers.cls, last.weight, last.bias, k, inference.pre_nms, least, rank),
+                *(cls_maps, last.weight, last.bias, k, inference.pre_nms, least, rank),
                 logits_at_once=self.stream_logits,
             )
         else:  # one level's logits at a time
-            levels = [inference.select(self.head.classify([level])) for level in towers.cls]
-        deltas = self.head.regress(towers.box)
+            levels = [inference.select(self.head.classify([level])) for level in cls_maps]
         decode = self.criterion.coder.decode
         return inference(levels, k, deltas, priors, batch, decode, quality, branch)
+
+    def _outputs(self, images: Tensor) -> tuple[tuple[Tensor, ...], Tensor, Tensor | None]:
+        """Maps of the classification tower, box outputs and quality of normalised images."""
+        towers = self.head.towers(self.neck(self.backbone(images)))
+        return towers.cls, self.head.regress(towers.box), self.head.assess(towers)
 
     # ------------------------------------------------------------------- shared
 
