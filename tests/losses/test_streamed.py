@@ -217,9 +217,10 @@ def test_pieces_follow_the_device_and_its_memory(monkeypatch):
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
         return streamed_parts.pieces_for(torch.device("cuda"), dtype, logits)
 
-    assert pieces(80).logits == 80 * 2**30 // 160 // 2
-    assert pieces(80, torch.float32).logits * 2 == pieces(80).logits
+    assert pieces(24).logits == 24 * 2**30 // 160 // 2
+    assert pieces(24, torch.float32).logits * 2 == pieces(24).logits
     assert pieces(8).logits * 10 == pytest.approx(pieces(80).logits, rel=1e-6)
+    assert pieces(800).logits == pieces(400).logits == 2**28
     assert pieces(80, logits=77).logits == 77
     assert pieces(80).most_channels >= 9 * 1203  # LVIS in one run
     cpu = streamed_parts.pieces_for(torch.device("cpu"), torch.float32)

@@ -25,7 +25,9 @@ MOST_CHANNELS = 512
 """And at most: its weight is copied, and has a gradient."""
 MEMORY_SHARE = 160
 """On a GPU logits may take one part in this many of its memory: 512 MiB of 80 GiB. Measured on an
-H200 (docs/results/gpu.md); more isn't faster."""
+H200 (docs/results/gpu.md)."""
+MOST_LOGITS = 1 << 28
+"""And these are enough: twice as many weren't faster."""
 GPU_CHANNELS = 1 << 14
 """Outputs of a run's convolution on a GPU: LVIS's 9 x 1203 are one run."""
 
@@ -53,7 +55,7 @@ def pieces_for(device: torch.device, dtype: torch.dtype, logits: int | None = No
     if device.type != "cuda":
         return Pieces(logits or LOGITS_AT_ONCE, LEAST_CHANNELS, MOST_CHANNELS)
     memory = torch.cuda.get_device_properties(device).total_memory
-    fitting = max(memory // MEMORY_SHARE // dtype.itemsize, LOGITS_AT_ONCE)
+    fitting = min(max(memory // MEMORY_SHARE // dtype.itemsize, LOGITS_AT_ONCE), MOST_LOGITS)
     return Pieces(logits or fitting, GPU_CHANNELS, GPU_CHANNELS)
 
 

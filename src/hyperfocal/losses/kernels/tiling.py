@@ -1,6 +1,6 @@
 """How a fused sum is cut up for a GPU, and which way is fastest on the GPU at hand.
 
-The first large problem of a kind on a machine times a few `Tiling`s and keeps the fastest in a
+The first large problem of a `Kind` on a machine times a few `Tiling`s and keeps the fastest in a
 file, by the GPU's name and the versions of torch and Triton. All later processes read it: a run
 that resumes, and the other processes of a run, add up in the same order. Where the file can't be
 written, nothing is timed and the first candidate serves.
@@ -9,6 +9,7 @@ written, nothing is timed and the first candidate serves.
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import math
 import os
@@ -77,89 +78,98 @@ Solver = Callable[..., Any]
 """`cuda.sigmoid_sum`."""
 
 
-def candidates(itemsize: int, with_power: bool) -> list[Tiling]:
-    """The few that were fastest on an H200, the best first, for logits of so many bytes."""
-    if itemsize == 4:
-        narrow, wide = Tiling(4, 32, 1, 32, 64), Tiling(4, 64, 1, 24)
-        return [narrow, Tiling(4, 32, 1, 24)] if with_power else [wide, narrow]
-    if with_power:
+class Kind(NamedTuple):
+    """What decides which tiling is fastest.
+
+    Attributes:
+        dtype: of the logits.
+        power: each category has a power of its own.
+        sums: absolute gradients are summed.
+        aligned: rows start where chunks do.
+    """
+
+    dtype: torch.dtype
+    power: bool
+    sums: bool
+    aligned: bool
+
+
+def candidates(kind: Kind) -> list[Tiling]:
+    """The few that were fastest on an H200, the best first."""
+    if kind.dtype == torch.float32:
+        wide, narrow = Tiling(4, 64, 1, 24), Tiling(4, 32, 1, 32, 64)
+        if kind.power:
+            return [narrow, Tiling(4, 32, 1, 24)]
+        return [wide, narrow] if kind.aligned else [narrow, wide]
+    if kind.power:
         return [Tiling(8, 32, 1, 16), Tiling(8, 32, 1, 20, 96), Tiling(4, 32, 1, 32, 64)]
+    if kind.sums:
+        return [Tiling(8, 32, 1, 24), Tiling(8, 32, 1, 28), Tiling(8, 32, 1, 32, 64)]
     return [Tiling(8, 32, 1, 32, 64), Tiling(8, 32, 1, 28)]
 
 
-def best_tiling(logits: Tensor, with_power: bool, with_sums: bool, solver: Solver) -> Tiling:
-    """The tiling for these logits, timed where that is worth it and not known yet."""
-    choices = candidates(logits.element_size(), with_power)
+def best_tiling(logits: Tensor, power: bool, sums: bool, solver: Solver) -> Tiling:
+    """The tiling for these logits ``(N, K)``, timed where that is worth it and not known yet."""
+    aligned = logits.shape[1] * logits.element_size() % 16 == 0
+    kind = Kind(logits.dtype, power, sums, aligned)
     if logits.device.type != "cuda" or logits.numel() < TIMED_FROM:
-        return choices[0]
-    return _timed(logits.device, logits.dtype, with_power, with_sums, solver)
+        return candidates(kind)[0]
+    if torch.cuda.is_current_stream_capturing():
+        return candidates(kind)[0]
+    return _timed(logits.device, kind, solver)
 
 
 @functools.cache
-def _timed(
-    device: torch.device, dtype: torch.dtype, with_power: bool, with_sums: bool, solver: Solver
-) -> Tiling:
-    choices = candidates(dtype.itemsize, with_power)
-    name = torch.cuda.get_device_name(device)
+def _timed(device: torch.device, kind: Kind, solver: Solver) -> Tiling:
+    choices = candidates(kind)
     versions = f"torch {torch.__version__}, triton {version_of('triton')}"
-    words = [name, versions, str(dtype), f"power {with_power}", f"sums {with_sums}", str(choices)]
-    key = ", ".join(words)
-    path = cache_dir() / "tilings.json"
-    if torch.cuda.is_current_stream_capturing():
-        return choices[0]
-    return recall(
-        path, key, choices, lambda: _fastest(device, dtype, with_power, with_sums, solver)
-    )
+    key = f"{torch.cuda.get_device_name(device)}, {versions}, {kind}, {choices}"
+    name = f"tiling-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
+    return recall(cache_dir() / name, choices, lambda: _fastest(device, kind, solver))
 
 
-def recall(path: Path, key: str, choices: list[Tiling], find: Callable[[], Tiling]) -> Tiling:
-    """The tiling that a file holds under ``key``, else what ``find`` finds, kept in the file.
+def recall(path: Path, choices: list[Tiling], find: Callable[[], Tiling]) -> Tiling:
+    """The tiling in a file, else what ``find`` finds, kept in the file.
 
-    The first choice, and nothing found, where the file can't be written.
+    Of processes that find at once the first to write decides for all. The first choice, and nothing
+    is sought, where the file can't be written.
     """
-    if (known := _read(path).get(key)) is not None:
-        return Tiling(**known)
+    if (known := _read(path)) is not None:
+        return known
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.NamedTemporaryFile(
-            "w", dir=path.parent, prefix="tilings-", delete=False
-        ) as file:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix="tiling-") as folder:
+            made = Path(folder) / "made"
+            made.write_text("")  # fails here, if at all, before time is spent
+            best = find()
+            made.write_text(json.dumps(asdict(best)))
             try:
-                best = find()
-                # Another process may have been faster: what it found is what all use.
-                found = _read(path)
-                found.setdefault(key, asdict(best))
-                json.dump(found, file, indent=1)
-                file.close()
-                os.replace(file.name, path)
-            except BaseException:
-                os.unlink(file.name)
-                raise
+                os.link(made, path)
+            except FileExistsError:
+                if _read(path) is None:  # it is broken
+                    os.replace(made, path)
     except OSError:
         return choices[0]
-    return Tiling(**_read(path).get(key, asdict(best)))
+    return _read(path) or best
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> Tiling | None:
     try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+        return Tiling(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
 
 
-def _fastest(
-    device: torch.device, dtype: torch.dtype, with_power: bool, with_sums: bool, solver: Solver
-) -> Tiling:
-    shape = TIMED_ROWS, TIMED_CATEGORIES
-    logits = torch.full(shape, -4.6, dtype=dtype, device=device)
-    labels = torch.full((shape[0],), shape[1], device=device)
-    table = torch.full((3, shape[1]), 1.5 if with_power else 2.0, device=device)
-    gamma = None if with_power else 2.0
+def _fastest(device: torch.device, kind: Kind, solver: Solver) -> Tiling:
+    rows, cols = TIMED_ROWS, TIMED_CATEGORIES + (not kind.aligned)
+    logits = torch.full((rows, cols), -4.6, dtype=kind.dtype, device=device)
+    labels = torch.full((rows,), cols, device=device)
+    table = torch.full((3, cols), 1.5 if kind.power else 2.0, device=device)
+    gamma = None if kind.power else 2.0
 
     def milliseconds(tiling: Tiling) -> float:
         start, stop = _event(), _event()
-        arguments = logits, labels, table, None, 0, shape[1], grad, with_sums, gamma, tiling
+        arguments = logits, labels, table, None, 0, cols, grad, kind.sums, gamma, tiling
         solver(*arguments)  # compiles
         # The GPU waits until all calls are in its queue, so that the host's time doesn't count.
         torch.cuda._sleep(20_000_000)  # type: ignore[no-untyped-call]
@@ -171,7 +181,7 @@ def _fastest(
         return float(start.elapsed_time(stop))
 
     grad = torch.empty_like(logits)
-    return min(candidates(dtype.itemsize, with_power), key=milliseconds)
+    return min(candidates(kind), key=milliseconds)
 
 
 def _event() -> torch.cuda.Event:
