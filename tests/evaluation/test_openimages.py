@@ -94,6 +94,18 @@ def test_a_group_of_box_is_hit_once_and_hides_the_rest():
     assert ap(t, [*rows, ("a", 0, FAR, 0.05)])[0] == 1  # a double inside the group
 
 
+@pytest.mark.parametrize(
+    "empty",
+    [[0.5, 0.5, 0.5, 0.6], [0.5, 0.5, 0.6, 0.5], [0.5, 0.5, 0.5, 0.5], [0.3, 0.3, 0.1, 0.1]],
+)
+def test_detections_without_width_or_height_are_dropped(empty):
+    t = truth([("a", 0, BOX, 0)])
+    assert ap(t, [("a", 0, empty, 0.9), ("a", 0, BOX, 0.8)])[0] == 1
+    assert ap(t, [("a", 0, empty, 0.9)])[0] == 0
+    found = table([("a", 1, empty, 0.9), ("a", 1, BOX, 0.8)])
+    assert evaluate_openimages(t, found, expand_detections=True).categories[0].AP50 == 1
+
+
 def test_half_a_detection_inside_is_enough_for_a_group():
     t = truth([("a", 0, [0, 0, 0.5, 1], 1)])
     assert ap(t, [("a", 0, [0.25, 0, 0.75, 1], 0.9)])[0] == 1

@@ -177,6 +177,17 @@ def test_inference_options() -> None:
     assert scores(score_threshold=0.0) == pytest.approx([0.9, 0.6, 0.3, 0.05])
 
 
+def test_boxes_without_area_are_no_detections_and_take_no_place() -> None:
+    empty = [[-30.0, 20, -5, 60], [210, 10, 250, 50], [10, 100, 40, 150], [60, 60, 60, 90]]
+    sliver = [20.0, 60, 20 + 1e-7, 90]  # its width is lost in float32
+    parts = scene([[0.9 - 0.01 * n] for n in range(5)] + [[0.5]] * 3, [*empty, sliver, *BOXES])
+    for settings in ({}, {"class_wise": False}, {"max_detections": 1}, {"nms_iou": 1.0}):
+        found = infer(Inference(**settings), *parts)
+        assert found.scores[0] == pytest.approx(0.5)
+        assert (found.boxes[:, 2:] > found.boxes[:, :2]).all()
+        assert len(found.labels) == len(found.scores) == len(found.boxes) >= 1
+
+
 def test_pre_nms_counts_pairs_per_level() -> None:
     output, priors, batch = scene([[0.9, 0.1], [0.8, 0.1], [0.7, 0.1], [0.2, 0.1]], 2 * BOXES[::2])
     levels = Priors(priors.boxes, priors.strides, (2, 2))

@@ -30,7 +30,8 @@ def evaluate_openimages(
     """The challenge's metric, with group-of weight 1.
 
     Boxes and labels verified present count for all ancestors too, labels verified absent for all
-    descendants. Detections of a category neither boxed nor verified in the image are dropped. Best
+    descendants. Detections without width or height, and those of a category neither boxed nor
+    verified in the image, are dropped. Best
     score first, a detection is compared with the box of highest IoU only: IoU >= 0.5 is a hit the
     first time. Of those that are no hit, ones with intersection / own area >= 0.5 with a group-of
     box are not misses; the best of each group-of box is a hit, the rest are ignored. A group-of box
@@ -61,6 +62,8 @@ def evaluate_openimages(
     listed = np.array([code[name] * k + label for name, label in verified], np.int64)
     looked_for = np.union1d(gt.key, listed)
     dt = _rows(detections, code, k).sorted()
+    sides = dt.xyxy[:, 2:] - dt.xyxy[:, :2]
+    dt = dt.take(np.flatnonzero((sides > 0).all(axis=1)))  # as the official tool
     steps = np.arange(0, len(code) + IMAGES_AT_ONCE, IMAGES_AT_ONCE)
     ends = np.searchsorted(dt.key, steps * k)
     parts = []

@@ -14,7 +14,7 @@ from hyperfocal import config
 from hyperfocal.losses.streamed_topk import Rank, TopPairs
 from hyperfocal.models.quality import QualityBranch
 from hyperfocal.models.voting import score_voting
-from hyperfocal.ops import clip_boxes, nms, rescale_boxes, stable_topk
+from hyperfocal.ops import clip_boxes, has_area, nms, rescale_boxes, stable_topk
 from hyperfocal.types import Batch, Detections, Priors
 
 Decode = Callable[[Tensor, Tensor], Tensor]
@@ -26,7 +26,8 @@ class Inference:
 
     Per level the ``pre_nms`` best (prior, category) pairs above ``score_threshold`` are decoded;
     the levels are merged, suppressed, and the ``max_detections`` best are kept. Ties go to the
-    lower prior, then the lower category, so that a run repeats exactly.
+    lower prior, then the lower category, so that a run repeats exactly. Boxes without area, such as
+    those beside the image, are left out before suppression.
 
     Args:
         pre_nms: pairs per level.
@@ -157,13 +158,17 @@ class Inference:
             else:
                 scores = branch.scores(chosen.logits, quality[b, prior])
             boxes = clip_boxes(decode(deltas[prior].float(), priors.boxes[prior]), valid_hw)
+            # Boxes beside the image, or without width or height, are empty: they detect nothing.
+            full = has_area(rescale_boxes(boxes, valid_hw, original_hw))
+            boxes, scores, labels = boxes[full], scores[full], labels[full]
             groups = labels if self.class_wise else None
             kept = nms(boxes, scores, groups, self.nms_iou, self.max_detections)
             final = boxes[kept]
             if self.voting is not None:
                 final = score_voting(final, labels[kept], boxes, scores, labels, self.voting)
             boxes = clip_boxes(rescale_boxes(final, valid_hw, original_hw), original_hw)
-            found.append(Detections(boxes, scores[kept], labels[kept]))
+            full = has_area(boxes)  # a vote may have moved a box
+            found.append(Detections(boxes[full], scores[kept][full], labels[kept][full]))
         return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hyperfocal.ops.boxes import box_area, box_iou, clip_boxes, paired_iou, rescale_boxes
+from hyperfocal.ops.boxes import box_area, box_iou, clip_boxes, has_area, paired_iou, rescale_boxes
 from hyperfocal.ops.coders import (
     BoxCoder,
     DeltaCoder,
@@ -29,6 +29,7 @@ __all__ = [
     "decode_distances",
     "encode_deltas",
     "encode_distances",
+    "has_area",
     "nms",
     "paired_iou",
     "rescale_boxes",

@@ -12,6 +12,11 @@ def box_area(boxes: Tensor) -> Tensor:
     return width * height
 
 
+def has_area(boxes: Tensor) -> Tensor:
+    """``(...)`` bool, which boxes ``(..., 4)`` aren't empty; True for those with a NaN."""
+    return ~(boxes[..., 2:] <= boxes[..., :2]).any(dim=-1)
+
+
 def box_iou(a: Tensor, b: Tensor) -> Tensor:
     """Intersection over union of every pair.
 
