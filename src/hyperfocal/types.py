@@ -81,6 +81,8 @@ class ImageRecord:
         crowd: ``(N,)`` bool; a crowd box covers a group. Never trained on, ignored in evaluation.
         area: ``(N,)`` float64 px²; the mask's area where the file gives one, else the box's.
         source: reads the image where it is not a file; None: ``path`` is read.
+        xywh: ``(N, 4)`` float64 x, y, width, height as written, where `as_xywh` of ``boxes`` would
+            differ in the last digits; else None.
     """
 
     id: int
@@ -92,6 +94,29 @@ class ImageRecord:
     crowd: NDArray[np.bool_]
     area: NDArray[np.float64]
     source: ImageSource | None = None
+    xywh: NDArray[np.float64] | None = None
+
+
+def as_xywh(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """COCO's x, y, width, height ``(N, 4)`` from xyxy.
+
+    Rounded to a billionth of a pixel, which undoes the error of (x + w) - x for widths that were
+    written with up to nine decimals.
+    """
+    return np.concatenate([boxes[:, :2], np.round(boxes[:, 2:] - boxes[:, :2], 9)], axis=1)
+
+
+def written_xywh(
+    boxes: NDArray[np.float64], xywh: NDArray[np.float64]
+) -> NDArray[np.float64] | None:
+    """``xywh`` where its boxes still are ``boxes``, else `as_xywh`; None if that is all the same.
+
+    An IoU on a threshold may depend on the last digit of a width, which xyxy loses.
+    """
+    computed = as_xywh(boxes)
+    corners = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
+    exact = np.where((corners == boxes).all(axis=1, keepdims=True), xywh, computed)
+    return None if np.array_equal(exact, computed) else exact
 
 
 @dataclass(frozen=True)
@@ -407,18 +432,24 @@ class Detections:
         boxes: ``(N, 4)`` float32 xyxy pixels of the original image.
         scores: ``(N,)`` float32 in [0, 1].
         labels: ``(N,)`` int64 in ``0..K-1``.
+        xywh: ``(N, 4)`` float64 x, y, width, height of a results file, where `as_xywh` of ``boxes``
+            would differ in the last digits; else None.
     """
 
     boxes: Tensor
     scores: Tensor
     labels: Tensor
+    xywh: Tensor | None = None
 
     def __len__(self) -> int:
         return int(self.scores.shape[0])
 
     def to(self, device: torch.device | str) -> Detections:
         """All tensors on ``device``."""
-        return Detections(self.boxes.to(device), self.scores.to(device), self.labels.to(device))
+        xywh = None if self.xywh is None else self.xywh.to(device)
+        return Detections(
+            self.boxes.to(device), self.scores.to(device), self.labels.to(device), xywh
+        )
 
 
 def category_index(categories: Sequence[Category]) -> dict[int, int]:

@@ -80,7 +80,7 @@ def test_a_nan_is_not_written(tmp_path):
     ("change", "message"),
     [
         ({"image_id": 140}, r"image_id 140 is not in val\.json"),
-        ({"image_id": "139"}, "image_id '139' is not"),
+        ({"image_id": "140"}, "image_id '140' is not"),
         ({"image_id": [139]}, r"image_id \[139\] is not"),
         ({"image_id": True}, "image_id True is not"),
         ({"category_id": 1}, r"category_id 1 is not in val\.json"),

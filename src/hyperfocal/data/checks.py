@@ -22,7 +22,15 @@ from hyperfocal.data.lvis import with_labels
 from hyperfocal.data.openimages_split import relabelled
 from hyperfocal.data.raw import Problems, RawAnnotations, RawImage, counted
 from hyperfocal.files import shown
-from hyperfocal.types import AnnotationSet, Category, DataError, ImageRecord, category_index
+from hyperfocal.names import one_name
+from hyperfocal.types import (
+    AnnotationSet,
+    Category,
+    DataError,
+    ImageRecord,
+    category_index,
+    written_xywh,
+)
 
 MAX_OVERHANG = 1.0
 """Pixels that a box may stand out of its image and be left as it is.
@@ -113,15 +121,17 @@ def check_annotations(
     order = np.flatnonzero(keep)[np.argsort(rows[keep], kind="stable")]
     ends = np.searchsorted(rows[order], np.arange(len(images) + 1))
     boxes, label, crowd, area = boxes[order], labels[order], raw.crowd[order], area[order]
+    xywh = None if raw.xywh is None else raw.xywh[order]
     records = []
     for n, image in enumerate(images):
         part = slice(ends[n], ends[n + 1])
         assert image.hw is not None
-        records.append(
-            ImageRecord(
-                image.id, image.path, *image.hw, boxes[part], label[part], crowd[part], area[part]
-            )
+        own = boxes[part]
+        exact = None if xywh is None else written_xywh(own, xywh[part])
+        record = ImageRecord(
+            image.id, image.path, *image.hw, own, label[part], crowd[part], area[part], xywh=exact
         )
+        records.append(record)
     known = tuple(categories) if categories else raw.categories
     federated = None
     if raw.federated is not None:
@@ -150,7 +160,7 @@ def _check_unique(raw: RawAnnotations, problems: Problems) -> None:
         len(files),
         "file files",
         "listed under several image ids",
-        shown(files[0].name) if files else "",
+        one_name(files[0].name) if files else "",
     )
     names = _repeated(category.name for category in raw.categories)
     problems.warn(

@@ -68,7 +68,8 @@ def read_coco(
         len(repeats), "annotation annotations", "repeat the id of another; all are kept",
         f"id {shown(repeats[0])}" if repeats else "",
     )  # fmt: skip
-    boxes = _boxes(annotations)
+    xywh = _boxes(annotations)
+    boxes = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
     around = _boxes_around(annotations, boxes)
     problems.warn(
         len(around),
@@ -88,6 +89,7 @@ def read_coco(
         image_ids=np.array(owner_ids, dtype=np.int64),
         category_ids=np.array(category_ids, dtype=np.int64),
         boxes=boxes,
+        xywh=xywh,
         crowd=np.array([bool(entry.get("iscrowd", 0)) for entry in annotations], dtype=np.bool_),
         area=np.array([_number(entry.get("area")) for entry in annotations], dtype=np.float64),
         describe=lambda n: f"annotation id {_id(annotation_ids[n])}",
@@ -188,7 +190,7 @@ def _find_images(path: Path, entries: Sequence[Mapping[str, Any]]) -> Path:
 
 
 def _boxes(annotations: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:
-    """``(N, 4)`` xyxy; NaN where there is no readable box."""
+    """``(N, 4)`` x, y, width, height as written; NaN where there is no readable box."""
     try:
         boxes = np.array([entry["bbox"] for entry in annotations], np.float64).reshape(-1, 4)
         if len(boxes) != len(annotations):
@@ -199,7 +201,6 @@ def _boxes(annotations: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:
             box = entry.get("bbox")
             if isinstance(box, list) and len(box) == 4:
                 boxes[n] = [_number(value) for value in box]
-    boxes[:, 2:] += boxes[:, :2]
     return boxes
 
 

@@ -66,6 +66,7 @@ class RawAnnotations:
         federated: LVIS's lists, with category ids in place of labels and ``frequency`` in the
             order of ``categories``; None for other formats.
         openimages: Open Images' lists, with labels of ``categories``; None for other formats.
+        xywh: ``(N, 4)`` float64 x, y, width, height as written; None for formats without widths.
     """
 
     source: Path
@@ -81,6 +82,7 @@ class RawAnnotations:
     made_up_ids: bool = False
     federated: Federated | None = None
     openimages: OpenImagesLists | None = None
+    xywh: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from hyperfocal.evaluation.evaluator import DetectionMetrics, Evaluator, Floats, nan_mean, xywh
+from hyperfocal.evaluation.evaluator import (
+    DetectionMetrics,
+    Evaluator,
+    Floats,
+    nan_mean,
+    record_xywh,
+)
 from hyperfocal.evaluation.frequency import FrequencyGroups
 from hyperfocal.types import AnnotationSet, CategoryCounts, ConfigError
 
@@ -88,7 +94,7 @@ class CocoEvaluator(Evaluator):
         """Ground truth as COCO's annotations, with image rows and labels in place of ids."""
         rows: list[dict[str, Any]] = []
         for record in self.annotations.images:
-            columns = (xywh(record.boxes), record.labels, record.crowd, record.area)
+            columns = (record_xywh(record), record.labels, record.crowd, record.area)
             for box, label, crowd, area in zip(*(c.tolist() for c in columns), strict=True):
                 rows.append(
                     {

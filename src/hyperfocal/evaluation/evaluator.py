@@ -10,7 +10,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperfocal.types import AnnotationSet, CategoryCounts, ConfigError, DataError, Detections
+from hyperfocal.types import (
+    AnnotationSet,
+    CategoryCounts,
+    ConfigError,
+    DataError,
+    Detections,
+    ImageRecord,
+    as_xywh,
+)
 
 Floats = NDArray[np.float64]
 
@@ -147,6 +155,7 @@ class Evaluator(ABC):
 
     def _as_rows(self, found: Detections, image_id: int) -> Floats:
         boxes = found.boxes.detach().cpu().double().numpy().reshape(-1, 4)
+        xywh = as_xywh(boxes) if found.xywh is None else found.xywh.cpu().double().numpy()
         scores = found.scores.detach().cpu().double().numpy()
         labels = found.labels.detach().cpu().numpy()
         k = len(self.annotations.categories)
@@ -155,7 +164,7 @@ class Evaluator(ABC):
             raise DataError(f"image {image_id}: label {wrong} detected, but labels are 0..{k - 1}")
         if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
             raise DataError(f"image {image_id}: a detected box or score is not a finite number")
-        return np.column_stack([xywh(boxes), scores, labels])
+        return np.column_stack([xywh, scores, labels])
 
     def _add(self, image_id: int, rows: Floats) -> None:
         if image_id not in self._row_of:
@@ -169,14 +178,9 @@ class Evaluator(ABC):
         self._result = None
 
 
-def xywh(boxes: Floats) -> Floats:
-    """COCO's x, y, width, height from xyxy.
-
-    Rounded to a billionth of a pixel, which undoes the error of (x + w) - x: a width that was
-    written with up to nine decimals comes back to the last bit, so that an IoU on a threshold
-    stays there.
-    """
-    return np.concatenate([boxes[:, :2], np.round(boxes[:, 2:] - boxes[:, :2], 9)], axis=1)
+def record_xywh(record: ImageRecord) -> Floats:
+    """``(N, 4)`` x, y, width, height of an image's boxes, exactly as written if they were."""
+    return as_xywh(record.boxes) if record.xywh is None else record.xywh
 
 
 def nan_mean(values: Floats) -> float:

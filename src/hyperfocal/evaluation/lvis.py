@@ -8,7 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperfocal.evaluation.coco import AREAS
-from hyperfocal.evaluation.evaluator import DetectionMetrics, Evaluator, Floats, nan_mean, xywh
+from hyperfocal.evaluation.evaluator import (
+    DetectionMetrics,
+    Evaluator,
+    Floats,
+    nan_mean,
+    record_xywh,
+)
 from hyperfocal.evaluation.frequency import FrequencyGroups
 from hyperfocal.evaluation.matching import AREA_RANGES, IOU_THRESHOLDS, Boxes, match, out_of_range
 from hyperfocal.types import AnnotationSet, CategoryCounts, ConfigError, ImageRecord
@@ -123,7 +129,7 @@ class LvisEvaluator(Evaluator):
         gt_order = np.argsort(gt_key, kind="stable")
         truth = Boxes(
             gt_key[gt_order],
-            xywh(np.concatenate([record.boxes for record in records]))[gt_order],
+            np.concatenate([record_xywh(record) for record in records])[gt_order],
             np.concatenate([record.area for record in records])[gt_order],
         )
         area = rows[:, 2] * rows[:, 3]

@@ -11,15 +11,35 @@ from typing import Any
 import numpy as np
 import torch
 
+from hyperfocal.evaluation.result_checks import ResultRows, check_results, warn
+from hyperfocal.evaluation.result_images import match_file_names
 from hyperfocal.files import load_json, shown
-from hyperfocal.types import AnnotationSet, DataError, Detections, category_index
+from hyperfocal.types import (
+    AnnotationSet,
+    DataError,
+    Detections,
+    category_index,
+    written_xywh,
+)
+
+DIGITS = 8
+"""Significant digits of a written box."""
 
 
 def read_results(path: str | Path, annotations: AnnotationSet) -> dict[int, Detections]:
     """Read anyone's COCO results: ``bbox`` is x, y, width, height in original pixels.
 
+    An entry names its image by ``image_id``, or by ``file_name`` as ``hyperfocal predict`` writes
+    it (or by a text as ``image_id``, the file's name or stem); see `match_file_names`. It names its
+    category by ``category_id``; with a ``category`` too, the name counts. Entries of files and
+    category names that the annotations don't have are left out with a counted warning.
+
+    What is read is then compared with the annotations, and what looks like a mistake (boxes in
+    another form or scale, ids that are shifted, images without results) gives a
+    `HyperfocalWarning` with the likely cause.
+
     Args:
-        path: JSON file, a list of objects with at least the four fields above.
+        path: JSON file, a list of objects with at least image, category, ``bbox`` and ``score``.
         annotations: what the results are of.
 
     Returns:
@@ -27,58 +47,221 @@ def read_results(path: str | Path, annotations: AnnotationSet) -> dict[int, Dete
         and scores are float64, as exact as the file. Images without results are left out.
 
     Raises:
-        DataError: not a results file, or an entry with an unknown image or category or a bad box
-            or score; the message names the file, the entry counted from 0, and the value.
+        DataError: not a results file, or entries with an unknown image or category or a bad box
+            or score; the message names the file and the first such entry, counted from 0.
     """
-    entries = _read_list(Path(path))
-    known_images = {record.id for record in annotations.images}
-    label_of = category_index(annotations.categories)
-    rows: dict[int, list[tuple[float, ...]]] = {}
-    for index, entry in enumerate(entries):
-        where = f"{path}: entry {index}"
-        if not isinstance(entry, dict):
-            raise DataError(f"{where}: expected an object, found {shown(entry)}")
-        image_id = _known(entry, "image_id", known_images, where, annotations.source)
-        category_id = _known(entry, "category_id", label_of, where, annotations.source)
-        x, y, w, h = _box(entry, where)
-        score = _number(entry, "score", where)
-        row = (x, y, x + w, y + h, score, label_of[category_id])
-        rows.setdefault(image_id, []).append(row)
+    path = Path(path)
+    entries = _read_list(path)
+    rows = _Reader(path, annotations).read(entries)
+    check_results(rows, annotations, path)
     found = {}
-    for image_id, image_rows in rows.items():
-        table = torch.tensor(image_rows, dtype=torch.float64)
-        found[image_id] = Detections(table[:, :4], table[:, 4], table[:, 5].long())
+    order = np.argsort(rows.image, kind="stable")
+    ends = np.searchsorted(rows.image[order], np.arange(len(annotations.images) + 1))
+    for image in np.flatnonzero(np.diff(ends)).tolist():
+        own = order[ends[image] : ends[image + 1]]
+        xywh = rows.xywh[own]
+        boxes = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
+        exact = written_xywh(boxes, xywh)
+        found[annotations.images[image].id] = Detections(
+            torch.from_numpy(boxes),
+            torch.from_numpy(rows.score[own]),
+            torch.from_numpy(rows.label[own]),
+            None if exact is None else torch.from_numpy(exact),
+        )
     return found
 
 
 def write_results(
     path: str | Path, detections: Mapping[int, Detections], annotations: AnnotationSet
 ) -> None:
-    """Write detections, by image id, as a COCO results file.
-
-    Boxes are rounded to 1e-4 px. Scores are written with as few digits as bring the same float
-    back, so that their order stays what it was.
+    """Write detections, by image id, as a COCO results file; numbers as in `as_entries`.
 
     Raises:
         DataError: a box or a score isn't a finite number.
     """
-    entries = []
-    for image_id, found in detections.items():
-        boxes = found.boxes.detach().cpu().double().numpy().reshape(-1, 4)
-        scores = found.scores.detach().cpu().numpy()
-        if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
-            raise DataError(f"image {image_id}: a detected box or score is not a finite number")
-        boxes = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1).round(4)
-        for box, score, label in zip(boxes.tolist(), scores, found.labels.tolist(), strict=True):
-            entries.append(
-                {
-                    "image_id": image_id,
-                    "category_id": annotations.categories[label].id,
-                    "bbox": box,
-                    "score": float(str(score)),
-                }
-            )
+    ids = [category.id for category in annotations.categories]
+    entries = [
+        {"image_id": image_id, "category_id": ids[label], "bbox": box, "score": score}
+        for image_id, found in detections.items()
+        for label, box, score in as_entries(found, f"image {image_id}")
+    ]
     Path(path).write_text(json.dumps(entries), encoding="utf-8")
+
+
+def as_entries(found: Detections, where: str) -> list[tuple[int, list[float], float]]:
+    """Label, ``bbox`` (x, y, width, height) and score of each detection, as JSON numbers.
+
+    Boxes have 8 significant digits, so that none loses its width; scores as few as bring the same
+    float back, so that their order stays what it was.
+
+    Raises:
+        DataError: a box or a score isn't a finite number.
+    """
+    boxes = found.boxes.detach().cpu().double().numpy().reshape(-1, 4)
+    scores = found.scores.detach().cpu().numpy()
+    if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
+        raise DataError(f"{where}: a detected box or score is not a finite number")
+    boxes = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+    return [
+        (label, [float(f"{v:.{DIGITS}g}") for v in box], float(str(score)))
+        for label, box, score in zip(found.labels.tolist(), boxes.tolist(), scores, strict=True)
+    ]
+
+
+class _Reader:
+    """Turns entries into columns, and collects what is wrong with them by kind."""
+
+    def __init__(self, path: Path, annotations: AnnotationSet) -> None:
+        self.path, self.annotations = path, annotations
+        self.row_of = {record.id: row for row, record in enumerate(annotations.images)}
+        self.label_of = category_index(annotations.categories)
+        names = [category.name for category in annotations.categories]
+        self.by_name = {n: label for label, n in enumerate(names) if names.count(n) == 1}
+        self.wrong: dict[str, list[str]] = {}
+        self.bad_ids: dict[str, set[int]] = {"image_id": set(), "category_id": set()}
+        self.left_out: dict[str, list[str]] = {"file": [], "category": []}
+
+    def read(self, entries: list[Any]) -> ResultRows:
+        """The columns of all entries that are of these annotations."""
+        by_file = self._images_by_file(entries)
+        image, label, boxes, scores = [], [], [], []
+        for index, entry in enumerate(entries):
+            self.index = index
+            if not isinstance(entry, dict):
+                self._fault("entry", f"expected an object, found {shown(entry)}")
+                continue
+            row = self._image(entry, by_file)
+            own = self._category(entry)
+            box, score = self._box(entry), self._score(entry)
+            if row is not None and own is not None and box is not None and score is not None:
+                image.append(row)
+                label.append(own)
+                boxes.append(box)
+                scores.append(score)
+        self._raise()
+        self._tell_left_out(len(entries), bool(image))
+        return ResultRows(
+            np.array(image, np.int64),
+            np.array(label, np.int64),
+            np.array(boxes, np.float64).reshape(-1, 4),
+            np.array(scores, np.float64),
+        )
+
+    def _images_by_file(self, entries: list[Any]) -> dict[str, int]:
+        names = (_file_name(entry) for entry in entries if isinstance(entry, dict))
+        try:
+            return match_file_names((n for n in names if n is not None), self.annotations)
+        except DataError as error:
+            raise DataError(f"{self.path}: {error}") from None
+
+    def _image(self, entry: dict[str, Any], by_file: Mapping[str, int]) -> int | None:
+        """Row of the entry's image; None if it is of no annotated image."""
+        name = _file_name(entry)
+        if name is not None:
+            if name in by_file:
+                return self.row_of[by_file[name]]
+            if "file_name" in entry and entry.get("image_id") is None:
+                self.left_out["file"].append(name)
+            else:
+                self._fault(
+                    "image_id", f"image_id {shown(name)} is not in {self.annotations.source}"
+                )
+            return None
+        return self._known(entry, "image_id", self.row_of)
+
+    def _category(self, entry: dict[str, Any]) -> int | None:
+        name = entry.get("category")
+        if isinstance(name, str):
+            if name in self.by_name:
+                return self.by_name[name]
+            if all(name != category.name for category in self.annotations.categories):
+                self.left_out["category"].append(name)
+                return None
+        return self._known(entry, "category_id", self.label_of)
+
+    def _known(self, entry: dict[str, Any], field: str, known: Mapping[int, int]) -> int | None:
+        if field not in entry:
+            keys = ", ".join(map(shown, list(entry)[:10])) or "nothing"
+            self._fault(f"no {field}", f"no {field!r}; it has {keys}")
+            return None
+        value = entry[field]
+        if type(value) is float and value.is_integer():
+            value = int(value)  # pandas writes 1 as 1.0
+        if type(value) is int and value in known:
+            return known[value]
+        if type(value) is int:
+            self.bad_ids[field].add(value)
+        self._fault(field, f"{field} {shown(value)} is not in {self.annotations.source}")
+        return None
+
+    def _box(self, entry: dict[str, Any]) -> list[float] | None:
+        value = entry.get("bbox")
+        if "bbox" not in entry:
+            self._fault("no bbox", f"no 'bbox'; it has {', '.join(map(shown, list(entry)[:10]))}")
+        elif not isinstance(value, list) or len(value) != 4 or not all(map(_is_finite, value)):
+            self._fault("bbox", f"bbox must be 4 finite numbers, found {shown(value)}")
+        elif value[2] < 0 or value[3] < 0:
+            self._fault("size", f"bbox {shown(value)} has a negative width or height")
+        else:
+            return [float(v) for v in value]
+        return None
+
+    def _score(self, entry: dict[str, Any]) -> float | None:
+        if "score" not in entry:
+            self._fault("no score", f"no 'score'; it has {', '.join(map(shown, list(entry)[:10]))}")
+        elif not _is_finite(entry["score"]):
+            found = shown(entry["score"])
+            self._fault("score", f"score must be a finite number, found {found}")
+        else:
+            return float(entry["score"])
+        return None
+
+    def _fault(self, kind: str, text: str) -> None:
+        known = self.wrong.setdefault(kind, [])
+        known.append(f"entry {self.index}: {text}" if not known else "")
+
+    def _raise(self) -> None:
+        lines = []
+        for kind, cases in self.wrong.items():
+            more = f" ({len(cases)} entries like it)" if len(cases) > 1 else ""
+            lines.append(f"{cases[0]}{more}{self._hint(kind)}")
+        if lines:
+            raise DataError(f"{self.path}: " + "\n  ".join(lines))
+
+    def _hint(self, kind: str) -> str:
+        bad = self.bad_ids.get(kind, set())
+        if kind == "category_id" and bad and all(0 <= i < len(self.label_of) for i in bad):
+            first = self.annotations.categories[0]
+            return (
+                "; are they labels, counted from 0? Then write the annotations' ids: 0 is "
+                f"{shown(first.name)}, id {first.id}"
+            )
+        if kind == "image_id" and bad:
+            for shift in (1, -1):
+                if all(i + shift in self.row_of for i in bad):
+                    return f"; the ids fit when {'raised' if shift == 1 else 'lowered'} by one"
+            return "; are these the results of another split?"
+        return ""
+
+    def _tell_left_out(self, total: int, any_kept: bool) -> None:
+        for what, names in self.left_out.items():
+            if not names:
+                continue
+            things = "files" if what == "file" else "category names"
+            text = (
+                f"{len(names)} of {total} entries name {things} that {self.annotations.source} "
+                f"doesn't have, such as {shown(names[0])}"
+            )
+            if not any_kept and len(names) == total:
+                raise DataError(f"{self.path}: {text}; are these the results of another split?")
+            warn(self.path, f"{text}; they are left out")
+
+
+def _file_name(entry: Mapping[str, Any]) -> str | None:
+    """What names the entry's image if it isn't a number."""
+    image_id = entry.get("image_id")
+    name = entry.get("file_name") if image_id is None else image_id
+    return name if isinstance(name, str) else None
 
 
 def _read_list(path: Path) -> list[Any]:
@@ -94,39 +277,6 @@ def _read_list(path: Path) -> list[Any]:
     if not isinstance(data, list):
         raise DataError(f"{path}: expected a list of detections, found {shown(data)}")
     return data
-
-
-def _field(entry: dict[str, Any], field: str, where: str) -> Any:
-    if field not in entry:
-        raise DataError(
-            f"{where}: no {field!r}; it has {', '.join(map(shown, list(entry)[:10])) or 'nothing'}"
-        )
-    return entry[field]
-
-
-def _known(
-    entry: dict[str, Any], field: str, known: set[int] | dict[int, int], where: str, source: Path
-) -> int:
-    value = _field(entry, field, where)
-    if type(value) is not int or value not in known:
-        raise DataError(f"{where}: {field} {shown(value)} is not in {source}")
-    return value
-
-
-def _box(entry: dict[str, Any], where: str) -> list[float]:
-    value = _field(entry, "bbox", where)
-    if not isinstance(value, list) or len(value) != 4 or not all(map(_is_finite, value)):
-        raise DataError(f"{where}: bbox must be 4 finite numbers, found {shown(value)}")
-    if value[2] < 0 or value[3] < 0:
-        raise DataError(f"{where}: bbox {shown(value)} has a negative width or height")
-    return [float(v) for v in value]
-
-
-def _number(entry: dict[str, Any], field: str, where: str) -> float:
-    value = _field(entry, field, where)
-    if not _is_finite(value):
-        raise DataError(f"{where}: {field} must be a finite number, found {shown(value)}")
-    return float(value)
 
 
 def _is_finite(value: object) -> bool:

@@ -213,6 +213,7 @@ def take(raw: RawAnnotations, keep: NDArray[np.bool_]) -> RawAnnotations:
         boxes=raw.boxes[keep],
         crowd=raw.crowd[keep],
         area=raw.area[keep],
+        xywh=None if raw.xywh is None else raw.xywh[keep],
         describe=lambda n: describe(int(places[n])),
     )
 

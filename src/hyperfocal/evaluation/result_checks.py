@@ -1,0 +1,107 @@
+"""What looks wrong with the detections of a results file, compared with the annotations."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hyperfocal.evaluation.evaluator import Floats
+from hyperfocal.evaluation.result_forms import likely_mistake
+from hyperfocal.types import AnnotationSet, HyperfocalWarning
+
+Ints = NDArray[np.int64]
+
+LEAST_MISSED = 0.05
+"""Share of the ground truth that lies in images without results; below it a detector may just have
+found nothing in them."""
+
+
+class ResultRows(NamedTuple):
+    """Detections of a results file as columns.
+
+    Attributes:
+        image: ``(N,)`` index in ``annotations.images``.
+        label: ``(N,)`` in ``0..K-1``.
+        xywh: ``(N, 4)`` as written.
+        score: ``(N,)``.
+    """
+
+    image: Ints
+    label: Ints
+    xywh: Floats
+    score: Floats
+
+
+def warn(path: Path, text: str) -> None:
+    """A `HyperfocalWarning` about a results file."""
+    warnings.warn(f"{path}: {text}", HyperfocalWarning, stacklevel=4)
+
+
+def check_results(rows: ResultRows, annotations: AnnotationSet, path: Path) -> None:
+    """Warn of each kind of likely mistake, with its number of cases."""
+    _check_coverage(rows, annotations, path)
+    check_scores(rows.score, path)
+    key = rows.image * len(annotations.categories) + rows.label
+    check_copies(np.column_stack([key, rows.xywh, rows.score]), path)
+    mistake = likely_mistake(rows.image, rows.label, rows.xywh, rows.score, annotations)
+    if mistake is not None:
+        warn(path, mistake)
+        return
+    empty = int((rows.xywh[:, 2:] <= 0).any(axis=1).sum())
+    if empty:
+        warn(path, f"{empty} of {len(key)} boxes have no width or height: they count as misses")
+    sizes = np.array([(r.width, r.height) for r in annotations.images], np.float64).reshape(-1, 2)
+    low, high = rows.xywh[:, :2], rows.xywh[:, :2] + rows.xywh[:, 2:]
+    outside = int(((low >= sizes[rows.image]) | (high <= 0)).any(axis=1).sum())
+    if outside:
+        warn(path, f"{outside} of {len(key)} boxes lie beside their image: they count as misses")
+
+
+def _check_coverage(rows: ResultRows, annotations: AnnotationSet, path: Path) -> None:
+    boxes = np.array([len(record.labels) for record in annotations.images])
+    has = np.zeros(len(boxes), np.bool_)
+    has[rows.image] = True
+    missed = int(boxes[~has].sum())
+    if missed and missed >= LEAST_MISSED * boxes.sum():
+        warn(
+            path,
+            f"results for {int(has.sum())} of {len(boxes)} images; the {missed} boxes of the "
+            "others count as not found",
+        )
+
+
+def check_scores(score: Floats, path: Path) -> None:
+    """Warn of scores that are no probabilities."""
+    bad = int(((score < 0) | (score > 1)).sum())
+    if bad:
+        warn(
+            path,
+            f"{bad} of {len(score)} scores lie outside [0, 1] ({score.min():g} to "
+            f"{score.max():g}); the metrics only use their order, the highest first",
+        )
+
+
+def check_copies(rows: Floats, path: Path) -> None:
+    """Warn of detections that are there more than once.
+
+    Args:
+        rows: ``(N, C)`` all that tells detections apart.
+        path: the results file.
+    """
+    if not len(rows):
+        return
+    # One hash a row: sorting numbers takes a tenth of the time of sorting rows.
+    bits = np.ascontiguousarray(rows + 0.0).view(np.uint64)
+    factors = np.random.default_rng(0).integers(1, 2**63, rows.shape[1], dtype=np.uint64) | 1
+    mixed = (bits ^ (bits >> np.uint64(29))) * factors
+    copies = len(rows) - len(np.unique((mixed ^ (mixed >> np.uint64(32))).sum(axis=1)))
+    if copies:
+        warn(
+            path,
+            f"{copies} of {len(rows)} detections are copies of others (same image, category, box "
+            "and score); copies count as misses",
+        )
