@@ -29,8 +29,8 @@ from hyperfocal.types import (
     DataError,
     ImageRecord,
     category_index,
-    written_xywh,
 )
+from hyperfocal.xywh import written_xywh
 
 MAX_OVERHANG = 1.0
 """Pixels that a box may stand out of its image and be left as it is.

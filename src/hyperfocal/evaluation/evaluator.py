@@ -17,8 +17,8 @@ from hyperfocal.types import (
     DataError,
     Detections,
     ImageRecord,
-    as_xywh,
 )
+from hyperfocal.xywh import as_xywh
 
 Floats = NDArray[np.float64]
 

@@ -19,8 +19,8 @@ from hyperfocal.types import (
     DataError,
     Detections,
     category_index,
-    written_xywh,
 )
+from hyperfocal.xywh import written_xywh
 
 DIGITS = 8
 """Significant digits of a written box."""

@@ -1,0 +1,28 @@
+"""Boxes as COCO's files write them, to the last digit."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def as_xywh(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """COCO's x, y, width, height ``(N, 4)`` from xyxy.
+
+    Rounded to a billionth of a pixel, which undoes the error of (x + w) - x for widths that were
+    written with up to nine decimals.
+    """
+    return np.concatenate([boxes[:, :2], np.round(boxes[:, 2:] - boxes[:, :2], 9)], axis=1)
+
+
+def written_xywh(
+    boxes: NDArray[np.float64], xywh: NDArray[np.float64]
+) -> NDArray[np.float64] | None:
+    """``xywh`` where its boxes still are ``boxes``, else `as_xywh`; None if that is all the same.
+
+    An IoU on a threshold may depend on the last digit of a width, which xyxy loses.
+    """
+    computed = as_xywh(boxes)
+    corners = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
+    exact = np.where((corners == boxes).all(axis=1, keepdims=True), xywh, computed)
+    return None if np.array_equal(exact, computed) else exact
