@@ -10,6 +10,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from hyperfocal.models import FPN, DenseHead, Inference, LossNormalizer
 from hyperfocal.models.head import join_levels
+from hyperfocal.models.matched import Where
 from hyperfocal.models.normalizer import NormalizerKind
 from hyperfocal.ops import stable_topk
 from hyperfocal.types import Batch, ConfigError, Detections, HeadOutput, Priors, Target
@@ -87,10 +88,11 @@ def test_boxes_of_a_few_priors_are_those_of_all(norm: str, wanted: list[tuple[in
     for image, prior in wanted:
         mask[image, prior] = True
     gradients = []
+    where = Where(*mask.nonzero(as_tuple=True))
     ways = (
         lambda: head(levels).box[mask].float(),
         lambda: head.regress_at(levels, mask),
-        lambda: head._from_all_box_outputs(levels, mask).box,  # as on a GPU
+        lambda: head._from_all_box_outputs(levels, where).box,  # as on a GPU
     )
     for compute in ways:
         head.zero_grad()

@@ -4,12 +4,13 @@ import copy
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hyperfocal import config as configs
 from hyperfocal.losses import (
@@ -20,6 +21,7 @@ from hyperfocal.losses import (
     SigmoidCrossEntropyLoss,
     SigmoidFocalLoss,
     SmoothL1Loss,
+    inputs,
     sigmoid_focal_loss,
     step_losses,
 )
@@ -425,3 +427,38 @@ def test_bias_of_the_prior_is_the_papers() -> None:
     head = DenseHead(8, 9, 80, depth=1, channels=8, prior=0.01)
     assert head.cls_logits.bias.unique().item() == pytest.approx(-math.log(99))
     assert head.cls_logits.bias.unique().item() == pytest.approx(-4.595, abs=1e-3)
+
+
+# ------------------------------------------------------------------ waits for a GPU
+
+
+class Waits(TorchDispatchMode):
+    """Counts the operations whose result a host needs, and so waits for the device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket._qualified_op_name
+        if name in ("aten::nonzero", "aten::_local_scalar_dense", "aten::masked_select"):
+            self.seen.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_training_step_waits_once_for_a_gpu(
+    small: Build, batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For where the positives are. With the branches that a GPU takes."""
+    model = small()
+    images = model.pixels(batch)
+    monkeypatch.setattr(model.pixels, "forward", lambda batch: images)
+    monkeypatch.setattr(
+        model.head, "box_outputs_at", lambda x, _, where: model.head._from_all_box_outputs(x, where)
+    )
+    monkeypatch.setattr(inputs, "check_range", lambda *_: None)  # looks at CPU tensors alone
+    model(batch)  # anchors are kept
+    with Waits() as waits:
+        total = model(batch).total
+    assert waits.seen == ["aten::nonzero"]
+    total.backward()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from hyperfocal.losses import BoxLoss, QualityLoss
 from hyperfocal.models.classification import classification_loss
 from hyperfocal.models.head import DenseHead, TowerFeatures
-from hyperfocal.models.matched import Matched, box_regression_loss, match
+from hyperfocal.models.matched import Matched, Where, box_regression_loss, match
 from hyperfocal.models.mining import MiningConfig, counted, mine
 from hyperfocal.models.normalizer import LossNormalizer
 from hyperfocal.models.quality import QualityBranch, centerness_at
@@ -184,7 +184,7 @@ class DenseCriterion(nn.Module):
             classification=classification,
             box=box_regression_loss(self.box_loss, self.coder, matched, box_weight),
             quality=quality,
-            positives=torch.tensor(len(image), device=image.device),
+            positives=torch.full((), len(image), device=image.device),
         )
 
     def positives(
@@ -207,8 +207,9 @@ class DenseCriterion(nn.Module):
         if self.refine is None and self.mining is not None:
             assignment = mine(self.mining, head, cls_maps, assignment, priors)
         wanted = assignment.positives(self.num_classes)
-        outputs = head.box_outputs_at(levels, wanted)
-        matched = match(priors, assignment, truth.targets, wanted, outputs.box)
+        where = Where(*wanted.nonzero(as_tuple=True))
+        outputs = head.box_outputs_at(levels, wanted, where)
+        matched = match(priors, assignment, truth.targets, where, outputs.box)
         quality = outputs.quality
         if self.quality is not None and quality is None:  # the branch is on the class tower
             assessed = head.assess(TowerFeatures(tuple(cls_maps), ()))
@@ -241,8 +242,9 @@ class DenseCriterion(nn.Module):
         """`counts` without the network; only where ``needs_predictions`` is False."""
         assignment: Assignment = self.assigner(truth.priors, truth.targets)
         positive = assignment.positives(self.num_classes)
-        nothing = truth.priors.boxes.new_zeros(int(positive.sum()), 4)
-        matched = match(truth.priors, assignment, truth.targets, positive, nothing)
+        where = Where(*positive.nonzero(as_tuple=True))
+        nothing = truth.priors.boxes.new_zeros(len(where.image), 4)
+        matched = match(truth.priors, assignment, truth.targets, where, nothing)
         return self.counts(Positives(assignment, matched, None), None)
 
     def counts(self, found: Positives, iou: Tensor | None) -> tuple[Tensor, Tensor | None]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hyperfocal import config
+from hyperfocal.models.matched import Where
 from hyperfocal.models.norm import GroupNorm
 from hyperfocal.types import HeadOutput
 
@@ -188,7 +189,9 @@ class DenseHead(nn.Module):
         """The box values ``(P, 4)`` of `box_outputs_at`."""
         return self.box_outputs_at(features, wanted).box
 
-    def box_outputs_at(self, features: Sequence[Tensor], wanted: Tensor) -> BoxOutputs:
+    def box_outputs_at(
+        self, features: Sequence[Tensor], wanted: Tensor, where: Where | None = None
+    ) -> BoxOutputs:
         """Box values, and quality from the box tower, of a few priors, from the pyramid's maps.
 
         A box loss needs the positive priors alone, and most levels of most images have none: their
@@ -199,13 +202,16 @@ class DenseHead(nn.Module):
         Args:
             features: ``(B, C, H, W)`` pyramid maps.
             wanted: ``(B, A)`` bool.
+            where: the same, where it is known.
 
         Returns:
             P rows in the order of ``wanted.nonzero()``. Without any, empty tensors that still
             connect to all parameters.
         """
         if wanted.is_cuda:
-            return self._from_all_box_outputs(features, wanted)
+            if where is None:
+                where = Where(*wanted.nonzero(as_tuple=True))
+            return self._from_all_box_outputs(features, where)
         per_location = self.box_deltas.out_channels // 4
         sizes = [level.shape[2] * level.shape[3] * per_location for level in features]
         masks = torch.split(wanted, sizes, dim=1)
@@ -231,14 +237,15 @@ class DenseHead(nn.Module):
             values = values + 0 * self.level_scales.sum()
         return BoxOutputs(values[:, :4], values[:, 4] if values.shape[1] == 5 else None)
 
-    def _from_all_box_outputs(self, features: Sequence[Tensor], wanted: Tensor) -> BoxOutputs:
+    def _from_all_box_outputs(self, features: Sequence[Tensor], where: Where) -> BoxOutputs:
         """What `box_outputs_at` gives, from the box tower on everything."""
         towers = [self.box_tower(level) for level in features]
-        # Not by a mask, nor by indexing: their gradients sort all indices.
-        index = wanted.flatten().nonzero().squeeze(1)
 
+        # Not by a mask, nor by indexing: their gradients sort all indices.
         def chosen(maps: list[Tensor], width: int) -> Tensor:
-            return join_levels(maps, width).flatten(0, 1).index_select(0, index).float()
+            joined = join_levels(maps, width)
+            index = where.image * joined.shape[1] + where.prior
+            return joined.flatten(0, 1).index_select(0, index).float()
 
         box = chosen([self._boxes(tower, n) for n, tower in enumerate(towers)], 4)
         if self.quality_logits is None or self.quality_tower != "box":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -9,8 +10,20 @@ import torch
 from torch import Tensor
 
 from hyperfocal.losses import BoxLoss
-from hyperfocal.ops import BoxCoder
+from hyperfocal.ops import BoxCoder, constant
 from hyperfocal.types import Assignment, Priors, Target
+
+
+class Where(NamedTuple):
+    """P priors of a batch; finding them waits for the device, so they are found once.
+
+    Attributes:
+        image: ``(P,)`` int64, index in the batch, rising.
+        prior: ``(P,)`` int64, index of the prior, rising within an image.
+    """
+
+    image: Tensor
+    prior: Tensor
 
 
 class Matched(NamedTuple):
@@ -35,7 +48,7 @@ def match(
     priors: Priors,
     assignment: Assignment,
     targets: Sequence[Target],
-    positive: Tensor,
+    where: Where,
     deltas: Tensor,
 ) -> Matched:
     """Gather the positives.
@@ -44,12 +57,12 @@ def match(
         priors: the A priors.
         assignment: of every image.
         targets: of every image.
-        positive: ``(B, A)`` bool.
-        deltas: ``(P, 4)`` box outputs in the order of ``positive.nonzero()``.
+        where: the positives.
+        deltas: ``(P, 4)`` their box outputs.
     """
-    image, prior = positive.nonzero(as_tuple=True)
+    image, prior = where
     counts = [len(target.labels) for target in targets]
-    first = torch.tensor([0, *counts[:-1]], device=image.device).cumsum(0)
+    first = constant([0, *itertools.accumulate(counts[:-1])], image.device)
     row = first[image] + assignment.gt_index[image, prior]
     boxes = torch.cat([target.boxes for target in targets])[row]
     return Matched(image, prior, priors.boxes[prior], boxes, deltas)

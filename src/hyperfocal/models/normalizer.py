@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from hyperfocal.losses.inputs import check_choice
+from hyperfocal.ops import constant_like
 
 NormalizerKind = Literal["global", "per_image", "ema"]
 """``global``: positives of the whole optimizer step over all processes. ``per_image``: each image
@@ -65,7 +66,7 @@ class LossNormalizer(nn.Module):
         count = positives.float()
         weight = count if weights is None else weights.float()
         both = torch.stack((count, weight), dim=1)
-        least = both.new_tensor((1.0, 1.0 if weights is None else LEAST_WEIGHT))
+        least = constant_like((1.0, 1.0 if weights is None else LEAST_WEIGHT), both)
         totals, processes = both.sum(dim=0), 1
         if self.kind == "per_image":
             totals = torch.full_like(totals, len(count))

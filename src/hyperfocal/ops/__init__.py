@@ -14,6 +14,7 @@ from hyperfocal.ops.coders import (
     encode_deltas,
     encode_distances,
 )
+from hyperfocal.ops.constants import constant, constant_like
 from hyperfocal.ops.nms import nms, stable_topk
 
 __all__ = [
@@ -25,6 +26,8 @@ __all__ = [
     "box_area",
     "box_iou",
     "clip_boxes",
+    "constant",
+    "constant_like",
     "decode_deltas",
     "decode_distances",
     "encode_deltas",

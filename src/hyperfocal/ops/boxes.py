@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hyperfocal.ops.constants import constant_like
+
 
 def box_area(boxes: Tensor) -> Tensor:
     """Areas ``(...)`` in px² of boxes ``(..., 4)``; a box turned inside out has area 0."""
@@ -67,4 +69,4 @@ def clip_boxes(boxes: Tensor, hw: tuple[int, int]) -> Tensor:
 def rescale_boxes(boxes: Tensor, from_hw: tuple[int, int], to_hw: tuple[int, int]) -> Tensor:
     """Boxes ``(..., 4)`` of an image of ``from_hw`` in the frame of the same image at ``to_hw``."""
     sy, sx = to_hw[0] / from_hw[0], to_hw[1] / from_hw[1]
-    return boxes * boxes.new_tensor((sx, sy, sx, sy))
+    return boxes * constant_like((sx, sy, sx, sy), boxes)

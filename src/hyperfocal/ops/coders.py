@@ -20,6 +20,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from hyperfocal.ops.constants import constant_like
+
 DeltaWeights = tuple[float, float, float, float]
 """Factors (wx, wy, ww, wh) on the encoded deltas."""
 
@@ -45,7 +47,7 @@ def encode_deltas(
     anchor_center = anchors[..., :2] + 0.5 * anchor_wh
     center = boxes[..., :2] + 0.5 * box_wh
     deltas = torch.cat(((center - anchor_center) / anchor_wh, (box_wh / anchor_wh).log()), dim=-1)
-    return deltas * deltas.new_tensor(weights)
+    return deltas * constant_like(weights, deltas)
 
 
 def decode_deltas(
@@ -65,7 +67,7 @@ def decode_deltas(
         ``(..., 4)`` xyxy.
     """
     deltas = deltas.to(torch.promote_types(deltas.dtype, torch.float32))
-    deltas = deltas / deltas.new_tensor(weights)
+    deltas = deltas / constant_like(weights, deltas)
     anchor_wh = anchors[..., 2:] - anchors[..., :2]
     center = deltas[..., :2] * anchor_wh + (anchors[..., :2] + 0.5 * anchor_wh)
     half = deltas[..., 2:].clamp(max=MAX_LOG_SCALE).exp() * anchor_wh * 0.5
