@@ -120,7 +120,8 @@ def test_another_number_of_categories_is_never_taken(
     data, out = tmp_path / "data", tmp_path / "run"
     shutil.copytree(drawn, data)
     run(plan(data), out)
-    edit(data / "train.json", one_more_category)
+    for split in ("train.json", "val.json"):
+        edit(data / split, one_more_category)
     with pytest.raises(ConfigError, match=r"6 against 7 categories.*only the data: 'extra'"):
         run(plan(data, "--resume", *flags), out)
 
