@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 import pytest
 
 from hyperfocal import config
+from hyperfocal.models import DetectorConfig
 from hyperfocal.types import ConfigError
 
 
@@ -122,7 +123,7 @@ def test_swapping_the_detector_keeps_what_both_share_and_was_set() -> None:
     from hyperfocal.recipes import load_recipe
 
     before = load_recipe("demo")
-    for kind in ("fcos", "atss", "paa", "improved_baseline"):
+    for kind in set(config.kinds(DetectorConfig)) - {"retinanet"}:
         after = override(before, ["--loss", "efl", "--loss.scale", "4", "--model", kind], "test")
         model = after.model
         assert (model.kind, model.loss.kind, model.loss.scale) == (kind, "efl", 4.0)

@@ -60,14 +60,22 @@ def test_weights_files_that_hold_something_else(tmp_path, data):
         (("model", "kind"), "os.system", "model.kind = 'os.system', but it must be one of"),
         (("model", "kind"), ["retinanet"], "it must be one of"),
         (("model", "loss", "kind"), {"a": 1}, "it must be one of"),
-        (("model", "loss", "class"), "subprocess.Popen", "loss.class: no such field"),
+        (("model", "loss", "class"), "subprocess.Popen", "loss.class = 'subprocess.Popen'"),
+        (("model", "loss", "class"), "subprocess:Popen", "would execute the module 'subprocess'"),
+        (("model", "class"), "os:system", "would execute the module 'os'"),
+        (("model", "neck", "class"), "trap:Neck", "would execute the module 'trap'"),
+        (("model", "backbone", "class"), ["trap:Net"], "it must be module:Class"),
+        (("data", "sampler", "class"), "\x1b[2Jtrap:S", "it must be module:Class"),
+        (("data", "class"), "trap:Data", "data.class: no such field"),
         (("model", "backbone", "name"), "hf-hub:someone/something", "a model that timm"),
         (("model", "backbone", "name"), "../../etc/passwd", "a model that timm"),
         (("data", "sampler"), "builtins.eval", "data.sampler"),
         (("train",), "__import__('os')", "train: expected an object"),
     ],
 )
-def test_a_config_can_name_no_class_of_its_own(tmp_path, path, value, what):
+def test_a_config_can_name_no_class_of_its_own(tmp_path, monkeypatch, path, value, what):
+    (tmp_path / "trap.py").write_text("open('sprung', 'w')")
+    monkeypatch.chdir(tmp_path)
     data = dump(load_recipe("demo"))
     place = data
     for key in path[:-1]:
@@ -78,6 +86,8 @@ def test_a_config_can_name_no_class_of_its_own(tmp_path, path, value, what):
     with pytest.raises(ConfigError) as caught:
         load(tmp_path)
     assert what in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+    assert not (tmp_path / "sprung").exists()
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"model": ' * 100_000, "\x00", "nul", '"a"'])

@@ -20,7 +20,7 @@ import torch
 from rich.console import Console
 
 import hyperfocal
-from hyperfocal.config import override
+from hyperfocal.config import kinds, override
 from hyperfocal.data import Split, TransformConfig
 from hyperfocal.engine.accelerator import find_device
 from hyperfocal.engine.devices import launch
@@ -33,6 +33,7 @@ from hyperfocal.engine.splits import read_splits
 from hyperfocal.engine.state import TrainState
 from hyperfocal.engine.step import micro_batches
 from hyperfocal.engine.train import TrainResult, train
+from hyperfocal.models import DetectorConfig
 from hyperfocal.recipes import load_recipe
 from hyperfocal.types import ConfigError, HyperfocalError, HyperfocalWarning
 
@@ -94,7 +95,7 @@ def test_a_run_leaves_everything_and_reloads(drawn: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.filterwarnings("ignore:.*is then plain focal loss")  # after four steps
-@pytest.mark.parametrize("model", ["fcos", "atss", "paa", "improved_baseline"])
+@pytest.mark.parametrize("model", kinds(DetectorConfig))
 def test_every_detector_trains_resumes_and_predicts(
     drawn: Path, tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,11 +22,11 @@ from hyperfocal.engine.experiment import Experiment
 from hyperfocal.engine.run_folder import RunFolder, TrainedCategories
 from hyperfocal.engine.train import train
 from hyperfocal.engine.transfer import build_detector, read_source
-from hyperfocal.models import Detector
+from hyperfocal.models import Detector, DetectorConfig
 from hyperfocal.recipes import load_recipe
 from hyperfocal.types import Batch, Category, CategoryCounts, ConfigError, HyperfocalWarning, Target
 
-KINDS = ["retinanet", "fcos", "atss", "paa", "improved_baseline"]
+KINDS = list(configs.kinds(DetectorConfig))
 SOURCE = ["bar", "disc", "ring", "star"]
 
 

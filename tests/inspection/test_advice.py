@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from hyperfocal.config import dump, override
+from hyperfocal.config import dump, kinds, override
 from hyperfocal.evaluation import FrequencyGroups
 from hyperfocal.inspection import advise, examine, find_splits
 from hyperfocal.inspection.advise_anchors import advise_anchors
@@ -20,6 +20,7 @@ from hyperfocal.inspection.advise_start import advise_start
 from hyperfocal.inspection.anchors import BoxTable, Fit, best_iou
 from hyperfocal.inspection.measure import Measurements
 from hyperfocal.losses import sigmoid_focal_loss
+from hyperfocal.models import DetectorConfig
 from hyperfocal.recipes import describe, load_recipe
 from hyperfocal.types import AnnotationSet, Category, CategoryCounts, ConfigError, ImageRecord
 
@@ -124,7 +125,7 @@ def test_weights_by_category_are_read_and_kept(two):
         advise(dataclasses.replace(found, experiment=wrong), recipe, "demo")
 
 
-@pytest.mark.parametrize("kind", ["fcos", "atss", "paa", "improved_baseline"])
+@pytest.mark.parametrize("kind", [kind for kind in kinds(DetectorConfig) if kind != "retinanet"])
 def test_every_detector_is_advised(two, kind):
     two.write()
     recipe = override(load_recipe("demo"), ["--model", kind], prog="test")

@@ -49,11 +49,11 @@ for package in (hyperfocal.losses, hyperfocal.ops):
     for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
         importlib.import_module(module.name)
 
-from typing import get_args
+from hyperfocal.config import kinds
 from hyperfocal.types import CategoryCounts
 counts = CategoryCounts((5, 4, 3), (9, 7, 5), 10)
 built = 0
-for config in get_args(hyperfocal.losses.ClassificationLossConfig):
+for config in kinds(hyperfocal.losses.ClassificationLossConfig).values():
     torch.manual_seed(0)
     loss = config().build(3, counts)
     logits = torch.randn(6, 3, requires_grad=True)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import hyperfocal
 from hyperfocal.losses import EqualizedFocalLoss, SigmoidFocalLoss
-from hyperfocal.models import ATSS, FCOS, PAA, Backbone, RetinaNet
+from hyperfocal.models import FCOS, Backbone, DenseDetector, RetinaNet
 from hyperfocal.models.detector import Detector
 from hyperfocal.types import Batch, ConfigError, DataError, Target
 
@@ -28,7 +28,9 @@ def images_and_targets(kind: type = torch.Tensor) -> tuple[list[Tensor], list[di
     return images, [{"boxes": b, "labels": n} for b, n in zip(boxes, labels, strict=True)]
 
 
-@pytest.mark.parametrize("kind", [RetinaNet, FCOS, ATSS, PAA])
+@pytest.mark.parametrize(
+    "kind", [c for c in DenseDetector.__subclasses__() if c.__module__.startswith("hyperfocal.")]
+)
 def test_a_plain_loop_learns_and_detects_like_torchvisions(kind: type[Any]) -> None:
     torch.manual_seed(0)
     model = kind(num_classes=3, backbone=SMALL)

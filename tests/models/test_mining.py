@@ -9,14 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from hyperfocal.config import kinds
 from hyperfocal.losses import SigmoidCrossEntropyLoss, sigmoid_cross_entropy
-from hyperfocal.models import ATSS, FCOS, PAA, Detector, ImprovedBaseline, RetinaNet
+from hyperfocal.models import ATSS, PAA, Detector, DetectorConfig, RetinaNet
 from hyperfocal.models.mining import HardNegativeMining, MiningConfig, OnlineHardMining
 from hyperfocal.types import Batch, ConfigError
 
-DETECTORS = pytest.mark.parametrize(
-    "kind", [RetinaNet.Config, FCOS.Config, ATSS.Config, PAA.Config, ImprovedBaseline]
-)
+DETECTORS = pytest.mark.parametrize("kind", kinds(DetectorConfig).values())
 MININGS = [
     OnlineHardMining(keep=16),
     OnlineHardMining(keep=16, one_to_three=True, divide_by="positives"),

@@ -6,7 +6,6 @@ import contextlib
 import copy
 import dataclasses
 import math
-from typing import get_args
 
 import pytest
 import torch
@@ -23,7 +22,15 @@ from hyperfocal.losses import (
     giou_loss,
 )
 from hyperfocal.losses.streamed_topk import streamed_topk
-from hyperfocal.models import ATSS, FCOS, PAA, Backbone, ImprovedBaseline, normalizer
+from hyperfocal.models import (
+    ATSS,
+    FCOS,
+    PAA,
+    Backbone,
+    DetectorConfig,
+    ImprovedBaseline,
+    normalizer,
+)
 from hyperfocal.models.dense import DenseDetector, QualityConfig
 from hyperfocal.models.detector import predicting
 from hyperfocal.models.head import QualityTower
@@ -33,10 +40,7 @@ from hyperfocal.ops import box_iou
 from hyperfocal.types import Batch, CategoryCounts, ConfigError, Target
 
 DETECTORS: list[type[QualityConfig]] = [
-    FCOS.Config,
-    ATSS.Config,
-    PAA.Config,
-    ImprovedBaseline,
+    c for c in configs.kinds(DetectorConfig).values() if issubclass(c, QualityConfig)
 ]
 KINDS = pytest.mark.parametrize("kind", DETECTORS, ids=lambda c: c.kind)
 
@@ -164,7 +168,9 @@ def test_images_without_boxes_train(
 COUNTS = CategoryCounts(images=(50, 5, 2, 1), instances=(90, 7, 3, 1), num_images=60)
 
 
-@pytest.mark.parametrize("loss", get_args(ClassificationLossConfig), ids=lambda c: c.kind)
+@pytest.mark.parametrize(
+    "loss", configs.kinds(ClassificationLossConfig).values(), ids=lambda c: c.kind
+)
 @KINDS
 def test_every_loss_trains(
     kind: type[QualityConfig], loss: type[configs.Config], batch: Batch

@@ -4,7 +4,7 @@ import copy
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import torch
@@ -153,7 +153,9 @@ def test_prior_keeps_cross_entropy_small_at_the_start(small: Build, batch: Batch
     assert losses[0.5] / losses[0.01] == pytest.approx(math.log(0.5) / math.log(0.99), rel=0.05)
 
 
-@pytest.mark.parametrize("settings", get_args(ClassificationLossConfig), ids=lambda c: c.kind)
+@pytest.mark.parametrize(
+    "settings", configs.kinds(ClassificationLossConfig).values(), ids=lambda c: c.kind
+)
 @pytest.mark.parametrize("kind", ["global", "per_image"])
 def test_every_loss_trains_and_takes_its_step(
     small: Build, batch: Batch, settings: type[configs.Config], kind: str

@@ -10,13 +10,14 @@ from tests.close import assert_near
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from hyperfocal.config import kinds
 from hyperfocal.losses import EqualizedFocalLoss
-from hyperfocal.models import ATSS, FCOS, PAA, Backbone, ImprovedBaseline, RetinaNet
+from hyperfocal.models import PAA, Backbone, DetectorConfig
 from hyperfocal.models.conv import StridedConv
 from hyperfocal.models.detector import Detector
 from hyperfocal.types import Batch, Target
 
-CONFIGS = [RetinaNet.Config, FCOS.Config, ATSS.Config, PAA.Config, ImprovedBaseline]
+CONFIGS = list(kinds(DetectorConfig).values())
 SIZES = [(32, 32), (64, 32), (32, 64), (64, 64), (96, 64)]
 
 

@@ -39,6 +39,7 @@ def evaluate(
     categories: Sequence[str] | None = None,
     train: Data | None = None,
     batch_size: int = 8,
+    trust: Sequence[str] = (),
     verbose: bool = True,
 ) -> Evaluation:
     """Metrics of detections against ground truth, overall, by frequency group and by category.
@@ -52,6 +53,7 @@ def evaluate(
         train: the training split, whose category frequencies give APr, APc and APf. A run has its
             own.
         batch_size: images that a function gets at a time.
+        trust: modules that the components of a run folder may come from, as for `hyperfocal.load`.
         verbose: show progress.
 
     Returns:
@@ -72,7 +74,7 @@ def evaluate(
     from hyperfocal.evaluation import read_results
 
     console = Console(quiet=not verbose)
-    run = _as_run(what)
+    run = _as_run(what, trust)
     known = run.categories if run is not None else None
     annotations = _split(data, "data", categories, known, run, console, is_file=_is_file(what))
     config = EvaluationConfig() if run is None else run.experiment.evaluation
@@ -104,14 +106,14 @@ def _is_file(what: object) -> bool:
     return isinstance(what, str | Path) and Path(what).is_file()
 
 
-def _as_run(what: object) -> Run | None:
+def _as_run(what: object, trust: Sequence[str]) -> Run | None:
     """The run that ``what`` is or names; None for results, functions and detections."""
     if isinstance(what, Run):
         return what
     if isinstance(what, str | Path):
         if not Path(what).exists():
             raise ConfigError(f"{what}: no such run folder or results file")
-        return Run(what) if Path(what).is_dir() else None
+        return Run(what, trust=trust) if Path(what).is_dir() else None
     if callable(what) or isinstance(what, Mapping):
         return None
     raise ConfigError(

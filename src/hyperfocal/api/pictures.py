@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -63,15 +64,15 @@ def draw_pictures(result: TrainResult) -> list[Path]:
     if result.evaluation is not None:
         pictures.append(category_figure(run.path, categories))
         if result.splits.val is not None:
-            pictures.append(draw_panel(run, result.splits.val))
+            pictures.append(draw_panel(run, result.splits.val, result.trust))
     if run.ratios.exists():
         pictures.append(ratio_figure(run.path, ratios))
     return pictures
 
 
-def draw_panel(run: RunFolder, val: AnnotationSet) -> Path:
+def draw_panel(run: RunFolder, val: AnnotationSet, trust: Sequence[str] = ()) -> Path:
     """Detections beside ground truth for the val images with the rarest categories."""
-    model = load(run.path)
+    model = load(run.path, trust=trust)
     counts = run.read_categories().counts
     records = rarest_first(val, counts.images if counts else None)[:PANEL_IMAGES]
     images = [load_sample(record, record.id).image for record in records]

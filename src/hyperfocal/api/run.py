@@ -37,6 +37,7 @@ class Run:
         path: the run folder.
         device: where the detector runs.
         stopped_by: the signal that ended the training early, or None.
+        trust: modules outside the package that the run's components may come from.
     """
 
     def __init__(
@@ -44,14 +45,16 @@ class Run:
         path: str | Path,
         device: str | int | torch.device = "auto",
         stopped_by: str | None = None,
+        trust: Sequence[str] = (),
     ) -> None:
         self.path, self.device, self.stopped_by = Path(path), device, stopped_by
+        self.trust = tuple(trust)
         self._folder = RunFolder(self.path)
 
     @functools.cached_property
     def experiment(self) -> Experiment:
         """Every setting of the run, from its config.json."""
-        return self._folder.read_experiment()
+        return self._folder.read_experiment(self.trust)
 
     @functools.cached_property
     def categories(self) -> tuple[Category, ...]:
@@ -89,7 +92,7 @@ class Run:
     @functools.cached_property
     def predictor(self) -> Predictor:
         """The detector with its transforms; the weights are read at the first use."""
-        return load_predictor(self.path, self.device)
+        return load_predictor(self.path, self.device, self.trust)
 
     @property
     def detector(self) -> Detector:
@@ -145,21 +148,25 @@ class Run:
         )
 
 
-def load(run: str | Path, device: str | int | torch.device = "auto") -> Run:
+def load(
+    run: str | Path, device: str | int | torch.device = "auto", *, trust: Sequence[str] = ()
+) -> Run:
     """Load the best weights of a run folder.
 
     Args:
         run: what ``hyperfocal train``, `hyperfocal.train` or ``hyperfocal import`` wrote.
         device: ``"auto"`` takes a CUDA device if there is one.
+        trust: modules outside the package, or .py files, that the run's components may come from,
+            such as ``["my_losses"]``: they are imported, so what is in them is executed.
 
     Raises:
-        ConfigError: the folder, its config or its weights are missing or damaged, or there is no
-            such device.
+        ConfigError: the folder, its config or its weights are missing or damaged, there is no such
+            device, or a component is of a module that isn't trusted.
 
     Example:
         >>> run = load("runs/mine")  # doctest: +SKIP
         >>> run.predict("photo.jpg")  # doctest: +SKIP
     """
-    found = Run(run, device)
+    found = Run(run, device, trust=trust)
     _ = found.predictor  # so that damage is reported here, not at the first use
     return found

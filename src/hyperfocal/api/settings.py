@@ -7,7 +7,7 @@ import dataclasses
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,15 +19,18 @@ if TYPE_CHECKING:
 
 Settings = Mapping[str, Any]
 """Flags by name, without the dashes: ``{"train.epochs": 15, "loss": "efl"}``. A component may be
-given by its Config in place of its name."""
+given by its Config in place of its name, one of another module also as ``"module:Class"``."""
 
 
-def as_experiment(recipe: str | Path | Experiment, settings: Settings | None) -> Experiment:
+def as_experiment(
+    recipe: str | Path | Experiment, settings: Settings | None, trust: Sequence[str] = ()
+) -> Experiment:
     """A recipe's experiment with settings changed.
 
     Args:
         recipe: a name from ``hyperfocal recipes``, the path of a recipe file, or an `Experiment`.
         settings: what to change.
+        trust: modules that the components of a run folder may come from.
 
     Raises:
         ConfigError: an unknown recipe or setting, or an impossible value; names the setting and the
@@ -36,9 +39,13 @@ def as_experiment(recipe: str | Path | Experiment, settings: Settings | None) ->
     from hyperfocal.engine.experiment import Experiment
     from hyperfocal.recipes import load_recipe
 
-    experiment = recipe if isinstance(recipe, Experiment) else load_recipe(str(recipe))
+    experiment = recipe if isinstance(recipe, Experiment) else load_recipe(str(recipe), trust)
     settings = dict(settings or {})
-    components = {name: value for name, value in settings.items() if isinstance(value, Config)}
+    components = {
+        name: value() if isinstance(value, type) else value
+        for name, value in settings.items()
+        if isinstance(value, Config) or (isinstance(value, type) and issubclass(value, Config))
+    }
     for name, value in components.items():
         experiment = _replaced(experiment, name, value)
     rest = {name: value for name, value in settings.items() if name not in components}

@@ -27,6 +27,7 @@ def train(
     out: str | Path | None = None,
     settings: Settings | None = None,
     categories: Sequence[str] | None = None,
+    trust: Sequence[str] = (),
     verbose: bool = True,
 ) -> Run:
     """Train a detector, evaluate it and keep the best weights.
@@ -34,7 +35,8 @@ def train(
     The same as ``hyperfocal train RECIPE ...``: the same settings, checks, files and resuming.
 
     Args:
-        recipe: a name from ``hyperfocal recipes``, the path of a recipe file, or an `Experiment`.
+        recipe: a name from ``hyperfocal recipes``, the path of a recipe file or of a run folder, or
+            an `Experiment`.
         train: the training split: ``(annotations, images)`` as paths, an `AnnotationSet`, a
             ``supervision.DetectionDataset`` or a torch Dataset (`hyperfocal.annotations_of`).
         val: the validation split, of the same kinds; None trains without evaluation.
@@ -42,6 +44,8 @@ def train(
         settings: flags by name, such as ``{"train.epochs": 15, "loss": "efl", "sampler": "rfs"}``;
             ``{"resume": True}`` resumes the run in ``out``, ``{"overwrite": True}`` replaces it.
         categories: names in label order, for a torch Dataset.
+        trust: with a run folder as recipe, the modules outside the package that its components may
+            come from. A component that ``settings`` name needs none.
         verbose: show progress and results.
 
     Returns:
@@ -68,7 +72,7 @@ def train(
     from hyperfocal.engine.train import train as run_training
 
     console = Console(quiet=not verbose)
-    experiment = as_experiment(recipe, settings)
+    experiment = as_experiment(recipe, settings, trust)
     name = "experiment" if not isinstance(recipe, str | Path) else Path(recipe).stem
     place = Path(out) if out is not None else experiment.out or Path("runs") / name
     experiment = with_files(experiment, train, val, place)
@@ -93,7 +97,7 @@ def train(
             f"Stopped by {result.stopped_by}; everything is saved in {place}. Continue with "
             "settings={'resume': True}.",
         )
-    return Run(place, stopped_by=result.stopped_by)
+    return Run(place, stopped_by=result.stopped_by, trust=result.trust)
 
 
 def with_files(experiment: Experiment, train: Data, val: Data | None, out: Path) -> Experiment:

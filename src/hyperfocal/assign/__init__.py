@@ -7,10 +7,14 @@ from hyperfocal.assign.fcos import FCOSAssigner, RangeLimits, assign_fcos
 from hyperfocal.assign.max_iou import LowQuality, MaxIoUAssigner, assign_max_iou
 from hyperfocal.assign.mixture import Mixture, fit_mixtures
 from hyperfocal.assign.paa import CornerCases, PAAAssigner, split_by_cost
+from hyperfocal.assign.roles import Assigner, AssignerConfig, CostAssigner
 
 __all__ = [
     "ATSSAssigner",
+    "Assigner",
+    "AssignerConfig",
     "CornerCases",
+    "CostAssigner",
     "FCOSAssigner",
     "LowQuality",
     "MaxIoUAssigner",

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from hyperfocal import config
+from hyperfocal.assign.roles import Assigner, AssignerConfig
 from hyperfocal.ops import paired_iou
 from hyperfocal.types import Assignment, Priors, Target
 
@@ -76,7 +76,7 @@ def _least(values: Tensor, k: int) -> Tensor:
     return below | (tied & (tied.cumsum(dim=1) <= room))
 
 
-class ATSSAssigner(nn.Module):
+class ATSSAssigner(Assigner):
     """`assign_atss` for a batch.
 
     Args:
@@ -84,8 +84,10 @@ class ATSSAssigner(nn.Module):
         top_k: candidates a level.
     """
 
+    centers_inside: ClassVar[bool] = True
+
     @dataclass(frozen=True)
-    class Config(config.Config):
+    class Config(AssignerConfig):
         """Settings of `ATSSAssigner`."""
 
         top_k: int = 9

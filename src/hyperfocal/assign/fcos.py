@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from hyperfocal import config
+from hyperfocal.assign.roles import Assigner, AssignerConfig
 from hyperfocal.types import Assignment, Priors, Target
 
 RangeLimits = Literal["closed", "open", "half_open"]
@@ -78,7 +78,7 @@ def assign_fcos(
     return torch.where(positive, target.labels[gt_index], background), gt_index * positive
 
 
-class FCOSAssigner(nn.Module):
+class FCOSAssigner(Assigner):
     """`assign_fcos` for a batch.
 
     Args:
@@ -88,8 +88,10 @@ class FCOSAssigner(nn.Module):
         range_limits: see `RangeLimits`.
     """
 
+    centers_inside: ClassVar[bool] = True
+
     @dataclass(frozen=True)
-    class Config(config.Config):
+    class Config(AssignerConfig):
         """Settings of `FCOSAssigner`."""
 
         radius: float | None = 1.5

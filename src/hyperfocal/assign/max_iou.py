@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from hyperfocal import config
+from hyperfocal.assign.roles import Assigner, AssignerConfig
 from hyperfocal.ops import box_iou
 from hyperfocal.types import IGNORED, Assignment, Priors, Target
 
@@ -80,7 +80,7 @@ def assign_max_iou(
     return labels, gt_index * is_positive
 
 
-class MaxIoUAssigner(nn.Module):
+class MaxIoUAssigner(Assigner):
     """`assign_max_iou` for a batch.
 
     Args:
@@ -91,7 +91,7 @@ class MaxIoUAssigner(nn.Module):
     """
 
     @dataclass(frozen=True)
-    class Config(config.Config):
+    class Config(AssignerConfig):
         """Settings of `MaxIoUAssigner`."""
 
         positive: float = 0.5

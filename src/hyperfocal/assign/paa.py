@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from hyperfocal import config
 from hyperfocal.assign.max_iou import LowQuality, assign_max_iou
 from hyperfocal.assign.mixture import fit_mixtures
+from hyperfocal.assign.roles import AssignerConfig, CostAssigner
 from hyperfocal.types import Assignment, Priors, Target
 
 CornerCases = Literal["official", "mmdetection"]
@@ -103,7 +103,7 @@ def _place(keys: Tensor) -> Tensor:
     return index - (index * starts).cummax(dim=0).values
 
 
-class PAAAssigner(nn.Module):
+class PAAAssigner(CostAssigner):
     """Candidates by IoU, then `split_by_cost`, for a batch.
 
     Args:
@@ -114,7 +114,7 @@ class PAAAssigner(nn.Module):
     """
 
     @dataclass(frozen=True)
-    class Config(config.Config):
+    class Config(AssignerConfig):
         """Settings of `PAAAssigner`."""
 
         candidate_iou: float = 0.1

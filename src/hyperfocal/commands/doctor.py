@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hyperfocal.commands.trust import add_trust
 from hyperfocal.names import say
 from hyperfocal.types import ConfigError
 
@@ -39,7 +40,7 @@ def run(words: list[str]) -> int:
     from hyperfocal.inspection import advise, examine, print_report, write_page
     from hyperfocal.recipes import load_recipe
 
-    recipe = load_recipe(args.recipe)
+    recipe = load_recipe(args.recipe, args.trust)
     if args.data is not None:
         flags = [*_located(args.data, flags), *flags]
     experiment = override(recipe, flags, prog="hyperfocal doctor")
@@ -107,6 +108,7 @@ def _parse(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
         help="how many images to decode, to find hidden damage and copies between the splits: "
         "none, 500 of each split, or all (default sample)",
     )
+    add_trust(parser)
     parser.add_argument("--json", type=Path, metavar="OUT", help="write findings and advice here")
     parser.add_argument(
         "--html",

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hyperfocal.commands.trust import add_trust
 from hyperfocal.types import ConfigError
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def run(words: list[str]) -> int:
         config = EvaluationConfig(protocol=args.protocol or "coco")
     else:
         folder = RunFolder(args.run)
-        experiment = folder.read_experiment()
+        experiment = folder.read_experiment(args.trust)
         trained = folder.read_categories()
         place = Split(
             args.annotations, args.images, args.classes, args.image_labels, args.hierarchy
@@ -140,7 +141,7 @@ def _detect(
     from hyperfocal.engine.predict import load
     from hyperfocal.engine.progress import ProgressBar
 
-    model = load(args.run, args.device)
+    model = load(args.run, args.device, args.trust)
     batches = eval_batches(
         experiment.data, annotations, batch_size=experiment.evaluation.batch_size
     )
@@ -194,6 +195,7 @@ def _parse(words: list[str]) -> argparse.Namespace:
         default="error",
         help="stop on images that can't be used, or leave them out with a warning",
     )
+    add_trust(parser)
     parser.add_argument("--json", type=Path, metavar="OUT", help="write every number here")
     parser.add_argument("--device", default="auto", help="default: a GPU where there is one")
     files = {

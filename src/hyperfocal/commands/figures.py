@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hyperfocal.commands.trust import add_trust
 from hyperfocal.files import check_folder
 from hyperfocal.names import say
 from hyperfocal.types import ConfigError
@@ -190,7 +191,8 @@ def _pass(
     from hyperfocal.engine.run_folder import RunFolder
     from hyperfocal.engine.splits import read_split
 
-    model, data = load(run, args.device), RunFolder(run).read_experiment().data
+    model = load(run, args.device, args.trust)
+    data = RunFolder(run).read_experiment(args.trust).data
     if args.annotations is not None:
         data = dataclasses.replace(data, val=Split(args.annotations, args.images))
     name: SplitName = "train" if split == "train" else "val"
@@ -248,6 +250,7 @@ def _parse(words: list[str]) -> argparse.Namespace:
         help="look at these images in place of the runs' own splits",
     )
     parser.add_argument("--data.images", dest="images", type=Path, metavar="D", help="image folder")
+    add_trust(parser)
     parser.add_argument("--device", default="auto", help="default: a GPU where there is one")
     args = parser.parse_args(words)
     check_folder(args.out, "--out")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hyperfocal.commands.trust import add_trust
 from hyperfocal.files import check_folder
 from hyperfocal.types import ConfigError, DataError
 
@@ -31,6 +32,7 @@ def run(words: list[str]) -> int:
         "--score", type=float, default=0.3, help="draw detections from this score on (default 0.3)"
     )
     parser.add_argument("--batch-size", type=int, default=8, help="images a pass (default 8)")
+    add_trust(parser)
     parser.add_argument("--device", default="auto", help="default: a GPU where there is one")
     args = parser.parse_args(words)
     if not 0 <= args.score <= 1:
@@ -49,7 +51,7 @@ def run(words: list[str]) -> int:
     from hyperfocal.figures import draw_detections
 
     console = Console()
-    model = load(args.run, args.device)
+    model = load(args.run, args.device, args.trust)
     names = [category.name for category in model.categories]
     args.out.mkdir(parents=True, exist_ok=True)
     predictions, drawn = [], 0

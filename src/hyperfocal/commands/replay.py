@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from hyperfocal.commands.trust import add_trust
 from hyperfocal.names import say
 
 
@@ -17,12 +18,13 @@ def run(words: list[str]) -> int:
     )
     parser.add_argument("FILE", type=Path, help="batch-RANK.pt in RUN/blackbox/STEP")
     parser.add_argument("--accelerator", choices=["cpu", "cuda", "mps"], help="default: the run's")
+    add_trust(parser)
     args = parser.parse_args(words)
     from rich.console import Console
 
     from hyperfocal.engine.blackbox import replay
 
-    made, console = replay(args.FILE, args.accelerator), Console()
+    made, console = replay(args.FILE, args.accelerator, args.trust), Console()
     say(console, f"step {made.step}, images {', '.join(map(str, made.image_ids))}")
     for terms in made.gradients.terms:
         values = [f"{name} {float(value):.6g}" for name, value in terms.named().items()]

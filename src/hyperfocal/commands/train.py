@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from hyperfocal.commands.trust import take_trust
 from hyperfocal.names import MAX_COMMAND, command, say
 from hyperfocal.types import ConfigError
 
@@ -18,6 +19,8 @@ Train a detector and measure it.
 RECIPE is a name from `hyperfocal recipes`, a path to your own recipe file, or a run folder, whose
 detector and settings are taken. `--model.weights RUN` starts any recipe from a trained detector
 (docs/fine_tuning.md).
+`--loss my_losses:MyLoss` takes a loss of your own, and likewise every other component; `--trust
+my_losses` allows a run folder's (docs/extend.md).
 `hyperfocal train RECIPE --help` lists every setting with its default.
 Annotations: COCO JSON, a YOLO data.yaml, a folder of Pascal VOC XML, or the CSV of Open Images."""
 
@@ -35,10 +38,11 @@ def run(words: list[str]) -> int:
             parser.parse_args(words)  # prints and exits
         raise ConfigError(f"the recipe comes first: hyperfocal train RECIPE {command(*words)}")
     name, *flags = words
+    trust, flags = take_trust(flags)
     from hyperfocal.config import override
     from hyperfocal.recipes import load_recipe
 
-    experiment = override(load_recipe(name), flags, prog=f"hyperfocal train {name}")
+    experiment = override(load_recipe(name, trust), flags, prog=f"hyperfocal train {name}")
     out = experiment.out or Path("runs") / Path(name).stem
     from rich.console import Console
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperfocal import config
+from hyperfocal.config import Config
 from hyperfocal.types import AnnotationSet, CategoryCounts, DataError
 
 # Last word of a generator's key. It keeps the order of images apart from their augmentation
@@ -30,6 +31,19 @@ class Sampler(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class SamplerConfig(Config, role=True):
+    """Settings of a sampler."""
+
+    @abstractmethod
+    def build(self, annotations: AnnotationSet, seed: int) -> Sampler:
+        """The sampler for a training split.
+
+        Raises:
+            DataError: the split doesn't have what it needs, such as boxes.
+        """
+
+
 def _rng(seed: int, epoch: int) -> np.random.Generator:
     return np.random.default_rng([seed, epoch, 0, _KEY])
 
@@ -38,7 +52,7 @@ class PlainSampler:
     """Every image once an epoch, in a new order each time."""
 
     @dataclass(frozen=True)
-    class Config(config.Config):
+    class Config(SamplerConfig):
         """Every image once an epoch."""
 
         kind: ClassVar[str] = "plain"
@@ -102,7 +116,7 @@ class RepeatFactorSampler:
     """
 
     @dataclass(frozen=True)
-    class Config(config.Config):
+    class Config(SamplerConfig):
         """Images with rare categories come several times an epoch (LVIS)."""
 
         kind: ClassVar[str] = "rfs"
@@ -146,7 +160,7 @@ class ClassBalancedSampler:
     """
 
     @dataclass(frozen=True)
-    class Config(config.Config):
+    class Config(SamplerConfig):
         """All categories equally often, whatever their number of images."""
 
         kind: ClassVar[str] = "class_balanced"
@@ -195,7 +209,7 @@ class ImageWeightSampler:
     """
 
     @dataclass(frozen=True)
-    class Config(config.Config):
+    class Config(SamplerConfig):
         """Images weighted by the categories in them, between even and as they occur."""
 
         kind: ClassVar[str] = "image_weights"
@@ -252,11 +266,3 @@ def _rounds(values: NDArray[np.int64], count: int, rng: np.random.Generator) -> 
     """``count`` values: shuffled rounds through all of them, one after another."""
     rounds = [rng.permutation(values) for _ in range(-(-count // len(values)))]
     return np.concatenate([*rounds, values[:0]])[:count]
-
-
-SamplerConfig = (
-    PlainSampler.Config
-    | RepeatFactorSampler.Config
-    | ClassBalancedSampler.Config
-    | ImageWeightSampler.Config
-)

@@ -186,19 +186,24 @@ class Replay(NamedTuple):
     bad_gradients: tuple[str, ...]
 
 
-def replay(file: Path, accelerator: Literal["auto", "cpu", "cuda", "mps"] | None = None) -> Replay:
+def replay(
+    file: Path,
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] | None = None,
+    trust: Sequence[str] = (),
+) -> Replay:
     """Make the forward and backward pass of a black box again, in one process.
 
     Args:
         file: ``batch-RANK.pt`` of a black box inside its run folder.
         accelerator: where; by default as the run.
+        trust: modules outside the package that the run's components may come from.
 
     Raises:
         HyperfocalError: a file is missing or damaged.
     """
     saved = load_checkpoint(file)
     run = RunFolder(file.resolve().parents[2])
-    experiment = dataclasses.replace(run.read_experiment(), devices=1)
+    experiment = dataclasses.replace(run.read_experiment(trust), devices=1)
     config = dataclasses.replace(experiment.train, micro_batches=saved["parts"])
     experiment = dataclasses.replace(
         experiment, train=config, accelerator=accelerator or experiment.accelerator

@@ -7,9 +7,8 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-from hyperfocal.config import Config, did_you_mean
+from hyperfocal.config import Config, did_you_mean, walk, with_field
 from hyperfocal.engine.experiment import Experiment
 from hyperfocal.files import is_file, load_json, read_text, shown
 from hyperfocal.types import Category, ConfigError
@@ -27,17 +26,16 @@ def with_categories(experiment: Experiment, categories: Sequence[Category]) -> E
         ConfigError: a name that is no category, something that is no number in [0, 1], or a
             category without a value.
     """
-    loss: Any = experiment.model.loss
     names = [category.name for category in categories]
-    values = {
-        field: values_of(getattr(loss, field), names, _default(loss, field), f"model.loss.{field}")
-        for field in loss.by_category
-        if isinstance(getattr(loss, field), str)
-    }
-    if not values:
-        return experiment
-    model = dataclasses.replace(experiment.model, loss=dataclasses.replace(loss, **values))
-    return dataclasses.replace(experiment, model=model)
+    result = experiment
+    for path, part in walk(experiment):
+        for field in part.by_category:
+            text = getattr(part, field)
+            if isinstance(text, str):
+                setting = f"{path}.{field}"
+                values = values_of(text, names, _default(part, field), setting)
+                result = with_field(result, setting.split("."), values)
+    return result
 
 
 def values_of(

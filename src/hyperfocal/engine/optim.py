@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from torch import nn, optim
 
 from hyperfocal.engine.experiment import TrainConfig
-from hyperfocal.models import Backbone, Detector
+from hyperfocal.models import Detector, FeatureNetwork
 from hyperfocal.types import ConfigError
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
@@ -52,7 +52,7 @@ def freeze(model: Detector, config: TrainConfig) -> None:
     if model.head_part is None:
         raise ConfigError(f"train.parts = head, but {type(model).__name__} declares no head_part")
     for name, module in model.named_children():
-        if isinstance(module, Backbone):
+        if isinstance(module, FeatureNetwork):
             module.fix()
         elif name != model.head_part:
             module.requires_grad_(False)

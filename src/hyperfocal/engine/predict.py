@@ -90,19 +90,22 @@ class Predictor:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
 
-def load(run: str | Path, device: str | int | torch.device = "auto") -> Predictor:
+def load(
+    run: str | Path, device: str | int | torch.device = "auto", trust: Sequence[str] = ()
+) -> Predictor:
     """Load the best weights of a run folder.
 
     Args:
         run: what ``hyperfocal train`` or ``hyperfocal import`` wrote.
         device: ``"auto"`` takes a CUDA device where there is one.
+        trust: modules outside the package that the run's components may come from.
 
     Raises:
         ConfigError: the folder, its config or its weights are missing or damaged, or there is no
             such device.
     """
     folder, place = RunFolder(Path(run)), find_device(device)
-    experiment = folder.read_experiment()
+    experiment = folder.read_experiment(trust)
     trained = folder.read_categories()
     # The same architecture with no initial weights to fetch: the run's own come next.
     detector = experiment.model.offline().build(len(trained.categories), trained.counts)

@@ -161,15 +161,19 @@ class RunFolder:
             return None
         return known.get("weights_from") if isinstance(known, dict) else None
 
-    def read_experiment(self) -> Experiment:
-        """The config that the run was made with."""
+    def read_experiment(self, trust: Sequence[str] = ()) -> Experiment:
+        """The config that the run was made with.
+
+        Args:
+            trust: modules outside the package that its components may come from.
+        """
         if self.path.is_file():
             raise ConfigError(f"{self.path}: a file; give its run folder, {self.path.parent}")
         if not self.path.is_dir():
             raise ConfigError(f"{self.path}: no such run folder")
         if not self.config.exists():
             raise ConfigError(f"{self.path}: not a run folder (it has no {self.config.name})")
-        return configs.load_file(Experiment, self.config)
+        return configs.load_file(Experiment, self.config, configs.trusted(trust))
 
     def read_categories(self) -> TrainedCategories:
         """The categories that the run was trained on."""

@@ -10,6 +10,7 @@ import torch
 from lightning_fabric import Fabric
 from rich.console import Console
 
+from hyperfocal.config import check_reloads, modules_of
 from hyperfocal.data import BrokenFileWarning, epoch_length, eval_batches, train_batches
 from hyperfocal.engine.agreement import Verdict, agree
 from hyperfocal.engine.by_category import with_categories
@@ -58,6 +59,7 @@ class TrainResult:
         early: why it ended before its last step by ``train.patience``; None if it didn't.
         is_main: whether this process is the one that writes files and talks.
         saturation: how far a loss that equalizes categories still does; None for other losses.
+        trust: the modules outside the package that its components came from.
     """
 
     run: RunFolder
@@ -67,6 +69,7 @@ class TrainResult:
     is_main: bool
     saturation: Saturation | None = None
     early: str | None = None
+    trust: tuple[str, ...] = ()
 
 
 def train(
@@ -92,6 +95,7 @@ def train(
             "--resume goes on with a run, --overwrite replaces it: give one of the two"
         )
     check_folder(run.path, "--out")
+    check_reloads(experiment)  # not only after the last step
     fabric = launch(experiment)
     if not fabric.is_global_zero:  # one process says what is to be said
         warnings.simplefilter("ignore", HyperfocalWarning)
@@ -241,7 +245,14 @@ class _Loop:
         if early is not None and main:
             self.console.print(early, highlight=False, soft_wrap=True)
         return TrainResult(
-            self.run, self.splits, state.evaluation, stopped_by, main, saturated, early
+            self.run,
+            self.splits,
+            state.evaluation,
+            stopped_by,
+            main,
+            saturated,
+            early,
+            modules_of(self.experiment),
         )
 
     @property

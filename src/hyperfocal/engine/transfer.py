@@ -295,7 +295,8 @@ def _memory(
     settings: Mapping[str, Any],
 ) -> set[str]:
     """The buffers of a loss with memory, where it is the same loss of the same categories."""
-    kinds = [side.get("loss", {}).get("kind") for side in (settings, source.model)]
+    losses = [side.get("loss", {}) for side in (settings, source.model)]
+    kinds = [(loss.get("kind"), loss.get("class")) for loss in losses]
     buffers = set(own_buffers(model)) & model.state_dict().keys()
     same = list(source.categories or ()) == list(names) and kinds[0] == kinds[1]
     return buffers if same and buffers <= fitting.keys() else set()

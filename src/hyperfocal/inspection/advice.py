@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from hyperfocal.inspection.anchors import measure_fit
 from hyperfocal.inspection.examine import Examination
 from hyperfocal.inspection.measure import Measurements, measure, with_imbalance
 from hyperfocal.inspection.proposal import Proposal
+from hyperfocal.models import DenseConfig
 from hyperfocal.names import command
 
 
@@ -101,13 +102,13 @@ def advise(
     adopt(advise_size(experiment, measured))
     if proposals[-1].flags:
         measured = measure(experiment, train, measure_fit(experiment, train))
-    adopt(advise_anchors(experiment, measured))
-    if proposals[-1].flags:
-        measured = measure(experiment, train, measure_fit(experiment, train))
-    measured = with_imbalance(experiment, measured)
-    steps: tuple[Callable[[Experiment, Measurements], Proposal], ...] = (advise_loss, advise_prior)
-    for step in steps:
-        adopt(step(experiment, measured))
+    if isinstance(experiment.model, DenseConfig):
+        adopt(advise_anchors(experiment, measured))
+        if proposals[-1].flags:
+            measured = measure(experiment, train, measure_fit(experiment, train))
+        measured = with_imbalance(experiment, measured)
+        adopt(advise_loss(experiment, measured))
+        adopt(advise_prior(experiment, measured))
     adopt(advise_sampler(experiment, measured, train))
     adopt(advise_lr(experiment, original))
     adopt(advise_schedule(experiment, measured, train))

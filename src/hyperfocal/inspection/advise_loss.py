@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 
 import torch
+from torch import nn
 
 from hyperfocal.engine.experiment import Experiment
 from hyperfocal.inspection.measure import Measurements
 from hyperfocal.inspection.proposal import EFL, PAPER, Proposal
 from hyperfocal.losses import EqualizedFocalLoss, SigmoidFocalLoss, first_gradient_ratio
 from hyperfocal.losses.alpha import as_number
+from hyperfocal.models import as_dense
 
 LARGE_VOCABULARY = 100
 """Categories from which the published gains of EFL are taken to hold (500 and 1203 there)."""
@@ -37,7 +39,7 @@ def advise_loss(experiment: Experiment, measured: Measurements) -> Proposal:
 
     Focal loss answers the first imbalance only: on LVIS it gives rare categories AP 9.6.
     """
-    loss = experiment.model.loss
+    loss = as_dense(experiment.model).loss
     background = measured.priors / max(measured.positives, 1e-9)
     told = (
         f"{background:.0f} background priors a positive; the most frequent category has "
@@ -83,22 +85,24 @@ def advise_loss(experiment: Experiment, measured: Measurements) -> Proposal:
 def advise_prior(experiment: Experiment, measured: Measurements) -> Proposal:
     """The largest prior of 0.01, 0.001, ... whose background starts below the objects.
 
-    With every probability at π, α-focal loss of the K logits of A priors over P positives starts
-    at ``(A K / P) (1 - α) π^γ (-log(1 - π))`` a positive from the background, and at
-    ``α (1 - π)^γ (-log π)`` from the positives themselves.
+    With every probability at π, a loss of the K logits of A priors over P positives starts at A K/P
+    times its value at a negative logit, a positive, from the background, and at its value at a
+    positive logit from the positives themselves. The loss itself is computed; α-focal loss is
+    ``(1 - α) π^γ (-log(1 - π))`` and ``α (1 - π)^γ (-log π)`` there.
     """
     source = f"{PAPER}, sections 3.3 and 4.1; {EFL}, released settings (0.001 for 1203 categories)"
-    loss, now = experiment.model.loss, experiment.model.head.prior
+    model = as_dense(experiment.model)
+    loss, now = model.loss, model.head.prior
     logits = measured.priors * measured.categories / max(measured.positives, 1.0)
-    gamma = float(getattr(loss, "gamma", 0.0))
-    alpha = getattr(loss, "alpha", None)
-    if isinstance(alpha, tuple):  # one a category
-        alpha = sum(alpha) / len(alpha)
-    own, rest = (1.0, 1.0) if alpha is None else (float(alpha), 1 - float(alpha))
+    if not loss.adds_up:
+        name = loss.kind or type(loss).__qualname__
+        reason = f"{name} is no sum over all logits, which a prior balances: keep {now:g}"
+        return Proposal("prior", (), reason, source)
+    module = loss.build(measured.categories, measured.counts).eval()
 
     def starts(prior: float) -> tuple[float, float]:
-        background = logits * rest * prior**gamma * -math.log1p(-prior)
-        return background, own * (1 - prior) ** gamma * -math.log(prior)
+        negative, positive = _at_prior(module, prior, measured.categories)
+        return logits * negative, positive
 
     wanted = 0.01
     while wanted > 1e-5 and starts(wanted)[0] > starts(wanted)[1]:
@@ -123,6 +127,15 @@ def advise_prior(experiment: Experiment, measured: Measurements) -> Proposal:
             f"{measured.categories} these are at first, by prior, {acts} (docs/long_tail.md)"
         )
     return Proposal("prior", flags, reason, source)
+
+
+@torch.no_grad()
+def _at_prior(loss: nn.Module, prior: float, k: int) -> tuple[float, float]:
+    """Loss of a negative and of a positive logit where all K probabilities are the prior."""
+    logits = torch.full((k, k), math.log(prior) - math.log1p(-prior), dtype=torch.float64)
+    negative = float(loss(logits[:1], torch.tensor([k]), 1.0)) / k
+    objects = float(loss(logits, torch.arange(k), 1.0)) / k  # one of each category
+    return negative, objects - (k - 1) * negative
 
 
 def _below_one(loss: EqualizedFocalLoss.Config, measured: Measurements, prior: float) -> int:

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from hyperfocal.assign import MaxIoUAssigner
 from hyperfocal.data import TransformConfig, resized_hw
 from hyperfocal.engine.experiment import Experiment
 from hyperfocal.inspection.findings import Case, Finding, Severity
-from hyperfocal.models import AnchorGenerator, RetinaNet
-from hyperfocal.models.backbone import STRIDES
+from hyperfocal.models import AnchorGenerator, RetinaNet, as_dense
 from hyperfocal.names import one_name
 from hyperfocal.types import AnnotationSet
 
@@ -140,8 +140,8 @@ def smallest_anchor(anchors: AnchorGenerator.Config, strides: tuple[int, ...]) -
 
 
 def level_strides(experiment: Experiment) -> tuple[int, ...]:
-    """Strides of the pyramid, from the config alone: each level doubles the one before."""
-    return tuple(STRIDES[0] * 2**n for n in range(experiment.model.neck.num_levels))
+    """Strides of a dense detector's pyramid, from the config alone."""
+    return as_dense(experiment.model).neck.strides
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ def measure_fit(
 ) -> Fit | None:
     """The fit of a recipe's anchors; None for detectors that don't assign by a fixed IoU."""
     model = experiment.model
-    if not isinstance(model, RetinaNet.Config):
+    if not (isinstance(model, RetinaNet.Config) and type(model.assigner) is MaxIoUAssigner.Config):
         return None
     data = experiment.data
     table = resized_boxes(annotations, data.train_transform, data.divisor)

@@ -11,6 +11,7 @@ import torch
 from hyperfocal.engine.experiment import Experiment
 from hyperfocal.evaluation import FrequencyGroups
 from hyperfocal.inspection.anchors import BoxTable, Fit, level_strides, resized_boxes
+from hyperfocal.models import as_dense
 from hyperfocal.types import AnnotationSet, CategoryCounts, Target
 
 ASSIGNED_IMAGES = 32
@@ -88,7 +89,7 @@ def with_imbalance(experiment: Experiment, measured: Measurements, seed: int = 0
     if not len(with_boxes):
         return measured
     some = np.random.default_rng(seed).permutation(with_boxes)[:ASSIGNED_IMAGES]
-    model, k = experiment.model, measured.categories
+    model, k = as_dense(experiment.model), measured.categories
     generator = model.anchors.build(level_strides(experiment))
     assigner = model.assigner.build(k)
     total, positive = [], []

@@ -4,7 +4,7 @@ Every classification loss takes ``logits (..., K)`` and either integer labels (`
 category, ``K`` background, ``-1`` ignored) or float targets, works from the logits in float32 or
 better, and is finite with a finite gradient for every finite logit. The modules return the sum over
 a normalizer, which is what a dense detector trains with; those with memory want a ``step()`` after
-each optimizer step (see `memory`).
+each optimizer step (see `memory`). What else a loss can do is declared by its base class (`roles`).
 """
 
 from __future__ import annotations
@@ -45,39 +45,18 @@ from hyperfocal.losses.iou import GIoULoss, IoULoss, giou_loss, iou_loss
 from hyperfocal.losses.memory import step_losses
 from hyperfocal.losses.ohem import hard_negatives, online_hard_examples
 from hyperfocal.losses.quality_focal import QualityFocalLoss, quality_focal_loss
-from hyperfocal.losses.roles import BoxLoss, LossWithMemory, QualityLoss, StreamableLoss
+from hyperfocal.losses.roles import (
+    BoxLoss,
+    BoxLossConfig,
+    ClassificationLossConfig,
+    LossWithMemory,
+    QualityLoss,
+    StreamableLoss,
+)
 from hyperfocal.losses.seesaw import SeesawLoss, seesaw_loss, seesaw_scores
 from hyperfocal.losses.smooth_l1 import SmoothL1Loss, smooth_l1_loss
 from hyperfocal.losses.softmax_focal import SoftmaxFocalLoss, softmax_focal_loss, softmax_prior_bias
 from hyperfocal.losses.varifocal import VarifocalLoss, varifocal_loss
-
-ClassificationLossConfig = (
-    SigmoidFocalLoss.Config
-    | SigmoidCrossEntropyLoss.Config
-    | EqualizedFocalLoss.Config
-    | EqualizationLossV2Focal.Config
-    | EqualizationLossV2.Config
-    | EqualizationLoss.Config
-    | ClassBalancedFocalLoss.Config
-    | QualityFocalLoss.Config
-    | VarifocalLoss.Config
-    | EqualizedQualityFocalLoss.Config
-    | GHMClassificationLoss.Config
-    | FocalStarLoss.Config
-    | HingeLoss.Config
-)
-"""Losses that a dense detector can train its K sigmoid outputs with.
-
-``config.build(num_classes, counts)`` gives a module; ``module(logits (..., K), labels (...),
-normalizer)`` a scalar. A `QualityLoss` takes ``quality=``, the IoU of each predicted box, too.
-"""
-
-BoxLossConfig = SmoothL1Loss.Config | GIoULoss.Config | IoULoss.Config
-"""Losses that a dense detector can train its boxes with.
-
-``config.build()`` gives a module; ``module(pred (N, 4), target (N, 4), normalizer, weight (N,))`` a
-scalar. ``module.on_boxes`` tells whether it takes decoded boxes or encoded deltas.
-"""
 
 __all__ = [
     "BalancedGroupSoftmaxLoss",

@@ -32,10 +32,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from hyperfocal import config
 from hyperfocal.losses.counts import require_counts
 from hyperfocal.losses.focal import sigmoid_focal_loss
 from hyperfocal.losses.inputs import Number, check_scalar, integer_labels
+from hyperfocal.losses.roles import ClassificationLossConfig
 from hyperfocal.types import CategoryCounts, ConfigError
 
 
@@ -102,7 +102,7 @@ class ClassBalancedFocalLoss(nn.Module):
     weights: Tensor
 
     @dataclass(frozen=True)
-    class Config(config.Config):
+    class Config(ClassificationLossConfig):
         """Settings of `ClassBalancedFocalLoss`."""
 
         kind: ClassVar[str] = "cb_focal"

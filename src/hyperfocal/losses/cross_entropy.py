@@ -21,12 +21,11 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from hyperfocal import config
 from hyperfocal.losses.alpha import MUST, Alpha, as_number, is_alpha, keep_alpha
 from hyperfocal.losses.inputs import Number, Reduction, prepare, reduce
 from hyperfocal.losses.kernels import Backend, Settings, focal_settings, fused_sum, serves
 from hyperfocal.losses.one_vs_all import balance, one_vs_all
-from hyperfocal.losses.roles import StreamableLoss
+from hyperfocal.losses.roles import ClassificationLossConfig, StreamableLoss
 from hyperfocal.losses.terms import cross_entropy_term
 from hyperfocal.types import CategoryCounts
 
@@ -101,7 +100,7 @@ class SigmoidCrossEntropyLoss(StreamableLoss):
     """
 
     @dataclass(frozen=True)
-    class Config(config.Config):
+    class Config(ClassificationLossConfig):
         """Settings of `SigmoidCrossEntropyLoss`."""
 
         by_category: ClassVar[tuple[str, ...]] = ("alpha",)

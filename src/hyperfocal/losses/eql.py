@@ -25,10 +25,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from hyperfocal import config
 from hyperfocal.losses.counts import require_counts
 from hyperfocal.losses.inputs import Number, Reduction, check_scalar, prepare, reduce
 from hyperfocal.losses.one_vs_all import label_index, one_vs_all
+from hyperfocal.losses.roles import ClassificationLossConfig
 from hyperfocal.losses.terms import cross_entropy_term
 from hyperfocal.types import CategoryCounts, ConfigError
 
@@ -97,7 +97,7 @@ class EqualizationLoss(nn.Module):
     rare: Tensor
 
     @dataclass(frozen=True)
-    class Config(config.Config):
+    class Config(ClassificationLossConfig):
         """Settings of `EqualizationLoss`."""
 
         kind: ClassVar[str] = "eql"

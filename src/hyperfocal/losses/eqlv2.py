@@ -30,7 +30,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from hyperfocal import config
 from hyperfocal.losses.inputs import (
     Inputs,
     Number,
@@ -41,6 +40,7 @@ from hyperfocal.losses.inputs import (
 )
 from hyperfocal.losses.memory import BALANCED, GradientRatioLoss
 from hyperfocal.losses.one_vs_all import one_vs_all, one_vs_all_sums
+from hyperfocal.losses.roles import ClassificationLossConfig
 from hyperfocal.losses.terms import cross_entropy_slope, cross_entropy_term
 from hyperfocal.types import CategoryCounts, ConfigError, DataError
 
@@ -162,7 +162,7 @@ class EqualizationLossV2(GradientRatioLoss):
     plain: ClassVar[str] = "cross-entropy"
 
     @dataclass(frozen=True)
-    class Config(config.Config):
+    class Config(ClassificationLossConfig):
         """Settings of `EqualizationLossV2`."""
 
         kind: ClassVar[str] = "eqlv2"

@@ -23,7 +23,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from hyperfocal import config
 from hyperfocal.losses.alpha import MUST, Alpha, as_number, is_alpha, keep_alpha
 from hyperfocal.losses.eqlv2 import START, RatioMap, prepare_with_ratio
 from hyperfocal.losses.inputs import (
@@ -37,7 +36,7 @@ from hyperfocal.losses.inputs import (
 from hyperfocal.losses.kernels import Backend, Settings, focal_settings, fused_sum, serves
 from hyperfocal.losses.memory import GradientRatioLoss
 from hyperfocal.losses.one_vs_all import balance, one_vs_all, one_vs_all_sums, times
-from hyperfocal.losses.roles import StreamableLoss
+from hyperfocal.losses.roles import ClassificationLossConfig, StreamableLoss
 from hyperfocal.losses.terms import focal_slope, focal_term
 from hyperfocal.types import CategoryCounts
 
@@ -142,7 +141,7 @@ class EqualizationLossV2Focal(GradientRatioLoss, StreamableLoss):
     favours_positives: ClassVar[tuple[str, ...]] = ("alpha", "gamma")
 
     @dataclass(frozen=True)
-    class Config(config.Config):
+    class Config(ClassificationLossConfig):
         """Settings of `EqualizationLossV2Focal`."""
 
         by_category: ClassVar[tuple[str, ...]] = ("alpha",)

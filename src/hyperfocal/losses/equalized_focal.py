@@ -42,7 +42,6 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from hyperfocal import config
 from hyperfocal.losses.alpha import MUST, Alpha, as_number, is_alpha, keep_alpha
 from hyperfocal.losses.equalized_focus import (
     MIN_GAMMA,
@@ -64,7 +63,7 @@ from hyperfocal.losses.inputs import (
 from hyperfocal.losses.kernels import Backend, Settings, focal_settings, fused_sum, serves
 from hyperfocal.losses.memory import GradientRatioLoss
 from hyperfocal.losses.one_vs_all import balance, one_vs_all, one_vs_all_sums, times
-from hyperfocal.losses.roles import StreamableLoss
+from hyperfocal.losses.roles import ClassificationLossConfig, StreamableLoss
 from hyperfocal.losses.terms import cross_entropy_slope, focal_slope, focal_term
 from hyperfocal.types import CategoryCounts
 
@@ -225,7 +224,7 @@ class EqualizedFocalLoss(GradientRatioLoss, StreamableLoss):
     favours_positives: ClassVar[tuple[str, ...]] = ("alpha", "gamma")
 
     @dataclass(frozen=True)
-    class Config(config.Config):
+    class Config(ClassificationLossConfig):
         """Settings of `EqualizedFocalLoss`."""
 
         by_category: ClassVar[tuple[str, ...]] = ("alpha",)

@@ -22,7 +22,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from hyperfocal import config
 from hyperfocal.losses.equalized_focus import MIN_GAMMA, equalized_settings, focus_and_factor
 from hyperfocal.losses.inputs import (
     Number,
@@ -42,7 +41,7 @@ from hyperfocal.losses.one_vs_all import (
     sum_rows,
     sums_by_label,
 )
-from hyperfocal.losses.roles import QualityLoss
+from hyperfocal.losses.roles import ClassificationLossConfig, QualityLoss
 from hyperfocal.losses.terms import (
     focal_slope,
     focal_term,
@@ -172,7 +171,7 @@ class EqualizedQualityFocalLoss(GradientRatioLoss, QualityLoss):
     favours_positives: ClassVar[tuple[str, ...]] = ("gamma",)
 
     @dataclass(frozen=True)
-    class Config(config.Config):
+    class Config(ClassificationLossConfig):
         """Settings of `EqualizedQualityFocalLoss`."""
 
         kind: ClassVar[str] = "eqfl"

@@ -28,12 +28,11 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from hyperfocal import config
 from hyperfocal.losses.alpha import MUST, Alpha, as_number, is_alpha, keep_alpha
 from hyperfocal.losses.inputs import Number, Reduction, per_category, prepare, reduce
 from hyperfocal.losses.kernels import Backend, Settings, focal_settings, fused_sum, serves
 from hyperfocal.losses.one_vs_all import balance, one_vs_all
-from hyperfocal.losses.roles import StreamableLoss
+from hyperfocal.losses.roles import ClassificationLossConfig, StreamableLoss
 from hyperfocal.losses.terms import focal_term
 from hyperfocal.types import CategoryCounts
 
@@ -114,7 +113,7 @@ class SigmoidFocalLoss(StreamableLoss):
     """
 
     @dataclass(frozen=True)
-    class Config(config.Config):
+    class Config(ClassificationLossConfig):
         """Settings of `SigmoidFocalLoss`."""
 
         by_category: ClassVar[tuple[str, ...]] = ("alpha",)

@@ -22,10 +22,10 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from hyperfocal import config
 from hyperfocal.losses.alpha import MUST, Alpha, as_number, is_alpha, keep_alpha
 from hyperfocal.losses.inputs import Number, Reduction, check_scalar, prepare, reduce, widest
 from hyperfocal.losses.one_vs_all import balance, one_vs_all
+from hyperfocal.losses.roles import ClassificationLossConfig
 from hyperfocal.losses.terms import cross_entropy_term
 from hyperfocal.types import CategoryCounts
 
@@ -92,7 +92,7 @@ class FocalStarLoss(nn.Module):
     """
 
     @dataclass(frozen=True)
-    class Config(config.Config):
+    class Config(ClassificationLossConfig):
         """Settings of `FocalStarLoss`."""
 
         by_category: ClassVar[tuple[str, ...]] = ("alpha",)

@@ -26,7 +26,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from hyperfocal import config
 from hyperfocal.losses.inputs import (
     Inputs,
     Number,
@@ -36,7 +35,7 @@ from hyperfocal.losses.inputs import (
 )
 from hyperfocal.losses.memory import keep_pending, take_pending, world_size
 from hyperfocal.losses.one_vs_all import one_vs_all
-from hyperfocal.losses.roles import LossWithMemory
+from hyperfocal.losses.roles import ClassificationLossConfig, LossWithMemory
 from hyperfocal.losses.terms import cross_entropy_slope, cross_entropy_term
 from hyperfocal.types import CategoryCounts, ConfigError
 
@@ -161,10 +160,11 @@ class GHMClassificationLoss(SmoothedCounts):
     """
 
     @dataclass(frozen=True)
-    class Config(config.Config):
+    class Config(ClassificationLossConfig):
         """Settings of `GHMClassificationLoss`."""
 
         kind: ClassVar[str] = "ghm"
+        adds_up: ClassVar[bool] = False
 
         bins: int = 30
         """Bins of the gradient's size."""

@@ -22,10 +22,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from hyperfocal import config
 from hyperfocal.losses.alpha import MUST, Alpha, as_number, is_alpha, keep_alpha
 from hyperfocal.losses.inputs import Number, Reduction, prepare, reduce
 from hyperfocal.losses.one_vs_all import balance, one_vs_all
+from hyperfocal.losses.roles import ClassificationLossConfig
 from hyperfocal.types import CategoryCounts, ConfigError
 
 
@@ -82,7 +82,7 @@ class HingeLoss(nn.Module):
     """
 
     @dataclass(frozen=True)
-    class Config(config.Config):
+    class Config(ClassificationLossConfig):
         """Settings of `HingeLoss`."""
 
         by_category: ClassVar[tuple[str, ...]] = ("alpha",)

@@ -27,9 +27,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from hyperfocal import config
 from hyperfocal.losses.inputs import Number, Reduction, check_choice, prepare_boxes, reduce_rows
-from hyperfocal.losses.roles import BoxLoss
+from hyperfocal.losses.roles import BoxLoss, BoxLossConfig
 
 EPS = 1e-7
 """Added to areas before dividing by them."""
@@ -137,7 +136,7 @@ class IoULoss(BoxLoss):
     """Takes decoded boxes, not deltas."""
 
     @dataclass(frozen=True)
-    class Config(config.Config):
+    class Config(BoxLossConfig):
         """Settings of `IoULoss`."""
 
         kind: ClassVar[str] = "iou"
@@ -173,7 +172,7 @@ class GIoULoss(BoxLoss):
     """Takes decoded boxes, not deltas."""
 
     @dataclass(frozen=True)
-    class Config(config.Config):
+    class Config(BoxLossConfig):
         """Settings of `GIoULoss` (it has none)."""
 
         kind: ClassVar[str] = "giou"

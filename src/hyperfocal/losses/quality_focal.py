@@ -25,11 +25,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from hyperfocal import config
 from hyperfocal.losses.inputs import Number, Reduction, per_category, prepare, reduce
 from hyperfocal.losses.kernels import Backend, focal_settings, fused_sum, serves
 from hyperfocal.losses.one_vs_all import one_vs_all_soft
-from hyperfocal.losses.roles import QualityLoss
+from hyperfocal.losses.roles import ClassificationLossConfig, QualityLoss
 from hyperfocal.losses.terms import focal_term, soft_focal_term
 from hyperfocal.types import CategoryCounts
 
@@ -101,7 +100,7 @@ class QualityFocalLoss(QualityLoss):
     """
 
     @dataclass(frozen=True)
-    class Config(config.Config):
+    class Config(ClassificationLossConfig):
         """Settings of `QualityFocalLoss`."""
 
         kind: ClassVar[str] = "qfl"

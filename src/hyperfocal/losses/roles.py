@@ -1,4 +1,4 @@
-"""What a loss declares: base classes that say what else than ``forward`` it offers.
+"""What a loss declares, and the base classes of losses' settings.
 
 A loss is any module that is called as ``loss(logits (..., K), labels (...), normalizer)`` and
 returns a scalar. What it can do beyond that it says by its base class, never by the name of a
@@ -13,15 +13,18 @@ A box loss is a `BoxLoss`, which says what it compares.
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import nn
 
+from hyperfocal.config import Config
 from hyperfocal.losses.kernels import Settings
+from hyperfocal.types import CategoryCounts
 
 
-class StreamableLoss(nn.Module):
+class StreamableLoss(nn.Module, ABC):
     """A sum over logits of the focal family: cross entropy, focal, EFL, EQLv2 & focal.
 
     A head with many categories computes it together with its last convolution, a few categories at
@@ -42,7 +45,7 @@ class QualityLoss(nn.Module):
     """
 
 
-class LossWithMemory(nn.Module):
+class LossWithMemory(nn.Module, ABC):
     """A loss whose statistics are folded in once per optimizer step (see `memory`)."""
 
     @abstractmethod
@@ -55,3 +58,33 @@ class BoxLoss(nn.Module):
 
     on_boxes: ClassVar[bool] = False
     """Whether it compares boxes (xyxy) rather than the detector's encoded outputs."""
+
+
+@dataclass(frozen=True)
+class ClassificationLossConfig(Config, role=True):
+    """Settings of a loss that a dense detector can train its K sigmoid outputs with.
+
+    Every subclass, of this package or another, can stand in ``model.loss``.
+    """
+
+    adds_up: ClassVar[bool] = True
+    """Whether it is a sum over all logits, divided by the normalizer, so that the background's part
+    grows with its number."""
+
+    @abstractmethod
+    def build(self, num_classes: int, counts: CategoryCounts | None = None) -> nn.Module:
+        """A module that is called as ``loss(logits (..., K), labels (...), normalizer)``.
+
+        Args:
+            num_classes: K.
+            counts: how often each category occurs in training; None where that isn't known.
+        """
+
+
+@dataclass(frozen=True)
+class BoxLossConfig(Config, role=True):
+    """Settings of a loss that a dense detector can train its boxes with."""
+
+    @abstractmethod
+    def build(self) -> BoxLoss:
+        """The loss."""

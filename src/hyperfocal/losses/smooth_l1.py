@@ -21,9 +21,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from hyperfocal import config
 from hyperfocal.losses.inputs import Number, Reduction, check_scalar, prepare_boxes, reduce
-from hyperfocal.losses.roles import BoxLoss
+from hyperfocal.losses.roles import BoxLoss, BoxLossConfig
 
 
 def smooth_l1_loss(
@@ -72,7 +71,7 @@ class SmoothL1Loss(BoxLoss):
     """Takes encoded deltas, not boxes."""
 
     @dataclass(frozen=True)
-    class Config(config.Config):
+    class Config(BoxLossConfig):
         """Settings of `SmoothL1Loss`."""
 
         kind: ClassVar[str] = "smooth_l1"

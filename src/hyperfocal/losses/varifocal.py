@@ -23,11 +23,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from hyperfocal import config
 from hyperfocal.losses.alpha import MUST, Alpha, as_number, is_alpha, keep_alpha
 from hyperfocal.losses.inputs import Number, Reduction, per_category, prepare, reduce
 from hyperfocal.losses.one_vs_all import one_vs_all_soft
-from hyperfocal.losses.roles import QualityLoss
+from hyperfocal.losses.roles import ClassificationLossConfig, QualityLoss
 from hyperfocal.losses.terms import focal_term, soft_focal_term
 from hyperfocal.types import CategoryCounts
 
@@ -98,7 +97,7 @@ class VarifocalLoss(QualityLoss):
     """
 
     @dataclass(frozen=True)
-    class Config(config.Config):
+    class Config(ClassificationLossConfig):
         """Settings of `VarifocalLoss`."""
 
         by_category: ClassVar[tuple[str, ...]] = ("alpha",)

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from hyperfocal.models.atss import ATSS, ImprovedBaseline
 from hyperfocal.models.backbone import Backbone
-from hyperfocal.models.detector import Detector
+from hyperfocal.models.dense import DenseConfig, DenseDetector, DenseParts, as_dense
+from hyperfocal.models.detector import Detector, DetectorConfig
 from hyperfocal.models.fcos import FCOS
 from hyperfocal.models.fpn import FPN
 from hyperfocal.models.head import DenseHead, TowerFeatures
 from hyperfocal.models.inference import Inference
+from hyperfocal.models.mining import HardNegativeMining, OnlineHardMining
 from hyperfocal.models.normalizer import LossNormalizer
 from hyperfocal.models.paa import PAA
 from hyperfocal.models.pixels import PixelNorm
 from hyperfocal.models.priors import AnchorGenerator
 from hyperfocal.models.quality import QualityBranch
 from hyperfocal.models.retinanet import RetinaNet
-
-DetectorConfig = RetinaNet.Config | FCOS.Config | ATSS.Config | PAA.Config | ImprovedBaseline
-"""Every detector's config: what ``--model KIND`` can name."""
+from hyperfocal.models.roles import BackboneConfig, FeatureNetwork, MiningConfig, Neck, NeckConfig
 
 __all__ = [
     "ATSS",
@@ -26,14 +26,25 @@ __all__ = [
     "PAA",
     "AnchorGenerator",
     "Backbone",
+    "BackboneConfig",
+    "DenseConfig",
+    "DenseDetector",
     "DenseHead",
+    "DenseParts",
     "Detector",
     "DetectorConfig",
+    "FeatureNetwork",
+    "HardNegativeMining",
     "ImprovedBaseline",
     "Inference",
     "LossNormalizer",
+    "MiningConfig",
+    "Neck",
+    "NeckConfig",
+    "OnlineHardMining",
     "PixelNorm",
     "QualityBranch",
     "RetinaNet",
     "TowerFeatures",
+    "as_dense",
 ]

@@ -8,13 +8,14 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from hyperfocal.assign import ATSSAssigner
+from hyperfocal.assign import AssignerConfig, ATSSAssigner
 from hyperfocal.models.dense import NOTHING_BUILT, DenseDetector, DenseParts, QualityConfig
 from hyperfocal.models.fpn import FPN
 from hyperfocal.models.head import DenseHead
 from hyperfocal.models.inference import Inference
 from hyperfocal.models.priors import AnchorGenerator
 from hyperfocal.models.quality import QualityBranch
+from hyperfocal.models.roles import NeckConfig
 from hyperfocal.ops import DeltaCoder, DeltaWeights
 from hyperfocal.types import CategoryCounts
 
@@ -35,7 +36,7 @@ class ATSS(DenseDetector):
 
         kind: ClassVar[str] = "atss"
 
-        assigner: ATSSAssigner.Config = field(default_factory=ATSSAssigner.Config)
+        assigner: AssignerConfig = field(default_factory=ATSSAssigner.Config)
         """Which anchors answer for which object."""
         box_weight: float = 2.0
         """Factor on the box loss."""
@@ -89,7 +90,7 @@ class ImprovedBaseline(ATSS.Config):
 
     kind: ClassVar[str] = "improved_baseline"
 
-    neck: FPN.Config = field(
+    neck: NeckConfig = field(
         default_factory=lambda: FPN.Config(extra_source="c5_lateral", relu=False)
     )
     """Feature pyramid."""
@@ -101,7 +102,7 @@ class ImprovedBaseline(ATSS.Config):
         default_factory=lambda: DenseHead.Config(norm="gn", prior=0.001, tower_bias=True)
     )
     """Towers and predictions."""
-    assigner: ATSSAssigner.Config = field(default_factory=lambda: ATSSAssigner.Config(top_k=18))
+    assigner: AssignerConfig = field(default_factory=lambda: ATSSAssigner.Config(top_k=18))
     """Which anchors answer for which object: 18 candidates, about 9 locations of two anchors."""
     box_weight: float = 1.0
     """Factor on the box loss."""

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import timm
 import torch
 from torch import Tensor, nn
 
-from hyperfocal import config
 from hyperfocal.models.folding import NORMS, fold_norms
+from hyperfocal.models.roles import BackboneConfig, FeatureNetwork
 from hyperfocal.types import ConfigError
 
 STRIDES = (8, 16, 32)
@@ -22,7 +22,7 @@ STRIDES = (8, 16, 32)
 NormMode = Literal["auto", "frozen", "train"]
 
 
-class Backbone(nn.Module):
+class Backbone(FeatureNetwork):
     """Features at strides 8, 16 and 32 of a timm model.
 
     Weights of a local file go by timm's names; what the features don't need (classifier, ...) is
@@ -35,7 +35,7 @@ class Backbone(nn.Module):
     """
 
     @dataclass(frozen=True)
-    class Config(config.Config):
+    class Config(BackboneConfig):
         """Settings of `Backbone`."""
 
         kind: ClassVar[str] = "backbone"
@@ -73,10 +73,10 @@ class Backbone(nn.Module):
                 return self.pretrained or self.weights is not None
             return self.norm == "frozen"
 
-        def offline(self) -> Backbone.Config:
+        def offline(self) -> Self:
             """The same network without its initial weights: to load a trained one into."""
             norm: NormMode = "frozen" if self.freezes_norms else "train"
-            return Backbone.Config(self.name, False, None, self.frozen_stages, norm, self.norm_eps)
+            return replace(self, pretrained=False, weights=None, norm=norm)
 
         def build(self) -> Backbone:
             """The backbone with its initial weights.
@@ -142,9 +142,9 @@ class Backbone(nn.Module):
                     f"but a feature pyramid needs {expected}"
                 )
 
-    def train(self, mode: bool = True) -> Backbone:
+    def train(self, mode: bool = True) -> Self:
         """Training mode for all but what is frozen."""
-        super().train(mode)
+        nn.Module.train(self, mode)
         if self.fixed:
             self.net.eval()
         for norm in self._frozen_norms:

@@ -14,9 +14,10 @@ from hyperfocal.losses import BoxLoss, QualityLoss
 from hyperfocal.models.classification import classification_loss
 from hyperfocal.models.head import DenseHead, TowerFeatures
 from hyperfocal.models.matched import Matched, Where, box_regression_loss, match
-from hyperfocal.models.mining import MiningConfig, counted, mine
+from hyperfocal.models.mining import counted, mine
 from hyperfocal.models.normalizer import LossNormalizer
 from hyperfocal.models.quality import QualityBranch, centerness_at
+from hyperfocal.models.roles import MiningConfig
 from hyperfocal.models.samples import Samples
 from hyperfocal.ops import BoxCoder, paired_iou
 from hyperfocal.types import Assignment, ConfigError, LossTerms, Priors, Target

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hyperfocal import config
+from hyperfocal.assign import AssignerConfig, MaxIoUAssigner
 from hyperfocal.losses import (
     BoxLossConfig,
     ClassificationLossConfig,
@@ -23,17 +23,17 @@ from hyperfocal.losses import (
 from hyperfocal.losses.streamed_topk import streamed_topk
 from hyperfocal.models.backbone import Backbone
 from hyperfocal.models.criterion import DenseCriterion, ImageTruth, Refine
-from hyperfocal.models.detector import SHARED_FIELDS, WHOLE, Detector, predicting
+from hyperfocal.models.detector import SHARED_FIELDS, WHOLE, Detector, DetectorConfig, predicting
 from hyperfocal.models.diagnosis import Diagnosis, diagnose_classification
 from hyperfocal.models.fpn import FPN
 from hyperfocal.models.head import DenseHead
 from hyperfocal.models.inference import Inference
-from hyperfocal.models.mining import MiningConfig
 from hyperfocal.models.normalizer import LossNormalizer
 from hyperfocal.models.pixels import PixelNorm, padded_hw
 from hyperfocal.models.priors import AnchorGenerator
 from hyperfocal.models.quality import QualityBranch
 from hyperfocal.models.replays import Replays
+from hyperfocal.models.roles import BackboneConfig, MiningConfig, NeckConfig
 from hyperfocal.models.samples import Samples
 from hyperfocal.ops import BoxCoder
 from hyperfocal.types import Batch, CategoryCounts, ConfigError, Detections, LossTerms, Priors
@@ -198,24 +198,23 @@ class DenseDetector(Detector):
 
 
 @dataclass(frozen=True)
-class DenseConfig(config.Config):
+class DenseConfig(DetectorConfig):
     """Settings that all dense detectors share."""
 
     kept_when_swapped: ClassVar[tuple[str, ...]] = SHARED_FIELDS
 
-    weights: Path | None = None
-    """Start from a trained detector: a run folder or its model.safetensors. What fits by name and
-    shape is taken, of the classifier the categories with the same names (fine-tuning)."""
-    backbone: Backbone.Config = field(default_factory=Backbone.Config)
+    backbone: BackboneConfig = field(default_factory=Backbone.Config)
     """Network that makes the features."""
     pixels: PixelNorm.Config = field(default_factory=PixelNorm.Config)
     """How pixels are normalised."""
-    neck: FPN.Config = field(default_factory=FPN.Config)
+    neck: NeckConfig = field(default_factory=FPN.Config)
     """Feature pyramid."""
     anchors: AnchorGenerator.Config = field(default_factory=AnchorGenerator.Config)
     """Boxes or locations that the head predicts from."""
     head: DenseHead.Config = field(default_factory=DenseHead.Config)
     """Towers and predictions."""
+    assigner: AssignerConfig = field(default_factory=MaxIoUAssigner.Config)
+    """Which anchors are trained on which object."""
     loss: ClassificationLossConfig = field(default_factory=SigmoidFocalLoss.Config)
     """Classification loss."""
     mining: MiningConfig | None = None
@@ -236,10 +235,11 @@ class DenseConfig(config.Config):
     what is fastest on the device, a part in 160 of a GPU's memory or 12 MiB on a CPU."""
 
     def __post_init__(self) -> None:
-        if self.weights is not None and self.backbone.weights is not None:
+        own = self.backbone.weights if isinstance(self.backbone, Backbone.Config) else None
+        if self.weights is not None and own is not None:
             raise ConfigError(
-                f"model.weights = {self.weights} and model.backbone.weights = "
-                f"{self.backbone.weights}: give one; a detector's weights include its backbone's"
+                f"model.weights = {self.weights} and model.backbone.weights = {own}: give one; a "
+                "detector's weights include its backbone's"
             )
         self._require(self.box_weight >= 0, "box_weight", "at least 0")
         self._require(self.stream_from >= 0, "stream_from", "at least 0")
@@ -272,7 +272,8 @@ class DenseConfig(config.Config):
         built = {name: v for name, v in settings.items() if isinstance(v, nn.Module)}
         rest = {name: v for name, v in settings.items() if name not in built}
         if isinstance(backbone := rest.get("backbone"), str):
-            rest["backbone"] = dataclasses.replace(self.backbone, name=backbone)
+            now = self.backbone if isinstance(self.backbone, Backbone.Config) else Backbone.Config()
+            rest["backbone"] = dataclasses.replace(now, name=backbone)
         return dataclasses.replace(self, **rest), built
 
     def compose(
@@ -351,7 +352,7 @@ class DenseConfig(config.Config):
 class QualityConfig(DenseConfig):
     """Settings that FCOS, ATSS and PAA share: dense detectors with a quality branch."""
 
-    neck: FPN.Config = field(default_factory=lambda: FPN.Config(extra_source="p5"))
+    neck: NeckConfig = field(default_factory=lambda: FPN.Config(extra_source="p5"))
     """Feature pyramid."""
     anchors: AnchorGenerator.Config = field(
         default_factory=lambda: AnchorGenerator.Config((8.0,), 1, (1.0,), center_offset=0.5)
@@ -367,3 +368,14 @@ class QualityConfig(DenseConfig):
     """The quality branch, and the score that it makes."""
     inference: Inference.Config = field(default_factory=lambda: Inference.Config(nms_iou=0.6))
     """Selection and suppression of detections."""
+
+
+def as_dense(model: DetectorConfig) -> DenseConfig:
+    """A detector's settings, for whoever reads its parts.
+
+    Raises:
+        ConfigError: it isn't a dense detector.
+    """
+    if not isinstance(model, DenseConfig):
+        raise ConfigError(f"{model.kind or type(model).__qualname__} is no dense detector")
+    return model

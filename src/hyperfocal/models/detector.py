@@ -5,16 +5,19 @@ from __future__ import annotations
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import ClassVar, overload
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar, Self, overload
 
 import torch
 from torch import Tensor, nn
 
+from hyperfocal.config import Config
 from hyperfocal.losses import step_losses
 from hyperfocal.models.diagnosis import Diagnosis
 from hyperfocal.models.image_lists import to_batch, to_dict, to_losses
 from hyperfocal.models.samples import Samples
-from hyperfocal.types import Batch, DataError, Detections, LossTerms
+from hyperfocal.types import Batch, CategoryCounts, DataError, Detections, LossTerms
 
 SHARED_FIELDS = ("weights", "backbone", "pixels", "neck", "loss", "mining")
 """Settings of every detector, which ``--model KIND`` keeps: they have nothing to do with how
@@ -22,6 +25,28 @@ objects are assigned."""
 
 WHOLE = (slice(None),)
 """A batch in one piece."""
+
+
+@dataclass(frozen=True)
+class DetectorConfig(Config, role=True):
+    """Settings of a detector."""
+
+    weights: Path | None = None
+    """Start from a trained detector: a run folder or its model.safetensors. What fits by name and
+    shape is taken, of the classifier the categories with the same names (fine-tuning)."""
+
+    @abstractmethod
+    def build(self, num_classes: int, counts: CategoryCounts | None = None) -> Detector:
+        """The detector for K categories.
+
+        Args:
+            num_classes: K.
+            counts: how often each occurs in training, for losses that weigh categories.
+        """
+
+    def offline(self) -> Self:
+        """The same detector without initial weights to read or download: trained ones come next."""
+        return replace(self, weights=None)
 
 
 class Detector(nn.Module, ABC):

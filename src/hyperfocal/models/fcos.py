@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from hyperfocal.assign import FCOSAssigner
+from hyperfocal.assign import Assigner, AssignerConfig, FCOSAssigner
 from hyperfocal.models.dense import NOTHING_BUILT, DenseDetector, DenseParts, QualityConfig
 from hyperfocal.models.priors import AnchorGenerator
 from hyperfocal.ops import DistanceCoder
-from hyperfocal.types import CategoryCounts
+from hyperfocal.types import CategoryCounts, ConfigError
 
 
 class FCOS(DenseDetector):
@@ -43,7 +43,7 @@ class FCOS(DenseDetector):
             default_factory=lambda: AnchorGenerator.Config((1.0,), 1, (1.0,), center_offset=0.5)
         )
         """Locations, as squares of one stride."""
-        assigner: FCOSAssigner.Config = field(default_factory=FCOSAssigner.Config)
+        assigner: AssignerConfig = field(default_factory=FCOSAssigner.Config)
         """Which locations are trained on which object."""
         norm_on_bbox: bool = True
         """Predict distances in strides, behind a ReLU (else their logarithms in pixels)."""
@@ -60,11 +60,18 @@ class FCOS(DenseDetector):
             built: Mapping[str, nn.Module] = NOTHING_BUILT,
         ) -> DenseParts:
             """See `DenseConfig.compose`."""
+            assigner = built.get("assigner") or self.assigner.build(num_classes)
+            if not (isinstance(assigner, Assigner) and assigner.centers_inside):
+                raise ConfigError(
+                    f"fcos predicts distances to the four sides, but {type(assigner).__name__} "
+                    "doesn't declare that its positives lie inside their objects (centers_inside); "
+                    "take the assigner fcos or atss"
+                )
             return self.compose(
                 num_classes,
                 counts,
                 built,
-                assigner=built.get("assigner") or self.assigner.build(num_classes),
+                assigner=assigner,
                 coder=DistanceCoder("linear" if self.norm_on_bbox else "exp"),
                 quality=self.quality,
             )

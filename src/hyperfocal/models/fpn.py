@@ -8,14 +8,14 @@ from typing import ClassVar, Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hyperfocal import config
 from hyperfocal.models.backbone import STRIDES
 from hyperfocal.models.conv import StridedConv
+from hyperfocal.models.roles import Neck, NeckConfig
 
 ExtraSource = Literal["c5", "p5", "c5_lateral"]
 
 
-class FPN(nn.Module):
+class FPN(Neck):
     """P3, P4, P5 by lateral and top-down connections, then P6, P7, ... by strided convolutions.
 
     ``P_l = conv3x3(conv1x1(C_l) + upsample(lateral sum of level l + 1))``, nearest upsampling;
@@ -33,7 +33,7 @@ class FPN(nn.Module):
     """
 
     @dataclass(frozen=True)
-    class Config(config.Config):
+    class Config(NeckConfig):
         """Settings of `FPN`."""
 
         channels: int = 256
@@ -51,6 +51,11 @@ class FPN(nn.Module):
         def __post_init__(self) -> None:
             self._require(self.channels >= 1, "channels", "at least 1")
             self._require(3 <= self.num_levels <= 7, "num_levels", "between 3 and 7")
+
+        @property
+        def strides(self) -> tuple[int, ...]:
+            """Each level doubles the one before."""
+            return tuple(STRIDES[0] * 2**n for n in range(self.num_levels))
 
         def build(self, in_channels: tuple[int, ...]) -> FPN:
             """The pyramid over maps of these channels."""

@@ -15,16 +15,16 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from hyperfocal import config
 from hyperfocal.losses import hard_negatives, online_hard_examples, sigmoid_cross_entropy
 from hyperfocal.models.head import DenseHead
+from hyperfocal.models.roles import MiningConfig
 from hyperfocal.types import Assignment, Priors
 
 DividedBy = Literal["selected", "positives"]
 
 
 @dataclass(frozen=True)
-class OnlineHardMining(config.Config):
+class OnlineHardMining(MiningConfig):
     """The priors with the greatest loss, thinned out by suppression (`online_hard_examples`)."""
 
     kind: ClassVar[str] = "ohem"
@@ -45,6 +45,11 @@ class OnlineHardMining(config.Config):
         )
         self._require(0 <= self.nms_iou <= 1, "nms_iou", "in [0, 1]")
 
+    @property
+    def counts_selected(self) -> bool:
+        """See `MiningConfig`."""
+        return self.divide_by == "selected"
+
     def choose(self, losses: Tensor, labels: Tensor, boxes: Tensor, num_classes: int) -> Tensor:
         """``(A,)`` bool of one image, from its ``(A,)`` losses and labels and ``(A, 4)`` boxes."""
         return online_hard_examples(
@@ -59,7 +64,7 @@ class OnlineHardMining(config.Config):
 
 
 @dataclass(frozen=True)
-class HardNegativeMining(config.Config):
+class HardNegativeMining(MiningConfig):
     """All positives, and the hardest negatives of each image: SSD's mining (`hard_negatives`)."""
 
     kind: ClassVar[str] = "ssd"
@@ -72,13 +77,14 @@ class HardNegativeMining(config.Config):
     def __post_init__(self) -> None:
         self._require(self.negatives_per_positive > 0, "negatives_per_positive", "above 0")
 
+    @property
+    def counts_selected(self) -> bool:
+        """See `MiningConfig`."""
+        return self.divide_by == "selected"
+
     def choose(self, losses: Tensor, labels: Tensor, boxes: Tensor, num_classes: int) -> Tensor:
         """``(A,)`` bool of one image, from its ``(A,)`` losses and labels."""
         return hard_negatives(losses, labels, num_classes, ratio=self.negatives_per_positive)
-
-
-MiningConfig = OnlineHardMining | HardNegativeMining
-"""What ``--mining KIND`` can name, and ``none``."""
 
 
 @torch.no_grad()
@@ -109,7 +115,10 @@ def mine(
 
 
 def counted(mining: MiningConfig | None, assignment: Assignment, num_classes: int) -> Tensor:
-    """``(B,)``: the priors of each image that its losses are divided by, see ``divide_by``."""
-    if mining is not None and mining.divide_by == "selected":
+    """``(B,)``: the priors of each image that its losses are divided by.
+
+    See `MiningConfig.counts_selected`.
+    """
+    if mining is not None and mining.counts_selected:
         return (assignment.labels >= 0).sum(dim=1)
     return assignment.positives(num_classes).sum(dim=1)

@@ -9,14 +9,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from hyperfocal.assign import PAAAssigner
+from hyperfocal.assign import AssignerConfig, CostAssigner, PAAAssigner
 from hyperfocal.losses import giou_loss, sigmoid_focal_loss
 from hyperfocal.models.dense import NOTHING_BUILT, DenseDetector, DenseParts, QualityConfig
 from hyperfocal.models.head import DenseHead
 from hyperfocal.models.matched import Matched
 from hyperfocal.models.quality import QualityBranch
 from hyperfocal.ops import BoxCoder, DeltaCoder, DeltaWeights
-from hyperfocal.types import Assignment, CategoryCounts, Priors
+from hyperfocal.types import Assignment, CategoryCounts, ConfigError, Priors
 
 
 class PAA(DenseDetector):
@@ -35,7 +35,7 @@ class PAA(DenseDetector):
 
         kind: ClassVar[str] = "paa"
 
-        assigner: PAAAssigner.Config = field(default_factory=PAAAssigner.Config)
+        assigner: AssignerConfig = field(default_factory=PAAAssigner.Config)
         """Which anchors are trained on which object."""
         box_weight: float = 1.3
         """Factor on the box loss."""
@@ -60,7 +60,12 @@ class PAA(DenseDetector):
             built: Mapping[str, nn.Module] = NOTHING_BUILT,
         ) -> DenseParts:
             """See `DenseConfig.compose`."""
-            assigner: Any = built.get("assigner") or self.assigner.build(num_classes)
+            assigner = built.get("assigner") or self.assigner.build(num_classes)
+            if not isinstance(assigner, CostAssigner):
+                raise ConfigError(
+                    f"paa needs an assigner that chooses among candidates by their cost (a "
+                    f"CostAssigner), but {type(assigner).__name__} is none; take the assigner paa"
+                )
             coder = DeltaCoder(self.delta_weights)
             return self.compose(
                 num_classes,
@@ -101,7 +106,7 @@ class RefineByCost:
         coder: decodes their boxes.
     """
 
-    assigner: PAAAssigner
+    assigner: CostAssigner
     coder: BoxCoder
 
     @torch.no_grad()

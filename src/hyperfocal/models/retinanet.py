@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import nn
 
-from hyperfocal.assign import MaxIoUAssigner
 from hyperfocal.models.dense import NOTHING_BUILT, DenseConfig, DenseDetector, DenseParts
 from hyperfocal.models.normalizer import LossNormalizer, NormalizerKind
 from hyperfocal.ops import DeltaCoder, DeltaWeights
@@ -38,8 +37,6 @@ class RetinaNet(DenseDetector):
 
         kind: ClassVar[str] = "retinanet"
 
-        assigner: MaxIoUAssigner.Config = field(default_factory=MaxIoUAssigner.Config)
-        """Which anchors are trained on which object."""
         normalizer: NormalizerKind = "global"
         """What the losses are divided by: positives of the whole step over all processes (global),
         of each image (per_image), or a moving average of the former (ema)."""

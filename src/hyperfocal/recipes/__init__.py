@@ -11,8 +11,9 @@ tells the accuracy and time to expect. A person's own recipe is a file of the sa
         base = retinanet_mobilenet.recipe()
         return dataclasses.replace(base, seed=7)
 
-``hyperfocal train my_recipe.py --data.train.annotations ...`` runs it. A run folder is a recipe,
-too: that of fine-tuning its detector with its settings.
+``hyperfocal train my_recipe.py --data.train.annotations ...`` runs it. The file may define parts of
+its own, such as a loss (docs/extend.md). A run folder is a recipe, too: that of fine-tuning its
+detector with its settings.
 
 A docstring may have a table of published results, one ``row | flags | numbers`` a line: each row is
 the recipe's command with its flags. Words in capitals stand for flags named below the table.
@@ -24,20 +25,24 @@ import ast
 import dataclasses
 import pkgutil
 import re
-import runpy
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
-from hyperfocal.config import did_you_mean
+from hyperfocal.config import did_you_mean, import_file
 from hyperfocal.data import Split
 from hyperfocal.engine.experiment import Experiment
 from hyperfocal.engine.run_folder import RunFolder
 from hyperfocal.types import ConfigError
 
 
-def load_recipe(name: str) -> Experiment:
+def load_recipe(name: str, trust: Sequence[str] = ()) -> Experiment:
     """The experiment of a recipe by name, or of a user's file or a run folder by its path.
+
+    Args:
+        name: name or path. A recipe file is executed, so it needs no ``trust``.
+        trust: modules outside the package that the components of a run may come from.
 
     Raises:
         ConfigError: there is no such recipe or file, or the file doesn't make an `Experiment`.
@@ -45,7 +50,7 @@ def load_recipe(name: str) -> Experiment:
     if name.endswith(".py"):
         return _from_file(Path(name))
     if name not in describe() and Path(name).is_dir():
-        return _from_run(Path(name))
+        return _from_run(Path(name), trust)
     _find(name)
     experiment: Experiment = import_module(f"hyperfocal.recipes.{name}").recipe()
     return experiment
@@ -116,9 +121,9 @@ def _docstring(path: Path) -> str:
     return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
 
 
-def _from_run(path: Path) -> Experiment:
+def _from_run(path: Path, trust: Sequence[str]) -> Experiment:
     """The settings of a run, starting from its weights; the data is to be given."""
-    found = RunFolder(path).read_experiment()
+    found = RunFolder(path).read_experiment(trust)
     data = dataclasses.replace(found.data, train=Split(), val=Split())
     return dataclasses.replace(
         found,
@@ -134,7 +139,7 @@ def _from_run(path: Path) -> Experiment:
 def _from_file(path: Path) -> Experiment:
     if not path.is_file():
         raise ConfigError(f"{path}: no such recipe file")
-    make = runpy.run_path(str(path)).get("recipe")
+    make = vars(import_file(path)).get("recipe")
     experiment = make() if callable(make) else None
     if not isinstance(experiment, Experiment):
         raise ConfigError(f"{path}: must define recipe() returning a hyperfocal Experiment")

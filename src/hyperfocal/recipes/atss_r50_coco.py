@@ -17,11 +17,11 @@ after 80k; 800 pixels, flips.
 import dataclasses
 
 from hyperfocal.engine.experiment import Experiment
-from hyperfocal.models import ATSS
+from hyperfocal.models import ATSS, as_dense
 from hyperfocal.recipes import retinanet_r50_coco
 
 
 def recipe() -> Experiment:
     """The complete config."""
     base = retinanet_r50_coco.recipe()
-    return dataclasses.replace(base, model=ATSS.Config(backbone=base.model.backbone))
+    return dataclasses.replace(base, model=ATSS.Config(backbone=as_dense(base.model).backbone))

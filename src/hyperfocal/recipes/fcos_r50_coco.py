@@ -22,11 +22,11 @@ tenth of it after 60k and again after 80k; 800 pixels, flips.
 import dataclasses
 
 from hyperfocal.engine.experiment import Experiment
-from hyperfocal.models import FCOS
+from hyperfocal.models import FCOS, as_dense
 from hyperfocal.recipes import retinanet_r50_coco
 
 
 def recipe() -> Experiment:
     """The complete config."""
     base = retinanet_r50_coco.recipe()
-    return dataclasses.replace(base, model=FCOS.Config(backbone=base.model.backbone))
+    return dataclasses.replace(base, model=FCOS.Config(backbone=as_dense(base.model).backbone))

@@ -43,7 +43,7 @@ import dataclasses
 from hyperfocal.data import DataConfig, TransformConfig
 from hyperfocal.data.samplers import RepeatFactorSampler
 from hyperfocal.engine.experiment import EvaluationConfig, Experiment, TrainConfig
-from hyperfocal.models import Backbone, DetectorConfig, ImprovedBaseline
+from hyperfocal.models import Backbone, DenseConfig, ImprovedBaseline, as_dense
 
 
 def recipe() -> Experiment:
@@ -70,7 +70,7 @@ def recipe() -> Experiment:
     )
 
 
-def with_detector(model: DetectorConfig) -> Experiment:
+def with_detector(model: DenseConfig) -> Experiment:
     """The recipe with another detector, and what the paper leaves open about it.
 
     The head's prior is 0.001. As many detections as LVIS measures, and no score threshold: rare
@@ -79,6 +79,6 @@ def with_detector(model: DetectorConfig) -> Experiment:
     base = recipe()
     inference = dataclasses.replace(model.inference, score_threshold=0.0, max_detections=300)
     head = dataclasses.replace(model.head, prior=0.001)
-    backbone = base.model.backbone
+    backbone = as_dense(base.model).backbone
     model = dataclasses.replace(model, backbone=backbone, head=head, inference=inference)
     return dataclasses.replace(base, model=model)

@@ -20,11 +20,11 @@ after 80k; 800 pixels, flips.
 import dataclasses
 
 from hyperfocal.engine.experiment import Experiment
-from hyperfocal.models import PAA
+from hyperfocal.models import PAA, as_dense
 from hyperfocal.recipes import retinanet_r50_coco
 
 
 def recipe() -> Experiment:
     """The complete config."""
     base = retinanet_r50_coco.recipe()
-    return dataclasses.replace(base, model=PAA.Config(backbone=base.model.backbone))
+    return dataclasses.replace(base, model=PAA.Config(backbone=as_dense(base.model).backbone))

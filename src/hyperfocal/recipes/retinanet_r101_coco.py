@@ -14,7 +14,7 @@ jitter; the paper gives no range, ours is 640 to 800 in steps of 32. Table 1e's 
 import dataclasses
 
 from hyperfocal.engine.experiment import Experiment, TrainConfig
-from hyperfocal.models import Backbone
+from hyperfocal.models import Backbone, as_dense
 from hyperfocal.recipes import retinanet_r50_coco
 
 
@@ -26,7 +26,8 @@ def recipe() -> Experiment:
         base,
         train=TrainConfig(iterations=135_000, milestones=(90 / 135, 120 / 135), evaluations=9),
         model=dataclasses.replace(
-            base.model, backbone=Backbone.Config(name="resnet101.tv_in1k", frozen_stages=2)
+            as_dense(base.model),
+            backbone=Backbone.Config(name="resnet101.tv_in1k", frozen_stages=2),
         ),
         data=dataclasses.replace(base.data, train_transform=jitter),
     )

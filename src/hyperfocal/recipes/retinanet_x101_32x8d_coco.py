@@ -12,7 +12,7 @@ The schedule and jitter of retinanet_r101_coco.
 import dataclasses
 
 from hyperfocal.engine.experiment import Experiment
-from hyperfocal.models import Backbone
+from hyperfocal.models import Backbone, as_dense
 from hyperfocal.recipes import retinanet_r101_coco
 
 
@@ -20,4 +20,6 @@ def recipe() -> Experiment:
     """The complete config."""
     base = retinanet_r101_coco.recipe()
     backbone = Backbone.Config(name="resnext101_32x8d.tv_in1k", frozen_stages=2)
-    return dataclasses.replace(base, model=dataclasses.replace(base.model, backbone=backbone))
+    return dataclasses.replace(
+        base, model=dataclasses.replace(as_dense(base.model), backbone=backbone)
+    )

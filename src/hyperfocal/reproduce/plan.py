@@ -13,6 +13,7 @@ from typing import Literal
 from hyperfocal.config import override
 from hyperfocal.data.synthetic import SyntheticConfig
 from hyperfocal.engine.experiment import Experiment
+from hyperfocal.models import Backbone, as_dense
 from hyperfocal.recipes import load_recipe
 from hyperfocal.reproduce.runs import Job
 from hyperfocal.reproduce.table import Row, Table
@@ -126,10 +127,13 @@ def drawn_set(base: SyntheticConfig, imbalance: float) -> SyntheticConfig:
 def setting(experiment: Experiment, plan: Plan) -> dict[str, str]:
     """Our setting in words, for what differs from the paper."""
     data, train = experiment.data, experiment.train
-    backbone = getattr(experiment.model, "backbone", None)
+    backbone = as_dense(experiment.model).backbone
+    name, pretrained = type(backbone).__qualname__, False
+    if isinstance(backbone, Backbone.Config):
+        name, pretrained = backbone.name, backbone.pretrained
     transform = data.train_transform
     length = f"{train.iterations} steps" if train.iterations else f"{train.epochs:g} epochs"
-    initial = "its initial weights" if getattr(backbone, "pretrained", False) else "random weights"
+    initial = "its initial weights" if pretrained else "random weights"
     drawn = plan.drawn
     source = (
         f"drawn by program, {drawn.train_images} training and {drawn.val_images} val images of "
@@ -141,7 +145,7 @@ def setting(experiment: Experiment, plan: Plan) -> dict[str, str]:
         "data": source,
         "recipe": plan.recipe or plan.table.recipe,
         "schedule": f"{length} of {train.batch_size} images, {train.optimizer}, lr {train.lr:g}",
-        "backbone": f"{getattr(backbone, 'name', 'its own')} from {initial}",
+        "backbone": f"{name} from {initial}",
         "image size": f"shorter side {transform.short}, longer at most {transform.long}",
         "sampler": data.sampler.kind,
     }

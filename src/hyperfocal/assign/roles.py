@@ -1,0 +1,47 @@
+"""Base classes of assigners and their settings."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from hyperfocal.config import Config
+from hyperfocal.types import Assignment, Priors, Target
+
+
+class Assigner(nn.Module, ABC):
+    """Decides which object each prior is trained on."""
+
+    centers_inside: ClassVar[bool] = False
+    """Whether the centre of every positive prior lies inside its object, which detectors need that
+    predict distances to the four sides (FCOS)."""
+
+    @abstractmethod
+    def forward(self, priors: Priors, targets: tuple[Target, ...]) -> Assignment:
+        """Assign A priors to the boxes of each of B images; without gradients."""
+
+
+class CostAssigner(Assigner):
+    """An assigner that gives candidates first, and chooses among them by their loss (PAA)."""
+
+    @abstractmethod
+    def choose(self, candidates: Assignment, cost: Tensor, priors: Priors) -> Assignment:
+        """The final assignment.
+
+        Args:
+            candidates: what ``forward`` gave.
+            cost: ``(P,)`` of the candidates in the order of ``positives(K).nonzero()``.
+            priors: the A priors.
+        """
+
+
+@dataclass(frozen=True)
+class AssignerConfig(Config, role=True):
+    """Settings of an assigner."""
+
+    @abstractmethod
+    def build(self, num_classes: int) -> Assigner:
+        """The assigner for K categories, whose background has label K."""
