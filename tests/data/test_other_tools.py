@@ -15,7 +15,7 @@ from hyperfocal.data import DataConfig, Split, read_annotations
 from hyperfocal.data.openimages_split import OpenImagesFiles
 from hyperfocal.data.segmentation import segmentation_box
 from hyperfocal.engine.splits import read_splits
-from hyperfocal.types import AnnotationSet, DataError, HyperfocalWarning
+from hyperfocal.types import AnnotationSet, ConfigError, DataError, HyperfocalWarning
 
 BOX = [10.0, 12.0, 40.0, 30.0]
 """Of every image, xyxy."""
@@ -387,3 +387,49 @@ def test_images_in_both_splits_are_counted(tmp_path: Path) -> None:
     val = Split(other / "a.json", other / "images")
     with pytest.warns(HyperfocalWarning, match=r"1 image of 3 .*pic_1\.jpg, same as .*copy\.jpg"):
         read_splits(DataConfig(train=images, val=val))
+
+
+# ------------------------------------------------------------------ several files
+
+
+def test_several_files_are_joined_by_the_names_of_their_categories(tmp_path: Path) -> None:
+    one, two = coco(tmp_path / "a"), coco(tmp_path / "b")
+    two["categories"] = [
+        {"id": 3, "name": "bee"},
+        {"id": 7, "name": "cat"},
+        {"id": 9, "name": "ant"},
+    ]
+    for entry, category in zip(two["annotations"], (3, 7, 9), strict=True):
+        entry["category_id"] = category
+    read(tmp_path / "a", one), read(tmp_path / "b", two)
+    files = [tmp_path / "a/a.json", tmp_path / "b/a.json"]
+    folders = [tmp_path / "a/images", tmp_path / "b/images"]
+    found = read_annotations(files, folders)
+    assert [c.name for c in found.categories] == ["ant", "bee", "cat"]
+    assert len({c.id for c in found.categories}) == 3
+    assert [record.labels.tolist() for record in found.images] == [[0], [0], [0], [1], [2], [0]]
+    assert len({record.id for record in found.images}) == 6
+    assert [record.path.parent.parent.name for record in found.images] == [*"aaabbb"]
+    assert boxes_of(found) == [BOX] * 6
+    split = Split(files[0], folders[0], (files[1],), (folders[1],))
+    again = read_splits(DataConfig(train=split)).train
+    assert [record.path for record in again.images] == [record.path for record in found.images]
+    val = read_annotations(files[1], folders[1], categories=found.categories)
+    assert [record.labels.tolist() for record in val.images] == [[1], [2], [0]]
+
+
+def test_errors_of_several_files_name_theirs(tmp_path: Path) -> None:
+    one, two = coco(tmp_path / "a"), coco(tmp_path / "b")
+    two["annotations"][1]["category_id"] = 77
+    read(tmp_path / "a", one)
+    (tmp_path / "b/a.json").write_text(json.dumps(two))
+    files = [tmp_path / "a/a.json", tmp_path / "b/a.json"]
+    with pytest.raises(DataError, match=r"annotation id 2 of a\.json"):
+        read_annotations(files, [tmp_path / "a/images", tmp_path / "b/images"])
+    with pytest.raises(DataError, match="2 annotation files, but 1 image folders"):
+        read_annotations(files, [tmp_path / "a/images"])
+    yolo(tmp_path / "c", "0 0.5 0.5 0.2 0.1")
+    with pytest.raises(DataError, match="in pixels and the other in fractions"):
+        read_annotations([files[0], tmp_path / "c"], [tmp_path / "a/images", None])
+    with pytest.raises(ConfigError, match=r"more_images .* one folder for each"):
+        Split(files[0], None, (files[1],), (tmp_path, tmp_path))

@@ -10,6 +10,7 @@ from hyperfocal.data.checks import check_annotations
 from hyperfocal.data.coco import read_coco
 from hyperfocal.data.csv_boxes import csv_format, read_csv
 from hyperfocal.data.image_checks import BadImages, Check
+from hyperfocal.data.joined import join
 from hyperfocal.data.openimages_split import OpenImagesFiles, read_openimages_split
 from hyperfocal.data.raw import Problems, RawAnnotations, SplitName
 from hyperfocal.data.voc import find_voc, read_voc
@@ -24,8 +25,8 @@ from hyperfocal.types import AnnotationSet, Category, DataError
 
 
 def read_annotations(
-    annotations: str | Path,
-    images: str | Path | None = None,
+    annotations: str | Path | Sequence[str | Path],
+    images: str | Path | Sequence[str | Path | None] | None = None,
     *,
     split: SplitName = "train",
     categories: Sequence[Category] | None = None,
@@ -49,8 +50,10 @@ def read_annotations(
     repeated annotation ids are kept.
 
     Args:
-        annotations: file or folder.
+        annotations: file or folder, or several of one format, which are joined by the names of
+            their categories.
         images: the folder that image names are relative to; None looks where the format keeps it.
+            Of several annotation files, one folder for all or one for each.
         split: which part to read of formats that keep both in one place (YOLO's ``data.yaml``,
             a VOC tree).
         categories: the training split's, so that other splits get the same labels; categories are
@@ -76,9 +79,33 @@ def read_annotations(
         ...     "val.json", "images", categories=train.categories
         ... )  # doctest: +SKIP
     """
-    folder = None if images is None else Path(images)
-    raw = read_raw(Path(annotations), folder, split, categories, openimages=openimages)
+    files = _files(annotations, images, split)
+    raw = join(
+        [read_raw(file, folder, split, categories, openimages=openimages) for file, folder in files]
+    )
     return check_annotations(raw, categories, check, bad_images, follow_links=follow_links)
+
+
+def _files(
+    annotations: str | Path | Sequence[str | Path],
+    images: str | Path | Sequence[str | Path | None] | None,
+    split: SplitName,
+) -> list[tuple[Path, Path | None]]:
+    """Each annotation file with its image folder."""
+    given = [annotations] if isinstance(annotations, str | Path) else list(annotations)
+    if images is None or isinstance(images, str | Path):
+        folders: list[str | Path | None] = [images] * len(given)
+    else:
+        folders = list(images)
+    if not given or len(folders) != len(given):
+        raise DataError(
+            f"{split}: {len(given)} annotation files, but {len(folders)} image folders; give one "
+            "folder for all, or one for each"
+        )
+    return [
+        (Path(file), None if folder is None else Path(folder))
+        for file, folder in zip(given, folders, strict=True)
+    ]
 
 
 def read_raw(

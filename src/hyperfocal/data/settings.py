@@ -21,12 +21,32 @@ class Split(config.Config):
     Images' boxes."""
     images: Path | None = None
     """Image folder; by default where the format keeps it."""
+    more_annotations: tuple[Path, ...] = ()
+    """Further annotation files of the split, of the same format; categories are joined by name."""
+    more_images: tuple[Path, ...] = ()
+    """Image folder of each of more_annotations; by default that of annotations."""
     classes: Path | None = None
     """Open Images: class descriptions CSV; for val by default those of train."""
     image_labels: Path | None = None
     """Open Images: CSV of verified image labels, for its protocol."""
     hierarchy: Path | None = None
     """Open Images: hierarchy JSON, for its protocol."""
+
+    def __post_init__(self) -> None:
+        fits = len(self.more_images) in (0, len(self.more_annotations))
+        self._require(fits, "more_images", "one folder for each of more_annotations, or none")
+        has_first = self.annotations is not None or not self.more_annotations
+        self._require(has_first, "more_annotations", "empty without annotations")
+
+    @property
+    def files(self) -> tuple[tuple[Path, Path | None], ...]:
+        """Every annotation file with its image folder."""
+        if self.annotations is None:
+            return ()
+        folders: tuple[Path | None, ...] = self.more_images
+        folders = folders or (self.images,) * len(self.more_annotations)
+        more = zip(self.more_annotations, folders, strict=True)
+        return ((self.annotations, self.images), *more)
 
     @property
     def openimages(self) -> OpenImagesFiles:

@@ -50,8 +50,8 @@ def read_split(
             f"no {what} data: give --data.{name}.annotations and --data.{name}.images"
         )
     return read_annotations(
-        split.annotations,
-        split.images,
+        [file for file, _ in split.files],
+        [folder for _, folder in split.files],
         check=check or config.check,
         bad_images=config.bad_images,
         follow_links=config.follow_links,

@@ -16,6 +16,7 @@ from hyperfocal.data.annotations import read_raw
 from hyperfocal.data.checks import check_annotations
 from hyperfocal.data.image_checks import links_out, look_at_images
 from hyperfocal.data.images import Header
+from hyperfocal.data.joined import join
 from hyperfocal.data.raw import Problems, RawAnnotations, counted
 from hyperfocal.files import shown
 from hyperfocal.inspection.findings import Case, Finding, Severity
@@ -90,8 +91,11 @@ def read_split(
     assert split.annotations is not None
     problems = Problems(split.annotations, quiet=True)
     try:
-        raw = read_raw(
-            split.annotations, split.images, name, categories, problems, split.openimages
+        raw = join(
+            [
+                read_raw(file, folder, name, categories, problems, split.openimages)
+                for file, folder in split.files
+            ]
         )
     except DataError as error:
         errors = problems.errors or [_without_source(str(error), split.annotations)]

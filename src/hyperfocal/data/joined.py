@@ -1,0 +1,101 @@
+"""Several annotation files of one split, joined before they are checked."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hyperfocal.data.raw import RawAnnotations
+from hyperfocal.types import Category, DataError
+
+
+def join(parts: Sequence[RawAnnotations]) -> RawAnnotations:
+    """One set of annotations from several of the same split.
+
+    Categories are joined by name: those of the first part keep their ids, and new ones keep theirs
+    where they are free. Image ids that an earlier part uses are renumbered.
+
+    Args:
+        parts: at least one.
+
+    Raises:
+        DataError: boxes in pixels and in fractions, or files with LVIS's or Open Images' lists.
+    """
+    first, *others = parts
+    if not others:
+        return first
+    for part in parts:
+        if part.normalized != first.normalized:
+            raise DataError(
+                f"{first.source} and {part.source}: one has boxes in pixels and the other in "
+                "fractions of the image; the annotation files of a split must be of one format"
+            )
+        if part.federated is not None or part.openimages is not None:
+            raise DataError(
+                f"{part.source}: files with LVIS's or Open Images' lists of verified categories "
+                "can't be joined; give one file"
+            )
+    categories = list(first.categories)
+    images, owners, labels = list(first.images), [first.image_ids], [first.category_ids]
+    used = {image.id for image in images}
+    for part in others:
+        category_of = _join_categories(categories, part.categories)
+        free = max(used, default=0) + 1
+        image_of: dict[int, int] = {}
+        for image in part.images:
+            if image.id in used:
+                image_of[image.id] = free
+                free += 1
+            else:
+                image_of[image.id] = image.id
+            images.append(dataclasses.replace(image, id=image_of[image.id]))
+        used |= set(image_of.values())
+        free = max(free, max(used, default=0) + 1)
+        # Ids that the part itself doesn't list stay unknown: those of no image or category.
+        owners.append(_renamed(part.image_ids, image_of, -1 - free))
+        unknown = min(-1, *(category.id for category in categories)) - 1
+        labels.append(_renamed(part.category_ids, category_of, unknown))
+    ends = np.cumsum([len(part.image_ids) for part in parts])
+
+    def describe(n: int) -> str:
+        which = int(np.searchsorted(ends, n, side="right"))
+        start = int(ends[which - 1]) if which else 0
+        return f"{parts[which].describe(n - start)} of {Path(parts[which].source).name}"
+
+    return RawAnnotations(
+        source=first.source,
+        categories=tuple(categories),
+        images=images,
+        image_ids=np.concatenate(owners),
+        category_ids=np.concatenate(labels),
+        boxes=np.concatenate([part.boxes for part in parts]),
+        crowd=np.concatenate([part.crowd for part in parts]),
+        area=np.concatenate([part.area for part in parts]),
+        describe=describe,
+        normalized=first.normalized,
+        made_up_ids=True,  # only names tell categories of several files
+    )
+
+
+def _join_categories(known: list[Category], own: Sequence[Category]) -> dict[int, int]:
+    """From a part's ids to the joined ones; new categories are added to ``known``."""
+    by_name = {category.name: category.id for category in reversed(known)}
+    renamed = {}
+    for category in own:
+        if category.name not in by_name:
+            taken = {c.id for c in known}
+            number = category.id if category.id not in taken else max(taken) + 1
+            known.append(Category(number, category.name))
+            by_name[category.name] = number
+        renamed[category.id] = by_name[category.name]
+    return renamed
+
+
+def _renamed(ids: NDArray[np.int64], new: dict[int, int], unknown: int) -> NDArray[np.int64]:
+    values, inverse = np.unique(ids, return_inverse=True)
+    table = np.array([new.get(value, unknown) for value in values.tolist()], np.int64)
+    return np.asarray(table[inverse], np.int64) if len(values) else ids
