@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -414,7 +415,8 @@ def test_several_files_are_joined_by_the_names_of_their_categories(tmp_path: Pat
     split = Split(files[0], folders[0], (files[1],), (folders[1],))
     again = read_splits(DataConfig(train=split)).train
     assert [record.path for record in again.images] == [record.path for record in found.images]
-    val = read_annotations(files[1], folders[1], categories=found.categories)
+    with pytest.warns(HyperfocalWarning, match="2 categories with another id"):
+        val = read_annotations(files[1], folders[1], categories=found.categories)
     assert [record.labels.tolist() for record in val.images] == [[1], [2], [0]]
 
 
@@ -433,3 +435,20 @@ def test_errors_of_several_files_name_theirs(tmp_path: Path) -> None:
         read_annotations([files[0], tmp_path / "c"], [tmp_path / "a/images", None])
     with pytest.raises(ConfigError, match=r"more_images .* one folder for each"):
         Split(files[0], None, (files[1],), (tmp_path, tmp_path))
+
+
+# ------------------------------------------------------------------ large images
+
+
+def test_the_limit_of_pixels_is_a_setting_with_one_clear_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+    read(tmp_path, coco(tmp_path))
+    split = Split(tmp_path / "a.json", tmp_path / "images")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for most in (96 * 72, 96 * 72 + 1):  # Pillow would warn from half of it on
+            assert len(read_splits(DataConfig(train=split, max_pixels=most)).train.images) == 3
+        with pytest.raises(DataError, match=r"more than 6,000 pixels; .*--data\.max-pixels"):
+            read_splits(DataConfig(train=split, max_pixels=6000))

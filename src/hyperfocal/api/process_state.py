@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+from PIL import Image
 
 
 @contextlib.contextmanager
@@ -25,6 +26,7 @@ def globals_restored() -> Iterator[None]:
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     logger, environment = logging.getLogger("lightning_fabric"), dict(os.environ)
     level = logger.level
+    max_pixels = Image.MAX_IMAGE_PIXELS
     with torch.random.fork_rng(), warnings.catch_warnings():
         try:
             yield
@@ -33,5 +35,6 @@ def globals_restored() -> Iterator[None]:
             np.random.set_state(legacy)  # noqa: NPY002
             torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
             logger.setLevel(level)
+            Image.MAX_IMAGE_PIXELS = max_pixels
             os.environ.clear()
             os.environ.update(environment)

@@ -13,6 +13,7 @@ from hyperfocal.types import ConfigError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from hyperfocal.data.images import limit_pixels
     from hyperfocal.engine.evaluate import Evaluation
     from hyperfocal.engine.experiment import Experiment
     from hyperfocal.types import AnnotationSet, Detections
@@ -60,6 +61,7 @@ def run(words: list[str]) -> int:
     else:
         folder = RunFolder(args.run)
         experiment = folder.read_experiment(args.trust)
+        limit_pixels(experiment.data.max_pixels)
         trained = folder.read_categories()
         place = Split(
             args.annotations, args.images, args.classes, args.image_labels, args.hierarchy

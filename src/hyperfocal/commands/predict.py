@@ -34,9 +34,17 @@ def run(words: list[str]) -> int:
     parser.add_argument("--batch-size", type=int, default=8, help="images a pass (default 8)")
     add_trust(parser)
     parser.add_argument("--device", default="auto", help="default: a GPU where there is one")
+    parser.add_argument(
+        "--max-pixels",
+        type=int,
+        metavar="N",
+        help="pixels that an image may have (default: the run's)",
+    )
     args = parser.parse_args(words)
     if not 0 <= args.score <= 1:
         raise ConfigError(f"--score {args.score:g}: scores lie between 0 and 1")
+    if args.max_pixels is not None and args.max_pixels < 1:
+        raise ConfigError(f"--max-pixels {args.max_pixels}: at least 1")
     if args.batch_size < 1:
         raise ConfigError(f"--batch-size {args.batch_size}: at least 1")
     check_folder(args.out, "--out")
@@ -45,6 +53,7 @@ def run(words: list[str]) -> int:
     from rich.console import Console
 
     from hyperfocal.data import read_image
+    from hyperfocal.data.images import limit_pixels
     from hyperfocal.engine.predict import load
     from hyperfocal.engine.progress import ProgressBar
     from hyperfocal.engine.run_folder import write_json
@@ -52,6 +61,7 @@ def run(words: list[str]) -> int:
 
     console = Console()
     model = load(args.run, args.device, args.trust)
+    limit_pixels(args.max_pixels or model.max_pixels)
     names = [category.name for category in model.categories]
     args.out.mkdir(parents=True, exist_ok=True)
     predictions, drawn = [], 0

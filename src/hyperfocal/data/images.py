@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import functools
 import io
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,9 +53,22 @@ FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM", "AVIF", "JPEG2000
 """What Pillow may take a file for, whatever its name: it opens PostScript, among others, by running
 another program on it."""
 
+MAX_PIXELS = 178_956_970
+"""Pixels that an image may have; Pillow's own limit against files made to fill the memory."""
+
 _ORIENTATION = 0x0112
 _TRANSPOSED = frozenset({5, 6, 7, 8})
 _SIXTEEN_BIT = frozenset({"I;16", "I;16B", "I;16L", "I;16N"})
+
+
+def limit_pixels(most: int = MAX_PIXELS) -> None:
+    """Set the pixels that an image file may have, for this process.
+
+    Pillow warns from half of its limit on, with a path of its installation; here only the limit
+    itself counts.
+    """
+    Image.MAX_IMAGE_PIXELS = most // 2  # Pillow refuses twice as many
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 @dataclass(frozen=True)
@@ -248,8 +262,9 @@ def _image_error(path: str | Path, error: Exception) -> DataError:
         return DataError(f"{place}: not an image, or of an unknown kind")
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return DataError(
-            f"{place}: more pixels than Pillow opens without being told to ({error}); make it "
-            "smaller, or raise PIL.Image.MAX_IMAGE_PIXELS if the file is trusted"
+            f"{place}: more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels; make it smaller, or "
+            "raise the limit with --data.max-pixels if the file is trusted (hyperfocal predict: "
+            "--max-pixels)"
         )
     # An OSError repeats the path in its text.
     reason = getattr(error, "strerror", None) or one_line(error) or type(error).__name__

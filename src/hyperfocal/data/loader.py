@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from hyperfocal.data.batches import BatchStream, Draw, portrait, rank_slice
 from hyperfocal.data.broken import BrokenFiles, grey_sample, with_replacement
+from hyperfocal.data.images import limit_pixels
 from hyperfocal.data.samples import collate, load_sample
 from hyperfocal.data.settings import DataConfig
 from hyperfocal.data.transforms import TransformConfig, apply, draw
@@ -137,7 +139,7 @@ class Batches:
             num_workers=workers,
             collate_fn=_same,
             pin_memory=pin_memory,
-            worker_init_fn=_start_worker,
+            worker_init_fn=partial(_start_worker, steps.max_pixels),
             # Its own, so that starting workers takes nothing from torch's global generator.
             generator=torch.Generator(),
         )
@@ -219,6 +221,8 @@ class _Steps(Dataset["_Packed | _Failure"]):
         self.records = annotations.images
         self.transform = transform
         self.divisor = settings.divisor
+        self.max_pixels = settings.max_pixels
+        limit_pixels(self.max_pixels)
         self.part = part
         self.seed = seed
         self.replaces = replaces
@@ -281,7 +285,8 @@ def _interrupts_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _start_worker(worker: int) -> None:
+def _start_worker(max_pixels: int, worker: int) -> None:
+    limit_pixels(max_pixels)  # where workers don't inherit it
     # Ctrl-C and a scheduler's SIGTERM reach the whole process group. The main process decides what
     # to do about them and ends its workers; one that died by itself would break the checkpoint
     # being saved. A worker whose main process was killed notices and ends too.

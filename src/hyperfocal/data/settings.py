@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from hyperfocal import config
+from hyperfocal.data.images import MAX_PIXELS
 from hyperfocal.data.openimages_split import OpenImagesFiles
 from hyperfocal.data.samplers import PlainSampler, SamplerConfig
 from hyperfocal.data.transforms import TransformConfig
@@ -82,6 +83,8 @@ class DataConfig(config.Config):
     """Share of a split's images that may become unreadable during a run: each is counted and
     replaced; above it the run stops and names them. With several processes each counts what it
     meets."""
+    max_pixels: int = MAX_PIXELS
+    """Pixels that an image file may have. A file made to fill the memory claims billions."""
     follow_links: bool = False
     """Use image files that are links out of the image folder. An archive from elsewhere can hold a
     link to any file of this machine."""
@@ -89,6 +92,7 @@ class DataConfig(config.Config):
     def __post_init__(self) -> None:
         self._require(self.divisor >= 1, "divisor", "at least 1")
         self._require(self.workers >= 0, "workers", "at least 0")
+        self._require(self.max_pixels >= 1, "max_pixels", "at least 1")
         self._require(0 <= self.max_broken <= 1, "max_broken", "a share in [0, 1]")
         self._require(not self.val_transform.is_random, "val_transform", "free of randomness")
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from hyperfocal.data import TransformConfig, collate, prepare_image
+from hyperfocal.data.images import MAX_PIXELS
 from hyperfocal.engine.accelerator import find_device
 from hyperfocal.engine.checkpoint import load_weights
 from hyperfocal.engine.precision import Precision, resolve, warn_if_emulated
@@ -34,6 +35,7 @@ class Predictor:
         device: where the detector is.
         precision: arithmetic of the network: as it was trained; where that was auto, this device's.
         divisor: images are padded to a multiple of this many pixels.
+        max_pixels: pixels that an image file may have.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Predictor:
         device: torch.device | str = "cpu",
         precision: Precision = "fp32",
         divisor: int = 32,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         self.device = torch.device(device)
         self.detector = detector.eval().to(self.device)
@@ -51,6 +54,7 @@ class Predictor:
         self.transform = transform
         self.precision = precision
         self.divisor = divisor
+        self.max_pixels = max_pixels
 
     @torch.no_grad()
     def predict(
@@ -118,6 +122,7 @@ def load(
         place,
         resolve(experiment.train.precision, place),
         experiment.data.divisor,
+        experiment.data.max_pixels,
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from hyperfocal.data import DataConfig, SplitName, read_annotations
 from hyperfocal.data.image_checks import Check
+from hyperfocal.data.images import limit_pixels
 from hyperfocal.data.raw import counted
 from hyperfocal.data.same_files import files_in_both
 from hyperfocal.types import AnnotationSet, Category, ConfigError, HyperfocalWarning
@@ -43,6 +44,7 @@ def read_split(
         ConfigError: the config names no annotations for this split.
         DataError: something in them can't be used.
     """
+    limit_pixels(config.max_pixels)
     split = config.val_split if name == "val" else config.train
     if split.annotations is None:
         what = "training" if name == "train" else "validation"

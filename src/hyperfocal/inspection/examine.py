@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from hyperfocal.data import SplitName
-from hyperfocal.data.images import Header
+from hyperfocal.data.images import Header, limit_pixels
 from hyperfocal.data.raw import RawAnnotations, RawImage
 from hyperfocal.engine.experiment import Experiment
 from hyperfocal.engine.splits import Splits
@@ -93,6 +93,7 @@ def examine(
         raise ConfigError(
             "--data.check none opens no image, but --decode asks for it; add --decode none"
         )
+    limit_pixels(data.max_pixels)
     findings: list[Finding] = []
     train: Examined | None
     val: Examined | None = None
