@@ -36,7 +36,7 @@ import torch
 from torch import Tensor, nn
 
 from hyperfocal.losses import SigmoidFocalLoss
-from hyperfocal.losses.streamed import streamed_loss
+from hyperfocal.models.streamed import streamed_loss
 
 CHANNELS = 256
 STRIDES = (8, 16, 32, 64, 128)

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from hyperfocal.engine.category_sums import CategorySums, sum_by_category
-from hyperfocal.engine.sample_logits import collect_logits
 from hyperfocal.losses import EqualizedFocalLoss, QualityFocalLoss, SigmoidFocalLoss
 from hyperfocal.models import ATSS, FPN, Backbone, DenseHead, RetinaNet
 from hyperfocal.models.samples import Samples
+from hyperfocal.probes.category_sums import CategorySums, sum_by_category
+from hyperfocal.probes.sample_logits import collect_logits
 from hyperfocal.types import Batch, Target
 
 K = 4

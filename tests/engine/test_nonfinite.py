@@ -19,14 +19,14 @@ from hyperfocal.cli import main
 from hyperfocal.config import override
 from hyperfocal.data import Split, TransformConfig
 from hyperfocal.engine import train as training
-from hyperfocal.engine.blackbox import replay
-from hyperfocal.engine.causes import broken_boxes, likely_causes
 from hyperfocal.engine.checkpoint import Checkpoints, load_checkpoint
-from hyperfocal.engine.devices import TrainingForward
 from hyperfocal.engine.experiment import Experiment, TrainConfig
+from hyperfocal.engine.nonfinite.blackbox import replay
+from hyperfocal.engine.nonfinite.causes import broken_boxes, likely_causes
 from hyperfocal.engine.run_folder import RunFolder
-from hyperfocal.engine.spikes import FACTOR, LEAST_STEPS, RunningRange
+from hyperfocal.engine.runtime import TrainingForward
 from hyperfocal.engine.step import Stepper
+from hyperfocal.engine.window import FACTOR, LEAST_STEPS, RunningRange
 from hyperfocal.recipes import load_recipe
 from hyperfocal.types import Batch, HyperfocalError, HyperfocalWarning, Target
 

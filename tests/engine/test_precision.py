@@ -13,9 +13,9 @@ from rich.console import Console
 from tests.engine.test_nonfinite import batch_with, tiny
 
 import hyperfocal
-from hyperfocal.engine import precision
-from hyperfocal.engine.causes import likely_causes
+from hyperfocal.engine import device as precision
 from hyperfocal.engine.experiment import TrainConfig
+from hyperfocal.engine.nonfinite.causes import likely_causes
 from hyperfocal.engine.run_folder import RunFolder
 from hyperfocal.engine.train import train
 from hyperfocal.types import HyperfocalWarning

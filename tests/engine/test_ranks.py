@@ -20,11 +20,11 @@ from safetensors.torch import load_file
 
 from hyperfocal.config import override
 from hyperfocal.engine.checkpoint import Checkpoints
+from hyperfocal.engine.coordination import Watchdog
 from hyperfocal.engine.experiment import Experiment
 from hyperfocal.engine.run_folder import RunFolder
 from hyperfocal.engine.step import average_gradients
 from hyperfocal.engine.train import train
-from hyperfocal.engine.watchdog import Watchdog
 from hyperfocal.recipes import load_recipe
 
 STEPS = 8

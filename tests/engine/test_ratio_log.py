@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from hyperfocal.engine.json_lines import read_lines
-from hyperfocal.engine.ratio_log import POINTS, RatioLog, logged_steps
+from hyperfocal.engine.ratios import POINTS, RatioLog, logged_steps
 from hyperfocal.losses import EqualizedFocalLoss, SigmoidFocalLoss
 
 

@@ -22,9 +22,9 @@ from hyperfocal.config import override
 from hyperfocal.data import Split, TransformConfig
 from hyperfocal.engine import checkpoint, json_lines, resume
 from hyperfocal.engine.checkpoint import Checkpoints, load_checkpoint, sweep_parts
+from hyperfocal.engine.coordination import Abandoned, StopRequest
 from hyperfocal.engine.evaluate import Evaluation
 from hyperfocal.engine.experiment import Experiment
-from hyperfocal.engine.interrupt import Abandoned, StopRequest
 from hyperfocal.engine.json_lines import LineFile
 from hyperfocal.engine.run_folder import RunFolder
 from hyperfocal.engine.train import TrainResult, train
@@ -349,7 +349,7 @@ def test_ctrl_c_twice_interrupts_unless_it_is_the_same_one(monkeypatch: pytest.M
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)  # the launcher's copy
         assert stop.received == "SIGINT"
-        monkeypatch.setattr("hyperfocal.engine.interrupt.SAME_SECONDS", 0.0)
+        monkeypatch.setattr("hyperfocal.engine.coordination.SAME_SECONDS", 0.0)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     with StopRequest() as stop, pytest.raises(Abandoned), stop.abandoning():

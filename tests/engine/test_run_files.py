@@ -21,9 +21,9 @@ from hyperfocal.engine.checkpoint import (
     save_weights,
     write_whole,
 )
-from hyperfocal.engine.ema import WeightAverage
 from hyperfocal.engine.evaluate import Evaluation
 from hyperfocal.engine.json_lines import LineFile, read_lines, write_lines
+from hyperfocal.engine.optim import WeightAverage
 from hyperfocal.engine.run_folder import MetricsLog, RunFolder, TrainedCategories, read_json
 from hyperfocal.types import Category, CategoryCounts, ConfigError, HyperfocalError
 

@@ -25,9 +25,9 @@ from hyperfocal import losses
 from hyperfocal.config import override
 from hyperfocal.data import Split, TransformConfig
 from hyperfocal.engine.checkpoint import Checkpoints
-from hyperfocal.engine.devices import Sealed, TrainingForward
 from hyperfocal.engine.experiment import Experiment
 from hyperfocal.engine.run_folder import RunFolder
+from hyperfocal.engine.runtime import Sealed, TrainingForward
 from hyperfocal.engine.train import train
 from hyperfocal.recipes import load_recipe
 from hyperfocal.types import LossTerms

@@ -22,13 +22,13 @@ from rich.console import Console
 import hyperfocal
 from hyperfocal.config import kinds, override
 from hyperfocal.data import Split, TransformConfig
-from hyperfocal.engine.accelerator import find_device
-from hyperfocal.engine.devices import launch
+from hyperfocal.engine.device import find_device
 from hyperfocal.engine.evaluate import Evaluation
 from hyperfocal.engine.experiment import Experiment, TrainConfig
 from hyperfocal.engine.optim import build_optimizer
 from hyperfocal.engine.recorder import Recorder
 from hyperfocal.engine.run_folder import RunFolder
+from hyperfocal.engine.runtime import launch
 from hyperfocal.engine.splits import read_splits
 from hyperfocal.engine.state import TrainState
 from hyperfocal.engine.step import micro_batches

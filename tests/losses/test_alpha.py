@@ -8,7 +8,7 @@ import torch
 from hyperfocal import config as configs
 from hyperfocal.config import kinds, override
 from hyperfocal.losses import ClassificationLossConfig
-from hyperfocal.losses.streamed import streamed_loss
+from hyperfocal.models.streamed import streamed_loss
 from hyperfocal.recipes import load_recipe
 from hyperfocal.types import ConfigError
 

@@ -15,8 +15,8 @@ from hyperfocal.losses import (
     first_gradient_ratio,
     sigmoid_focal_loss,
 )
+from hyperfocal.losses._core.memory import LossWithMemory, step_losses
 from hyperfocal.losses.equalized_focal import equalized_focal_gradients
-from hyperfocal.losses.memory import LossWithMemory, step_losses
 from hyperfocal.types import ConfigError, DataError
 
 RATIO = torch.tensor([0.0, 0.25, 0.5, 0.9, 1.0])

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from hyperfocal import losses
-from hyperfocal.losses.memory import own_buffers, ratio_loss
-from hyperfocal.losses.streamed import streams
+from hyperfocal.losses._core.memory import own_buffers, ratio_loss
+from hyperfocal.models.streamed import streams
 
 K = 3
 STREAMED = (

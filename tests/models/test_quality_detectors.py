@@ -21,7 +21,6 @@ from hyperfocal.losses import (
     VarifocalLoss,
     giou_loss,
 )
-from hyperfocal.losses.streamed_topk import streamed_topk
 from hyperfocal.models import (
     ATSS,
     FCOS,
@@ -35,6 +34,7 @@ from hyperfocal.models.dense import DenseDetector, QualityConfig
 from hyperfocal.models.detector import predicting
 from hyperfocal.models.head import QualityTower
 from hyperfocal.models.quality import QualityBranch, centerness
+from hyperfocal.models.streamed_topk import streamed_topk
 from hyperfocal.models.voting import score_voting
 from hyperfocal.ops import box_iou
 from hyperfocal.types import Batch, CategoryCounts, ConfigError, Target

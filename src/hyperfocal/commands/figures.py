@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
     from hyperfocal.data import SplitName
     from hyperfocal.data.loader import SizedBatches
-    from hyperfocal.engine.category_sums import CategorySums
     from hyperfocal.engine.predict import Predictor
-    from hyperfocal.engine.sample_logits import SampleLogits
     from hyperfocal.figures.export import Drawn
+    from hyperfocal.probes.category_sums import CategorySums
+    from hyperfocal.probes.sample_logits import SampleLogits
     from hyperfocal.types import AnnotationSet
 
 FROM_FUNCTIONS = {
@@ -165,7 +165,7 @@ def _from_runs(
 
 def _sums(run: Path, split: str, args: argparse.Namespace, console: Console) -> CategorySums:
     """Sums by category over one pass of a run's detector."""
-    from hyperfocal.engine.category_sums import sum_by_category
+    from hyperfocal.probes.category_sums import sum_by_category
 
     with _pass(run, split, args, console) as (model, batches, advance):
         return sum_by_category(model.detector, batches, model.device, advance)
@@ -173,7 +173,7 @@ def _sums(run: Path, split: str, args: argparse.Namespace, console: Console) -> 
 
 def _logits(run: Path, split: str, args: argparse.Namespace, console: Console) -> SampleLogits:
     """Logits of positives and negatives over one pass of a run's detector."""
-    from hyperfocal.engine.sample_logits import collect_logits
+    from hyperfocal.probes.sample_logits import collect_logits
 
     with _pass(run, split, args, console) as (model, batches, advance):
         per_batch = -(-NEGATIVES // len(batches))

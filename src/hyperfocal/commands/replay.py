@@ -22,7 +22,7 @@ def run(words: list[str]) -> int:
     args = parser.parse_args(words)
     from rich.console import Console
 
-    from hyperfocal.engine.blackbox import replay
+    from hyperfocal.engine.nonfinite.blackbox import replay
 
     made, console = replay(args.FILE, args.accelerator, args.trust), Console()
     say(console, f"step {made.step}, images {', '.join(map(str, made.image_ids))}")

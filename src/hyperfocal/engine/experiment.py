@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from hyperfocal.config import Config
 from hyperfocal.data import DataConfig
-from hyperfocal.engine.precision import Wanted
+from hyperfocal.engine.device import Wanted
 from hyperfocal.evaluation import FrequencyGroups
 from hyperfocal.models import DetectorConfig, RetinaNet
 

@@ -1,15 +1,67 @@
-"""Parameter groups, optimizers and the learning-rate schedule."""
+"""The optimizer, its learning-rate schedule, and an average of the weights."""
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator
 
-from torch import nn, optim
+import torch
+from torch import Tensor, nn, optim
+from torch.distributed.device_mesh import DeviceMesh
 
 from hyperfocal.engine.experiment import TrainConfig
+from hyperfocal.engine.sharding import local, shard
 from hyperfocal.models import Detector, FeatureNetwork
 from hyperfocal.types import ConfigError
+
+
+def total_steps(config: TrainConfig, epoch: float) -> int:
+    """Optimizer steps of the whole training, with ``epoch`` images in a pass of the sampler."""
+    if config.iterations is not None:
+        return config.iterations
+    assert config.epochs is not None
+    return max(round(config.epochs * epoch / config.batch_size), 1)
+
+
+def evaluation_steps(evaluations: int, total: int) -> frozenset[int]:
+    """Steps after which to evaluate: evenly spaced, the last one included."""
+    return frozenset(math.ceil(total * i / evaluations) for i in range(1, evaluations + 1))
+
+
+class WeightAverage:
+    """Keeps ``average ← d·average + (1 − d)·weights`` beside a model that trains.
+
+    The decay ramps up as ``d = min(decay, (1 + t) / (10 + t))`` with t the updates so far, so that
+    the random start is forgotten early. Buffers (running statistics, a loss's memory) are copied.
+
+    Attributes:
+        model: a copy of the model that holds the averaged weights, in eval mode.
+
+    Args:
+        model: as it starts, not sharded.
+        decay: d.
+        mesh: to shard the average over as the model is going to be; None: it is whole.
+    """
+
+    def __init__(self, model: nn.Module, decay: float, mesh: DeviceMesh | None = None) -> None:
+        self.decay = decay
+        self.updates = 0
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        if mesh is not None:
+            shard(self.model, mesh)
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Fold the current weights of ``model`` in."""
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        self.updates += 1
+        averages: list[Tensor] = [local(p) for p in self.model.parameters()]
+        weights: list[Tensor] = [local(p) for p in model.parameters()]
+        torch._foreach_lerp_(averages, weights, 1 - decay)
+        for average, buffer in zip(self.model.buffers(), model.buffers(), strict=True):
+            average.copy_(buffer)
+
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 

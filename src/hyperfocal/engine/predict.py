@@ -10,9 +10,8 @@ import torch
 
 from hyperfocal.data import TransformConfig, collate, prepare_image
 from hyperfocal.data.images import MAX_PIXELS
-from hyperfocal.engine.accelerator import find_device
 from hyperfocal.engine.checkpoint import load_weights
-from hyperfocal.engine.precision import Precision, resolve, warn_if_emulated
+from hyperfocal.engine.device import Precision, find_device, resolve, warn_if_emulated
 from hyperfocal.engine.run_folder import RunFolder
 from hyperfocal.models import Detector
 from hyperfocal.types import Category, Detections

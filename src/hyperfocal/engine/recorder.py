@@ -18,7 +18,7 @@ from torch import Tensor
 from hyperfocal.engine.checkpoint import Checkpoints, attempt, save_tensors
 from hyperfocal.engine.evaluate import Evaluation
 from hyperfocal.engine.experiment import Experiment
-from hyperfocal.engine.ratio_log import RatioLog
+from hyperfocal.engine.ratios import RatioLog
 from hyperfocal.engine.run_folder import MetricsLog, RunFolder
 from hyperfocal.engine.sharding import full_state
 from hyperfocal.engine.state import TrainState

@@ -18,9 +18,9 @@ import torch
 
 from hyperfocal import config as configs
 from hyperfocal.engine.checkpoint import attempt, sweep_parts, write_text_whole
+from hyperfocal.engine.device import Precision
 from hyperfocal.engine.experiment import Experiment
 from hyperfocal.engine.json_lines import LineFile, read_lines, write_lines
-from hyperfocal.engine.precision import Precision
 from hyperfocal.engine.window import Spike
 from hyperfocal.names import command
 from hyperfocal.types import (

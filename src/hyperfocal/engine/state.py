@@ -9,8 +9,8 @@ from typing import Any
 from lightning_fabric import Fabric
 from torch import optim
 
-from hyperfocal.engine.ema import WeightAverage
 from hyperfocal.engine.evaluate import Evaluation
+from hyperfocal.engine.optim import WeightAverage
 from hyperfocal.engine.sharding import (
     full_optimizer_state,
     full_state,

@@ -13,8 +13,8 @@ import torch.distributed as dist
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from hyperfocal.engine.devices import Sealed
 from hyperfocal.engine.experiment import TrainConfig
+from hyperfocal.engine.runtime import Sealed
 from hyperfocal.engine.sharding import full, whole
 from hyperfocal.engine.state import TrainState
 from hyperfocal.types import Batch, HyperfocalError, HyperfocalWarning, LossTerms

@@ -12,11 +12,10 @@ from rich.console import Console
 
 from hyperfocal.config import check_reloads, modules_of
 from hyperfocal.data import BrokenFileWarning, epoch_length, eval_batches, train_batches
-from hyperfocal.engine.agreement import Verdict, agree
 from hyperfocal.engine.by_category import with_categories
 from hyperfocal.engine.claim import claimed, on_main
-from hyperfocal.engine.devices import TrainingForward, launch, lost_contact, mesh_of
-from hyperfocal.engine.ema import WeightAverage
+from hyperfocal.engine.coordination import Abandoned, StopRequest, Verdict, Watchdog, agree
+from hyperfocal.engine.device import resolve
 from hyperfocal.engine.evaluate import (
     Evaluation,
     build_evaluator,
@@ -25,23 +24,28 @@ from hyperfocal.engine.evaluate import (
     warn_of_coco,
 )
 from hyperfocal.engine.experiment import Experiment
-from hyperfocal.engine.incident import MOST_IN_A_ROW, Rewind, examine, looks_at_each_step
-from hyperfocal.engine.interrupt import Abandoned, StopRequest
-from hyperfocal.engine.optim import build_optimizer, freeze, lr_factor, set_lr
-from hyperfocal.engine.precision import resolve
+from hyperfocal.engine.nonfinite.incident import MOST_IN_A_ROW, Rewind, examine, looks_at_each_step
+from hyperfocal.engine.optim import (
+    WeightAverage,
+    build_optimizer,
+    evaluation_steps,
+    freeze,
+    lr_factor,
+    set_lr,
+    total_steps,
+)
 from hyperfocal.engine.progress import ProgressBar
+from hyperfocal.engine.ratios import Saturation, SaturationWarning, saturation
 from hyperfocal.engine.recorder import Recorder
 from hyperfocal.engine.resume import can_resume, check_data, restore
 from hyperfocal.engine.run_data import RunData
 from hyperfocal.engine.run_folder import RunFolder, TrainedCategories
-from hyperfocal.engine.saturation import Saturation, SaturationWarning, saturation
-from hyperfocal.engine.schedule import evaluation_steps, total_steps
+from hyperfocal.engine.runtime import TrainingForward, launch, lost_contact, mesh_of
 from hyperfocal.engine.sharding import full_state, whole
 from hyperfocal.engine.splits import Splits, read_splits
 from hyperfocal.engine.state import TrainState
 from hyperfocal.engine.step import Gradients, Stepper
 from hyperfocal.engine.transfer import build_detector, check_out
-from hyperfocal.engine.watchdog import Watchdog
 from hyperfocal.files import check_folder
 from hyperfocal.names import say
 from hyperfocal.types import Batch, ConfigError, HyperfocalError, HyperfocalWarning

@@ -21,7 +21,7 @@ from hyperfocal import config as configs
 from hyperfocal.engine.resume import flat
 from hyperfocal.engine.run_folder import RunFolder, TrainedCategories, read_json
 from hyperfocal.files import shown
-from hyperfocal.losses.memory import own_buffers
+from hyperfocal.losses._core.memory import own_buffers
 from hyperfocal.models import Detector, DetectorConfig
 from hyperfocal.models.backbone import read_state_dict
 from hyperfocal.names import one_name

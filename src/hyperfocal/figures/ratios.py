@@ -17,7 +17,7 @@ from hyperfocal.figures.ratio_files import (
 )
 from hyperfocal.figures.run_files import Series
 from hyperfocal.fonts import figure_label
-from hyperfocal.losses.memory import BALANCED
+from hyperfocal.losses._core.memory import BALANCED
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

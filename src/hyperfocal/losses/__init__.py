@@ -9,6 +9,8 @@ each optimizer step (see `memory`). What else a loss can do is declared by its b
 
 from __future__ import annotations
 
+from hyperfocal.losses._core.equalized_focus import first_gradient_ratio
+from hyperfocal.losses._core.memory import step_losses
 from hyperfocal.losses.bags import (
     BalancedGroupSoftmaxLoss,
     CategoryGroups,
@@ -31,7 +33,6 @@ from hyperfocal.losses.eql import EqualizationLoss, equalization_loss, rare_cate
 from hyperfocal.losses.eqlv2 import EqualizationLossV2, eqlv2_scores, equalization_loss_v2
 from hyperfocal.losses.eqlv2_focal import EqualizationLossV2Focal, equalization_loss_v2_focal
 from hyperfocal.losses.equalized_focal import EqualizedFocalLoss, equalized_focal_loss
-from hyperfocal.losses.equalized_focus import first_gradient_ratio
 from hyperfocal.losses.equalized_quality_focal import (
     EqualizedQualityFocalLoss,
     equalized_quality_focal_loss,
@@ -42,7 +43,6 @@ from hyperfocal.losses.ghm import GHMClassificationLoss, ghm_classification_loss
 from hyperfocal.losses.ghm_regression import GHMRegressionLoss, ghm_regression_loss
 from hyperfocal.losses.hinge import HingeLoss, hinge_loss
 from hyperfocal.losses.iou import GIoULoss, IoULoss, giou_loss, iou_loss
-from hyperfocal.losses.memory import step_losses
 from hyperfocal.losses.ohem import hard_negatives, online_hard_examples
 from hyperfocal.losses.quality_focal import QualityFocalLoss, quality_focal_loss
 from hyperfocal.losses.roles import (

@@ -25,7 +25,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hyperfocal.losses.inputs import Number, check_range, check_scalar, per_category, widest
+from hyperfocal.losses._core.inputs import Number, check_range, check_scalar, per_category, widest
 from hyperfocal.types import DataError
 
 _INSIDE = 1e-6

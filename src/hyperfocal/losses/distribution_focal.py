@@ -21,7 +21,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from hyperfocal.losses.inputs import (
+from hyperfocal.losses._core.inputs import (
     Number,
     Reduction,
     check_range,

@@ -25,11 +25,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from hyperfocal.losses.counts import require_counts
-from hyperfocal.losses.inputs import Number, Reduction, check_scalar, prepare, reduce
-from hyperfocal.losses.one_vs_all import label_index, one_vs_all
+from hyperfocal.losses._core.counts import require_counts
+from hyperfocal.losses._core.inputs import Number, Reduction, check_scalar, prepare, reduce
+from hyperfocal.losses._core.one_vs_all import label_index, one_vs_all
+from hyperfocal.losses._core.terms import cross_entropy_term
 from hyperfocal.losses.roles import ClassificationLossConfig
-from hyperfocal.losses.terms import cross_entropy_term
 from hyperfocal.types import CategoryCounts, ConfigError
 
 

@@ -30,7 +30,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from hyperfocal.losses.inputs import (
+from hyperfocal.losses._core.inputs import (
     Inputs,
     Number,
     Reduction,
@@ -38,10 +38,10 @@ from hyperfocal.losses.inputs import (
     prepare,
     reduce,
 )
-from hyperfocal.losses.memory import BALANCED, GradientRatioLoss
-from hyperfocal.losses.one_vs_all import one_vs_all, one_vs_all_sums
+from hyperfocal.losses._core.memory import BALANCED, GradientRatioLoss
+from hyperfocal.losses._core.one_vs_all import one_vs_all, one_vs_all_sums
+from hyperfocal.losses._core.terms import cross_entropy_slope, cross_entropy_term
 from hyperfocal.losses.roles import ClassificationLossConfig
-from hyperfocal.losses.terms import cross_entropy_slope, cross_entropy_term
 from hyperfocal.types import CategoryCounts, ConfigError, DataError
 
 START = 100.0

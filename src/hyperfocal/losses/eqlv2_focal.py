@@ -23,9 +23,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from hyperfocal.losses.alpha import MUST, Alpha, as_number, is_alpha, keep_alpha
-from hyperfocal.losses.eqlv2 import START, RatioMap, prepare_with_ratio
-from hyperfocal.losses.inputs import (
+from hyperfocal.losses._core.inputs import (
     Inputs,
     Number,
     Reduction,
@@ -33,11 +31,13 @@ from hyperfocal.losses.inputs import (
     reduce,
     scalar_normalizer,
 )
+from hyperfocal.losses._core.memory import GradientRatioLoss
+from hyperfocal.losses._core.one_vs_all import balance, one_vs_all, one_vs_all_sums, times
+from hyperfocal.losses._core.terms import focal_slope, focal_term
+from hyperfocal.losses.alpha import MUST, Alpha, as_number, is_alpha, keep_alpha
+from hyperfocal.losses.eqlv2 import START, RatioMap, prepare_with_ratio
 from hyperfocal.losses.kernels import Backend, Settings, focal_settings, fused_sum, serves
-from hyperfocal.losses.memory import GradientRatioLoss
-from hyperfocal.losses.one_vs_all import balance, one_vs_all, one_vs_all_sums, times
 from hyperfocal.losses.roles import ClassificationLossConfig, StreamableLoss
-from hyperfocal.losses.terms import focal_slope, focal_term
 from hyperfocal.types import CategoryCounts
 
 

@@ -42,15 +42,13 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from hyperfocal.losses.alpha import MUST, Alpha, as_number, is_alpha, keep_alpha
-from hyperfocal.losses.equalized_focus import (
+from hyperfocal.losses._core.equalized_focus import (
     MIN_GAMMA,
     Factors,
     equalized_settings,
     focus_and_factor,
 )
-from hyperfocal.losses.focal import sigmoid_focal_loss
-from hyperfocal.losses.inputs import (
+from hyperfocal.losses._core.inputs import (
     Inputs,
     Number,
     Reduction,
@@ -60,11 +58,13 @@ from hyperfocal.losses.inputs import (
     reduce,
     scalar_normalizer,
 )
+from hyperfocal.losses._core.memory import GradientRatioLoss
+from hyperfocal.losses._core.one_vs_all import balance, one_vs_all, one_vs_all_sums, times
+from hyperfocal.losses._core.terms import cross_entropy_slope, focal_slope, focal_term
+from hyperfocal.losses.alpha import MUST, Alpha, as_number, is_alpha, keep_alpha
+from hyperfocal.losses.focal import sigmoid_focal_loss
 from hyperfocal.losses.kernels import Backend, Settings, focal_settings, fused_sum, serves
-from hyperfocal.losses.memory import GradientRatioLoss
-from hyperfocal.losses.one_vs_all import balance, one_vs_all, one_vs_all_sums, times
 from hyperfocal.losses.roles import ClassificationLossConfig, StreamableLoss
-from hyperfocal.losses.terms import cross_entropy_slope, focal_slope, focal_term
 from hyperfocal.types import CategoryCounts
 
 RatioOf = Literal["own", "cross_entropy"]

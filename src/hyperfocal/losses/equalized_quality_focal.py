@@ -22,8 +22,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from hyperfocal.losses.equalized_focus import MIN_GAMMA, equalized_settings, focus_and_factor
-from hyperfocal.losses.inputs import (
+from hyperfocal.losses._core.equalized_focus import MIN_GAMMA, equalized_settings, focus_and_factor
+from hyperfocal.losses._core.inputs import (
     Number,
     Reduction,
     check_scalar,
@@ -31,9 +31,8 @@ from hyperfocal.losses.inputs import (
     reduce,
     scalar_normalizer,
 )
-from hyperfocal.losses.kernels import Backend, fused_sum, serves
-from hyperfocal.losses.memory import GradientRatioLoss
-from hyperfocal.losses.one_vs_all import (
+from hyperfocal.losses._core.memory import GradientRatioLoss
+from hyperfocal.losses._core.one_vs_all import (
     at_label,
     label_index,
     one_vs_all_soft,
@@ -41,13 +40,14 @@ from hyperfocal.losses.one_vs_all import (
     sum_rows,
     sums_by_label,
 )
-from hyperfocal.losses.roles import ClassificationLossConfig, QualityLoss
-from hyperfocal.losses.terms import (
+from hyperfocal.losses._core.terms import (
     focal_slope,
     focal_term,
     soft_focal_derivative,
     soft_focal_term,
 )
+from hyperfocal.losses.kernels import Backend, fused_sum, serves
+from hyperfocal.losses.roles import ClassificationLossConfig, QualityLoss
 from hyperfocal.types import CategoryCounts
 
 

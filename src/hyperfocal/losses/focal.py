@@ -28,12 +28,12 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from hyperfocal.losses._core.inputs import Number, Reduction, per_category, prepare, reduce
+from hyperfocal.losses._core.one_vs_all import balance, one_vs_all
+from hyperfocal.losses._core.terms import focal_term
 from hyperfocal.losses.alpha import MUST, Alpha, as_number, is_alpha, keep_alpha
-from hyperfocal.losses.inputs import Number, Reduction, per_category, prepare, reduce
 from hyperfocal.losses.kernels import Backend, Settings, focal_settings, fused_sum, serves
-from hyperfocal.losses.one_vs_all import balance, one_vs_all
 from hyperfocal.losses.roles import ClassificationLossConfig, StreamableLoss
-from hyperfocal.losses.terms import focal_term
 from hyperfocal.types import CategoryCounts
 
 

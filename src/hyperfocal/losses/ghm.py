@@ -26,17 +26,17 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from hyperfocal.losses.inputs import (
+from hyperfocal.losses._core.inputs import (
     Inputs,
     Number,
     Reduction,
     prepare,
     reduce,
 )
-from hyperfocal.losses.memory import keep_pending, take_pending, world_size
-from hyperfocal.losses.one_vs_all import one_vs_all
+from hyperfocal.losses._core.memory import keep_pending, take_pending, world_size
+from hyperfocal.losses._core.one_vs_all import one_vs_all
+from hyperfocal.losses._core.terms import cross_entropy_slope, cross_entropy_term
 from hyperfocal.losses.roles import ClassificationLossConfig, LossWithMemory
-from hyperfocal.losses.terms import cross_entropy_slope, cross_entropy_term
 from hyperfocal.types import CategoryCounts, ConfigError
 
 

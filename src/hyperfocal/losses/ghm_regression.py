@@ -21,8 +21,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from hyperfocal.losses.ghm import SmoothedCounts, harmonising_weights, histogram
-from hyperfocal.losses.inputs import (
+from hyperfocal.losses._core.inputs import (
     Inputs,
     Number,
     Reduction,
@@ -30,6 +29,7 @@ from hyperfocal.losses.inputs import (
     prepare_boxes,
     reduce,
 )
+from hyperfocal.losses.ghm import SmoothedCounts, harmonising_weights, histogram
 from hyperfocal.losses.roles import BoxLoss
 
 MIN_MU = 1e-12

@@ -27,7 +27,13 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from hyperfocal.losses.inputs import Number, Reduction, check_choice, prepare_boxes, reduce_rows
+from hyperfocal.losses._core.inputs import (
+    Number,
+    Reduction,
+    check_choice,
+    prepare_boxes,
+    reduce_rows,
+)
 from hyperfocal.losses.roles import BoxLoss, BoxLossConfig
 
 EPS = 1e-7

@@ -25,11 +25,11 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from hyperfocal.losses.inputs import Number, Reduction, per_category, prepare, reduce
+from hyperfocal.losses._core.inputs import Number, Reduction, per_category, prepare, reduce
+from hyperfocal.losses._core.one_vs_all import one_vs_all_soft
+from hyperfocal.losses._core.terms import focal_term, soft_focal_term
 from hyperfocal.losses.kernels import Backend, focal_settings, fused_sum, serves
-from hyperfocal.losses.one_vs_all import one_vs_all_soft
 from hyperfocal.losses.roles import ClassificationLossConfig, QualityLoss
-from hyperfocal.losses.terms import focal_term, soft_focal_term
 from hyperfocal.types import CategoryCounts
 
 

@@ -26,7 +26,7 @@ import math
 import torch
 from torch import Tensor
 
-from hyperfocal.losses.inputs import (
+from hyperfocal.losses._core.inputs import (
     Number,
     Reduction,
     check_scalar,
@@ -36,10 +36,10 @@ from hyperfocal.losses.inputs import (
     reduce_rows,
     widest,
 )
-from hyperfocal.losses.memory import take_pending
+from hyperfocal.losses._core.memory import take_pending
+from hyperfocal.losses._core.terms import cross_entropy_term
 from hyperfocal.losses.roles import LossWithMemory
 from hyperfocal.losses.softmax_focal import true_class_logit
-from hyperfocal.losses.terms import cross_entropy_term
 from hyperfocal.types import ConfigError, DataError
 
 

@@ -21,7 +21,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from hyperfocal.losses.inputs import Number, Reduction, check_scalar, prepare_boxes, reduce
+from hyperfocal.losses._core.inputs import Number, Reduction, check_scalar, prepare_boxes, reduce
 from hyperfocal.losses.roles import BoxLoss, BoxLossConfig
 
 

@@ -27,7 +27,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from hyperfocal.losses.inputs import (
+from hyperfocal.losses._core.inputs import (
     Number,
     Reduction,
     check_scalar,
@@ -36,8 +36,8 @@ from hyperfocal.losses.inputs import (
     reduce_rows,
     widest,
 )
-from hyperfocal.losses.one_vs_all import at_label, times
-from hyperfocal.losses.terms import focal_term
+from hyperfocal.losses._core.one_vs_all import at_label, times
+from hyperfocal.losses._core.terms import focal_term
 from hyperfocal.types import ConfigError
 
 

@@ -23,11 +23,11 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from hyperfocal.losses._core.inputs import Number, Reduction, per_category, prepare, reduce
+from hyperfocal.losses._core.one_vs_all import one_vs_all_soft
+from hyperfocal.losses._core.terms import focal_term, soft_focal_term
 from hyperfocal.losses.alpha import MUST, Alpha, as_number, is_alpha, keep_alpha
-from hyperfocal.losses.inputs import Number, Reduction, per_category, prepare, reduce
-from hyperfocal.losses.one_vs_all import one_vs_all_soft
 from hyperfocal.losses.roles import ClassificationLossConfig, QualityLoss
-from hyperfocal.losses.terms import focal_term, soft_focal_term
 from hyperfocal.types import CategoryCounts
 
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from hyperfocal.losses import QualityLoss
-from hyperfocal.losses.streamed import streamed_loss, streams
 from hyperfocal.models.head import DenseHead
 from hyperfocal.models.matched import Matched
+from hyperfocal.models.streamed import streamed_loss, streams
 
 
 def classification_loss(

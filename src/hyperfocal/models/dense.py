@@ -20,7 +20,6 @@ from hyperfocal.losses import (
     SigmoidFocalLoss,
     SmoothL1Loss,
 )
-from hyperfocal.losses.streamed_topk import streamed_topk
 from hyperfocal.models.backbone import Backbone
 from hyperfocal.models.criterion import DenseCriterion, ImageTruth, Refine
 from hyperfocal.models.detector import SHARED_FIELDS, WHOLE, Detector, DetectorConfig, predicting
@@ -35,6 +34,7 @@ from hyperfocal.models.quality import QualityBranch
 from hyperfocal.models.replays import Replays
 from hyperfocal.models.roles import BackboneConfig, MiningConfig, NeckConfig
 from hyperfocal.models.samples import Samples
+from hyperfocal.models.streamed_topk import streamed_topk
 from hyperfocal.ops import BoxCoder
 from hyperfocal.types import Batch, CategoryCounts, ConfigError, Detections, LossTerms, Priors
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from hyperfocal import config
-from hyperfocal.losses.streamed_topk import Rank, TopPairs
 from hyperfocal.models.quality import QualityBranch
+from hyperfocal.models.streamed_topk import Rank, TopPairs
 from hyperfocal.models.voting import score_voting
 from hyperfocal.ops import clip_boxes, has_area, nms, rescale_boxes, stable_topk
 from hyperfocal.types import Batch, Detections, Priors

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hyperfocal.engine.interrupt import StopRequest
+from hyperfocal.engine.coordination import StopRequest
 from hyperfocal.engine.run_folder import RunFolder, read_json, write_json
 from hyperfocal.reproduce.judge import Outcome
 from hyperfocal.types import HyperfocalError

@@ -19,7 +19,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from hyperfocal.losses.inputs import (
+from hyperfocal.losses._core.inputs import (
     Number,
     Reduction,
     check_choice,

@@ -14,9 +14,9 @@ import warnings
 import torch
 from torch import Tensor
 
+from hyperfocal.losses._core.terms import soft_error
 from hyperfocal.losses.kernels import plain
 from hyperfocal.losses.kernels.tiling import Tiling, best_tiling
-from hyperfocal.losses.terms import soft_error
 from hyperfocal.types import HyperfocalWarning
 
 SCALED_AT_ONCE = 4096

@@ -9,9 +9,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hyperfocal.losses.inputs import prepare
-from hyperfocal.losses.one_vs_all import label_index, one_vs_all, one_vs_all_soft, replace_at_label
-from hyperfocal.losses.terms import focal_term, soft_focal_term
+from hyperfocal.losses._core.inputs import prepare
+from hyperfocal.losses._core.one_vs_all import (
+    label_index,
+    one_vs_all,
+    one_vs_all_soft,
+    replace_at_label,
+)
+from hyperfocal.losses._core.terms import focal_term, soft_focal_term
 
 
 def sigmoid_sum(

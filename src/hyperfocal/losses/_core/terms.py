@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hyperfocal.losses.inputs import Number, widest
+from hyperfocal.losses._core.inputs import Number, widest
 
 
 def softplus(x: Tensor) -> Tensor:

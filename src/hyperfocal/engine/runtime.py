@@ -19,11 +19,10 @@ from torch.distributed import DistError
 from torch.distributed.device_mesh import DeviceMesh
 from torch.nn.parallel import DistributedDataParallel
 
-from hyperfocal.engine.accelerator import find_device
+from hyperfocal.engine.device import find_device, resolve, warn_if_emulated
 from hyperfocal.engine.experiment import Experiment
-from hyperfocal.engine.precision import resolve, warn_if_emulated
 from hyperfocal.engine.sharding import shard
-from hyperfocal.losses.memory import own_buffers
+from hyperfocal.losses._core.memory import own_buffers
 from hyperfocal.models import Detector
 from hyperfocal.types import Batch, ConfigError
 

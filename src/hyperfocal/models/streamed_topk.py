@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hyperfocal.losses.streamed_parts import blocks, checked_head, pieces_for, prepared, runs
+from hyperfocal.models.streamed_parts import blocks, checked_head, pieces_for, prepared, runs
 from hyperfocal.ops import stable_topk
 
 Rank = Callable[[int, int, Tensor], Tensor]

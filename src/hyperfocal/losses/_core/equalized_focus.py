@@ -8,9 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from hyperfocal.losses.inputs import Inputs, Number, check_choice, per_category
+from hyperfocal.losses._core.inputs import Inputs, Number, check_choice, per_category
+from hyperfocal.losses._core.terms import focal_slope
 from hyperfocal.losses.kernels import Settings, focal_settings
-from hyperfocal.losses.terms import focal_slope
 from hyperfocal.types import ConfigError, DataError
 
 Factors = Literal["both", "focusing", "weighting"]

@@ -13,16 +13,16 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
-from hyperfocal.engine.causes import broken_boxes
 from hyperfocal.engine.checkpoint import (
     load_checkpoint,
     load_weights,
     save_checkpoint,
     save_tensors,
 )
-from hyperfocal.engine.devices import TrainingForward, launch
+from hyperfocal.engine.nonfinite.causes import broken_boxes
 from hyperfocal.engine.optim import build_optimizer
 from hyperfocal.engine.run_folder import RunFolder, finite, write_json
+from hyperfocal.engine.runtime import TrainingForward, launch
 from hyperfocal.engine.sharding import full_state, local, whole
 from hyperfocal.engine.state import TrainState
 from hyperfocal.engine.step import Gradients, Stepper

@@ -7,8 +7,8 @@ import math
 import torch
 from torch import nn
 
+from hyperfocal.engine.device import resolve
 from hyperfocal.engine.experiment import TrainConfig
-from hyperfocal.engine.precision import resolve
 from hyperfocal.engine.sharding import largest, local
 from hyperfocal.models import Detector
 from hyperfocal.types import Batch

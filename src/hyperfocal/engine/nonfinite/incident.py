@@ -13,10 +13,10 @@ import math
 
 from lightning_fabric import Fabric
 
-from hyperfocal.engine.blackbox import MOST, Incident, bad_gradients, write_black_box
-from hyperfocal.engine.causes import likely_causes
 from hyperfocal.engine.checkpoint import attempt
 from hyperfocal.engine.experiment import TrainConfig
+from hyperfocal.engine.nonfinite.blackbox import MOST, Incident, bad_gradients, write_black_box
+from hyperfocal.engine.nonfinite.causes import likely_causes
 from hyperfocal.engine.run_folder import RunFolder
 from hyperfocal.engine.sharding import whole
 from hyperfocal.engine.step import Gradients, Stepper, micro_batches

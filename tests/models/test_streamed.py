@@ -16,12 +16,11 @@ from hyperfocal.losses import (
     EqualizedFocalLoss,
     SigmoidCrossEntropyLoss,
     SigmoidFocalLoss,
-    streamed,
-    streamed_parts,
 )
-from hyperfocal.losses.streamed import streamed_loss
-from hyperfocal.losses.streamed_parts import Pieces
-from hyperfocal.losses.streamed_topk import streamed_topk
+from hyperfocal.models import streamed, streamed_parts
+from hyperfocal.models.streamed import streamed_loss
+from hyperfocal.models.streamed_parts import Pieces
+from hyperfocal.models.streamed_topk import streamed_topk
 from hyperfocal.ops import stable_topk
 from hyperfocal.types import ConfigError, DataError
 

@@ -17,12 +17,12 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, nn
 
-from hyperfocal.losses.inputs import Number, check_scalar, integer_labels
+from hyperfocal.losses._core.inputs import Number, check_scalar, integer_labels
+from hyperfocal.losses._core.memory import GradientRatioLoss
 from hyperfocal.losses.kernels import Settings
 from hyperfocal.losses.kernels.function import OnlyOnce, Problem, scaled, solve
-from hyperfocal.losses.memory import GradientRatioLoss
 from hyperfocal.losses.roles import LossWithMemory, StreamableLoss
-from hyperfocal.losses.streamed_parts import (
+from hyperfocal.models.streamed_parts import (
     Head,
     Pieces,
     Run,

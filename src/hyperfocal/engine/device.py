@@ -1,8 +1,4 @@
-"""Which arithmetic a device computes in: bf16 only where it has instructions for it.
-
-A CPU without them takes PyTorch's scalar code: a step of the demo took 11 times as long as in fp32
-(docs/log.md).
-"""
+"""The device of a name, and the arithmetic that suits it."""
 
 from __future__ import annotations
 
@@ -11,7 +7,32 @@ from typing import Literal
 
 import torch
 
-from hyperfocal.types import HyperfocalWarning
+from hyperfocal.types import ConfigError, HyperfocalWarning
+
+
+def find_device(name: str | int | torch.device) -> torch.device:
+    """The device of this name; ``"auto"``: a CUDA device where there is one, else the CPU.
+
+    Nothing is put on it yet: each of several processes looks at the first one.
+
+    Raises:
+        ConfigError: there is none of this name here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    found = torch.accelerator.current_accelerator(check_available=True)
+    kinds = (
+        {"cpu": 1} if found is None else {"cpu": 1, found.type: torch.accelerator.device_count()}
+    )
+    try:
+        device = torch.device(name)
+    except (RuntimeError, TypeError):  # a word that is no device's, or a number without a GPU
+        device = None
+    if device is None or (device.index or 0) >= kinds.get(device.type, 0):
+        there = ", ".join(f"{kind} ({n})" for kind, n in kinds.items())
+        raise ConfigError(f"device {name}: there is none here; there is {there}")
+    return device
+
 
 Precision = Literal["fp32", "bf16"]
 Wanted = Literal["auto", "fp32", "bf16"]

@@ -1,0 +1,1 @@
+"""Internals that the losses share; not for use outside the package."""
