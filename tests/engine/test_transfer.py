@@ -21,7 +21,8 @@ from hyperfocal.engine.checkpoint import save_weights
 from hyperfocal.engine.experiment import Experiment
 from hyperfocal.engine.run_folder import RunFolder, TrainedCategories
 from hyperfocal.engine.train import train
-from hyperfocal.engine.transfer import build_detector, read_source
+from hyperfocal.engine.transfer import build_detector
+from hyperfocal.engine.transfer_source import read_source
 from hyperfocal.models import Detector, DetectorConfig
 from hyperfocal.recipes import load_recipe
 from hyperfocal.types import Batch, Category, CategoryCounts, ConfigError, HyperfocalWarning, Target

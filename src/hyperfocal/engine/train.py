@@ -45,7 +45,8 @@ from hyperfocal.engine.sharding import full_state, whole
 from hyperfocal.engine.splits import Splits, read_splits
 from hyperfocal.engine.state import TrainState
 from hyperfocal.engine.step import Gradients, Stepper
-from hyperfocal.engine.transfer import build_detector, check_out
+from hyperfocal.engine.transfer import build_detector
+from hyperfocal.engine.transfer_source import check_out
 from hyperfocal.files import check_folder
 from hyperfocal.names import say
 from hyperfocal.types import Batch, ConfigError, HyperfocalError, HyperfocalWarning

@@ -19,16 +19,11 @@ from torch import Tensor
 
 from hyperfocal import config as configs
 from hyperfocal.engine.resume import flat
-from hyperfocal.engine.run_folder import RunFolder, TrainedCategories, read_json
+from hyperfocal.engine.transfer_source import Source, check_backbone, read_source, some
 from hyperfocal.files import shown
 from hyperfocal.losses._core.memory import own_buffers
 from hyperfocal.models import Detector, DetectorConfig
-from hyperfocal.models.backbone import read_state_dict
-from hyperfocal.names import one_name
-from hyperfocal.types import Category, CategoryCounts, ConfigError
-
-SHOWN = 5
-"""Names that a line lists; environment.json has all."""
+from hyperfocal.types import Category, CategoryCounts
 
 OF_TRAINING = (
     *("weights", "loss", "mining", "assigner", "box_loss", "box_weight", "normalizer", "inference"),
@@ -37,23 +32,6 @@ OF_TRAINING = (
     "stream_logits",
 )
 """Settings of a detector that its weights can do without, or bring along."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """A trained detector to start from.
-
-    Attributes:
-        path: as the user gave it.
-        tensors: by name.
-        categories: names in label order; None where no categories.json is beside the weights.
-        model: settings of its detector, as in config.json; empty where there is none.
-    """
-
-    path: Path
-    tensors: Mapping[str, Tensor]
-    categories: tuple[str, ...] | None
-    model: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -101,16 +79,16 @@ class Transfer:
         total = len(self.taken) + len(self.left)
         lines = [f"{self.source}: {len(self.taken)} of {total} tensors taken"]
         if self.left:
-            lines[0] += f"; new: {_some(self.left)}"
+            lines[0] += f"; new: {some(self.left)}"
         if self.no_names:
             lines.append(
                 "the classifier starts anew: no categories.json beside the weights says what its "
                 "outputs stand for"
             )
         else:
-            told = [f"kept by name: {_some(self.kept)}"] if self.kept else []
-            told += [f"new: {_some(self.new)}"] if self.new else []
-            told += [f"left behind: {_some(self.dropped)}"] if self.dropped else []
+            told = [f"kept by name: {some(self.kept)}"] if self.kept else []
+            told += [f"new: {some(self.new)}"] if self.new else []
+            told += [f"left behind: {some(self.dropped)}"] if self.dropped else []
             all_of_them = len(self.kept) + len(self.new)
             lines.append(f"{len(self.kept)} of {all_of_them} categories {'; '.join(told)}")
         lines += [
@@ -150,54 +128,6 @@ def build_detector(
     return model, transfer(model, source, [c.name for c in categories], configs.dump(config))
 
 
-def read_source(path: Path) -> Source:
-    """Read a run folder, or a file of weights with or without a run folder around it.
-
-    Raises:
-        ConfigError: there is no such run or file, or it is something else.
-    """
-    if path.is_dir():
-        run = RunFolder(path)
-        if not run.config.exists():
-            raise ConfigError(f"{path}: not a run folder (it has no {run.config.name})")
-        if not run.weights.exists():
-            raise ConfigError(
-                f"{path}: no weights here yet ({run.weights.name}); has the run finished an "
-                "evaluation?"
-            )
-        file = run.weights
-    else:
-        run, file = RunFolder(path.parent), path
-        whole = RunFolder(path.parent.parent)
-        if whole.config.exists() and whole.checkpoints == path.parent:
-            raise ConfigError(
-                f"{path}: a checkpoint, which --resume takes; to start from the run's best "
-                f"weights give its folder, {whole.path}"
-            )
-    tensors = read_state_dict(file)
-    categories: tuple[str, ...] | None = None
-    model: Any = None
-    if run.categories.exists():
-        found = TrainedCategories.from_json(read_json(run.categories), run.categories)
-        categories = tuple(category.name for category in found.categories)
-    if run.config.exists():
-        data = read_json(run.config)
-        model = data.get("model", {}) if isinstance(data, dict) else {}
-    return Source(path, tensors, categories, model if isinstance(model, dict) else {})
-
-
-def check_out(run: RunFolder, weights: Path | None) -> None:
-    """Raise `ConfigError` where a new run would be written over the weights that it starts from."""
-    if weights is None:
-        return
-    out, source = run.path.resolve(), weights.resolve()
-    if out == source or out in source.parents:
-        raise ConfigError(
-            f"--out {run.path} holds the weights that model.weights names ({weights}) and would be "
-            "written over: choose another --out"
-        )
-
-
 @torch.no_grad()
 def transfer(
     model: Detector, source: Source, names: Sequence[str], settings: Mapping[str, Any]
@@ -218,7 +148,7 @@ def transfer(
     """
     own, given = model.state_dict(), source.tensors
     fitting = {n: given[n] for n, v in own.items() if n in given and given[n].shape == v.shape}
-    _check_backbone(source, own, fitting, settings)
+    check_backbone(source, own, fitting, settings)
     of_data = tuple(f"{module}." for module in model.statistics)
     memory = _memory(model, fitting, source, names, settings)
     fitting = {n: v for n, v in fitting.items() if n in memory or not n.startswith(of_data)}
@@ -302,46 +232,6 @@ def _memory(
     return buffers if same and buffers <= fitting.keys() else set()
 
 
-def _check_backbone(
-    source: Source,
-    own: Mapping[str, Tensor],
-    fitting: Mapping[str, Tensor],
-    settings: Mapping[str, Any],
-) -> None:
-    wanted = [n for n in own if n.startswith("backbone.") and not n.endswith("batches_tracked")]
-    missing = [name for name in wanted if name not in fitting]
-    if not missing and fitting:
-        return
-    holds = f"it holds {len(source.tensors)} tensors, such as {_some(list(source.tensors), 3)}"
-    name = settings.get("backbone", {}).get("name")
-    lacks = (
-        f"of the {len(wanted)} tensors of the backbone {name} it lacks {len(missing)}, or has them "
-        f"in another shape, such as {missing[0]}"
-        if missing
-        else "it has none of this detector's tensors"
-    )
-    raise ConfigError(
-        f"{source.path}: not weights of this detector: {lacks}; {holds}. "
-        + _advice(source, wanted, settings)
-    )
-
-
-def _advice(source: Source, wanted: Sequence[str], settings: Mapping[str, Any]) -> str:
-    theirs = source.model.get("backbone", {}).get("name")
-    if theirs is not None and theirs != settings.get("backbone", {}).get("name"):
-        return f"Its run's backbone is {theirs}: add --model.backbone.name {theirs}"
-    names = source.tensors.keys()
-    if any(name.startswith(("backbone.body.", "head.classification_head.")) for name in names):
-        return (
-            f"They look like torchvision's: hyperfocal import torchvision {source.path} --out RUN, "
-            "then --model.weights RUN"
-        )
-    plain = {name.removeprefix("backbone.net.").replace(".", "_") for name in wanted}
-    if plain & {name.replace(".", "_") for name in names}:
-        return f"They look like a backbone's alone: --model.backbone.weights {source.path}"
-    return "Give a run folder, or the model.safetensors of one, with the same backbone"
-
-
 def _similar(new: Sequence[str], dropped: Sequence[str]) -> dict[str, str]:
     """Names that differ in case, spaces and dashes alone."""
 
@@ -366,8 +256,3 @@ def _differences(own: Mapping[str, Any], source: Mapping[str, Any]) -> list[tupl
 
 def _is_of_training(name: str) -> bool:
     return any(name == one or name.startswith(f"{one}.") for one in OF_TRAINING)
-
-
-def _some(names: Sequence[str], most: int = SHOWN) -> str:
-    rest = len(names) - most
-    return ", ".join(map(one_name, names[:most])) + (f" and {rest} more" if rest > 0 else "")
