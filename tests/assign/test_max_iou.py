@@ -5,7 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hyperfocal.assign import LowQuality, MaxIoUAssigner, assign_max_iou
+from hyperfocal.assign import LowQuality, MaxIoUAssigner, assign_max_iou, max_iou
+from hyperfocal.assign.max_iou import assign_side_by_side
 from hyperfocal.types import ConfigError, Priors, Target
 
 MODES: list[LowQuality] = ["off", "from_neg_threshold", "any", "mmdetection"]
@@ -194,6 +195,29 @@ def test_a_batch_is_its_images() -> None:
     found = MaxIoUAssigner.Config().build(K)(priors, (target, empty))
     assert found.labels.tolist() == [[1, K], [K, K]]
     assert found.positives(K).sum(dim=1).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("negative", [0.0, 0.4])
+@pytest.mark.parametrize("at_once", [1, 100, 10**6])
+def test_images_side_by_side_are_each_image(
+    mode: LowQuality, negative: float, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(max_iou, "OVERLAPS_AT_ONCE", at_once)
+    g = torch.Generator().manual_seed(0)
+
+    def some(n: int) -> torch.Tensor:  # on a coarse grid, so that overlaps tie
+        corner = torch.randint(0, 6, (n, 2), generator=g).float()
+        return torch.cat((corner, corner + torch.randint(0, 5, (n, 2), generator=g)), dim=1)
+
+    for counts in ((3, 0, 7, 1), (0, 0), (5,)):
+        anchors = some(40)
+        targets = [Target(some(n), torch.randint(0, K, (n,), generator=g)) for n in counts]
+        labels, rows = assign_side_by_side(anchors, targets, K, 0.5, negative, mode)
+        for image, target in enumerate(targets):
+            want = assign_max_iou(anchors, target, K, 0.5, negative, mode)
+            assert labels[image].equal(want[0])
+            assert rows[image].equal(want[1])
 
 
 def test_impossible_thresholds_are_named() -> None:

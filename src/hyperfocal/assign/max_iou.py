@@ -7,15 +7,20 @@ without such an anchor keeps its best one; `LowQuality` has the readings in use.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from hyperfocal.assign.roles import Assigner, AssignerConfig
 from hyperfocal.ops import box_iou
 from hyperfocal.types import IGNORED, Assignment, Priors, Target
+
+OVERLAPS_AT_ONCE = 1 << 26
+"""Pairs of box and anchor that a GPU works on at once: 256 MiB, a few times."""
 
 LowQuality = Literal["off", "from_neg_threshold", "any", "mmdetection"]
 """Which anchors below the positive threshold become positive for being a box's best, and for
@@ -61,23 +66,68 @@ def assign_max_iou(
         background = torch.full((len(anchors),), num_classes, device=anchors.device)
         return background, torch.zeros_like(background)
     iou = box_iou(target.boxes, anchors)
-    best, gt_index = iou.max(dim=0)
+    decided = _decide(iou[None], target.labels[None], num_classes, positive, negative, low_quality)
+    return decided[0][0], decided[1][0]
+
+
+def _decide(
+    iou: Tensor,
+    labels: Tensor,
+    num_classes: int,
+    positive: float,
+    negative: float,
+    low_quality: LowQuality,
+) -> tuple[Tensor, Tensor]:
+    """Labels and rows ``(B, A)`` from the IoU ``(B, N, A)`` with B images' boxes.
+
+    Boxes that only fill up come last and overlap nothing.
+    """
+    best, gt_index = iou.max(dim=1)
     is_positive = best >= positive
     if low_quality != "off":
-        peak = iou.amax(dim=1, keepdim=True)
+        peak = iou.amax(dim=2, keepdim=True)
         best_of = (iou == peak) & (peak > 0)
-        is_best = best_of.any(dim=0)
+        is_best = best_of.any(dim=1)
         if low_quality == "from_neg_threshold":
             is_best &= best >= negative
         is_positive |= is_best
         if low_quality == "mmdetection":
-            rows = torch.arange(len(iou), device=iou.device)[:, None]
-            last = rows.where(best_of, -1).amax(dim=0)
+            rows = torch.arange(iou.shape[1], device=iou.device)[:, None]
+            last = rows.where(best_of, -1).amax(dim=1)
             gt_index = last.where(is_best, gt_index)
-    labels = torch.full_like(gt_index, IGNORED)
-    labels[best < negative] = num_classes
-    labels = torch.where(is_positive, target.labels[gt_index], labels)
-    return labels, gt_index * is_positive
+    unlike = torch.where(best < negative, num_classes, IGNORED)
+    return torch.where(is_positive, labels.gather(1, gt_index), unlike), gt_index * is_positive
+
+
+def assign_side_by_side(
+    anchors: Tensor,
+    targets: Sequence[Target],
+    num_classes: int,
+    positive: float = 0.5,
+    negative: float = 0.4,
+    low_quality: LowQuality = "from_neg_threshold",
+) -> tuple[Tensor, Tensor]:
+    """`assign_max_iou` of several images, ``(B, A)`` each, in a few operations on all at once.
+
+    For a GPU, where starting thirty operations an image takes longer than they do.
+    """
+    boxes = pad_sequence([target.boxes for target in targets], batch_first=True)
+    labels = pad_sequence([target.labels for target in targets], batch_first=True)
+    images, most = labels.shape
+    if most == 0:
+        background = torch.full((images, len(anchors)), num_classes, device=anchors.device)
+        return background, torch.zeros_like(background)
+    at_once = max(1, OVERLAPS_AT_ONCE // (most * len(anchors)))
+    found = []
+    for first in range(0, images, at_once):
+        some_boxes, some_labels = (x[first : first + at_once] for x in (boxes, labels))
+        iou = box_iou(some_boxes.flatten(0, 1), anchors).view(*some_labels.shape, -1)
+        found.append(_decide(iou, some_labels, num_classes, positive, negative, low_quality))
+    label, gt_index = (torch.cat(parts) for parts in zip(*found, strict=True))
+    for image, target in enumerate(targets):
+        if not target.labels.numel():  # with negative = 0 nothing would be background
+            label[image] = num_classes
+    return label, gt_index
 
 
 class MaxIoUAssigner(Assigner):
@@ -133,17 +183,10 @@ class MaxIoUAssigner(Assigner):
     @torch.no_grad()
     def forward(self, priors: Priors, targets: tuple[Target, ...]) -> Assignment:
         """Assign ``(A,)`` priors to the boxes of each of B images."""
-        pairs = [
-            assign_max_iou(
-                priors.boxes,
-                target,
-                self.num_classes,
-                self.positive,
-                self.negative,
-                self.low_quality,
-            )
-            for target in targets
-        ]
+        settings = self.num_classes, self.positive, self.negative, self.low_quality
+        if priors.boxes.is_cuda:
+            return Assignment(*assign_side_by_side(priors.boxes, targets, *settings))
+        pairs = [assign_max_iou(priors.boxes, target, *settings) for target in targets]
         return Assignment(
             torch.stack([labels for labels, _ in pairs]),
             torch.stack([gt_index for _, gt_index in pairs]),
