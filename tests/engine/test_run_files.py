@@ -213,3 +213,28 @@ def test_clearing_takes_the_pictures_too(tmp_path: Path) -> None:
         picture.write_bytes(b"old")
     run.clear()
     assert not list(tmp_path.iterdir())
+
+
+def test_weights_under_the_names_of_older_runs_load(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    from hyperfocal.engine.checkpoint import load_weights
+    from hyperfocal.losses import EqualizedFocalLoss
+    from hyperfocal.models import Backbone, RetinaNet
+
+    config = RetinaNet.Config(
+        backbone=Backbone.Config("test_resnet", pretrained=False),
+        loss=EqualizedFocalLoss.Config(),
+        normalizer="ema",
+    )
+    model, other = config.build(3), config.build(3)
+    old = {"criterion.loss.": "loss.", "criterion.normalizer.": "loss_normalizer."}
+    state = model.state_dict()
+    for new, before in old.items():
+        state = {name.replace(new, before): value for name, value in state.items()}
+    assert not any(name.startswith("criterion.") for name in state)
+    save_file({n: v.contiguous() for n, v in state.items()}, tmp_path / "old.safetensors")
+    assert load_file(tmp_path / "old.safetensors").keys() == state.keys()
+    load_weights(tmp_path / "old.safetensors", other)
+    for name, value in model.state_dict().items():
+        assert torch.equal(other.state_dict()[name], value)

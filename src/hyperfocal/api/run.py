@@ -100,6 +100,11 @@ class Run:
         return self.predictor.detector
 
     @property
+    def precision(self) -> str:
+        """Arithmetic of the network: as it was trained; if that was auto, what suits the device."""
+        return self.predictor.precision
+
+    @property
     def transform(self) -> TransformConfig:
         """How images are resized before the detector sees them."""
         return self.predictor.transform

@@ -13,7 +13,6 @@ from hyperfocal.types import ConfigError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from hyperfocal.data.images import limit_pixels
     from hyperfocal.engine.evaluate import Evaluation
     from hyperfocal.engine.experiment import Experiment
     from hyperfocal.types import AnnotationSet, Detections
@@ -41,6 +40,7 @@ def run(words: list[str]) -> int:
     from rich.console import Console
 
     from hyperfocal.data import Split, read_annotations
+    from hyperfocal.data.images import limit_pixels
     from hyperfocal.engine.evaluate import build_evaluator, measure, warn_of_coco
     from hyperfocal.engine.experiment import EvaluationConfig
     from hyperfocal.engine.progress import ProgressBar

@@ -213,6 +213,21 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         raise OSError(str(error)) from None
 
 
+def with_current_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A detector's state dict under today's names.
+
+    Runs from before the loss was part of the criterion have ``loss.*`` and ``loss_normalizer.*``.
+    """
+    moved = {"loss.": "criterion.loss.", "loss_normalizer.": "criterion.normalizer."}
+    renamed = {}
+    for name, value in state.items():
+        for old, new in moved.items():
+            if name.startswith(old):
+                name = new + name.removeprefix(old)
+        renamed[name] = value
+    return renamed
+
+
 def load_weights(path: Path, model: nn.Module) -> None:
     """Load what `save_weights` wrote into ``model``.
 
@@ -221,7 +236,7 @@ def load_weights(path: Path, model: nn.Module) -> None:
             first tensors that differ.
     """
     try:
-        weights = load_file(path)
+        weights = with_current_names(load_file(path))
     except FileNotFoundError:
         raise ConfigError(
             f"{path}: no weights here yet; has the run finished an evaluation?"

@@ -9,6 +9,7 @@ from typing import Any
 from lightning_fabric import Fabric
 from torch import optim
 
+from hyperfocal.engine.checkpoint import with_current_names
 from hyperfocal.engine.evaluate import Evaluation
 from hyperfocal.engine.optim import WeightAverage
 from hyperfocal.engine.sharding import (
@@ -90,7 +91,7 @@ class TrainState:
 
     def load_state_dict(self, state: dict[str, Any], fabric: Fabric) -> None:
         """Go back to where `state_dict` was taken; the optimizer keeps its own settings."""
-        load_full_state(self.model, state["model"])
+        load_full_state(self.model, with_current_names(state["model"]))
         own, saved = self.optimizer.state_dict()["param_groups"], state["optimizer"]
         groups = [
             mine | {"lr": theirs["lr"]}  # set before every step; here only for who reads the file
@@ -100,7 +101,7 @@ class TrainState:
         self.optimizer.load_state_dict(saved | {"param_groups": groups})
         if self.average is not None:  # a run that starts to average starts from its weights
             average = state["average"] or {"model": state["model"], "updates": 0}
-            load_full_state(self.average.model, average["model"])
+            load_full_state(self.average.model, with_current_names(average["model"]))
             self.average.updates = average["updates"]
         self.window.load_state_dict(state["window"], fabric)
         self.step, self.evaluated = state["step"], state["evaluated"]
