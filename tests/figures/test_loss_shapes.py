@@ -62,7 +62,7 @@ def test_focal_loss_paper_figure_7_has_every_setting() -> None:
 def test_figure_7_tells_the_settings_that_work_by_their_ap() -> None:
     ap = {"fl": 10.0, "star-2-1": 9.6, "star-4-0": 9.4, "star-1--2": 12.0, "star-6-2": math.nan}
     table = ReproducedTable(
-        "fl7", tuple(TableRow(name, {}, {"AP": x}, ()) for name, x in ap.items())
+        "fl7", "AP", tuple(TableRow(name, {}, {"AP": x}, ()) for name, x in ap.items())
     )
     drawn = loss_shapes.focal_star_sweep_figure(table)
     (axes,) = drawn.figure.axes

@@ -60,3 +60,15 @@ def test_any_other_table_is_drawn_row_by_row(tmp_path: Path) -> None:
     assert rows["alpha=0.75"]["AP"] == "0"
     assert rows["alpha=0.999"]["AP"] == ""
     assert (tmp_path / "figures" / "table_1a.svg").exists()
+
+
+def test_a_table_of_open_images_is_drawn_by_its_own_metric(tmp_path: Path) -> None:
+    results = {"r50-efl": {0: Outcome({"AP50": 10.0})}, "r50-baseline": {0: Outcome({}, 3)}}
+    write_report(TABLES["efl7"], results, {}, "hyperfocal reproduce", tmp_path)
+    assert main(["figures", str(tmp_path), "--out", str(tmp_path / "figures")]) == 0
+    with (tmp_path / "figures" / "table_efl7.csv").open() as file:
+        rows = {row["row"]: row for row in csv.DictReader(file)}
+    assert rows["r50-efl"] == {
+        "row": "r50-efl", "published AP50": "51.5", "AP50": "10", "AP50, run 1": "10",
+    }  # fmt: skip
+    assert rows["r50-baseline"]["AP50"] == "0"

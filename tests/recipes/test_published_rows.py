@@ -61,10 +61,10 @@ def test_the_rows_are_those_of_the_paper() -> None:
     by_recipe = [name for name, _ in rows]
     assert {name: by_recipe.count(name) for name in by_recipe} == {
         "atss_r50_coco": 1,
-        "atss_r50_lvis": 2,
+        "atss_r50_lvis": 6,
         "fcos_r50_coco": 2,
         "fcos_r50_lvis": 3,
-        "improved_baseline_r50_lvis": 15,
+        "improved_baseline_r50_lvis": 11,
         "improved_baseline_r50_openimages": 4,
         "paa_r50_coco": 2,
         "paa_r50_lvis": 3,
@@ -75,13 +75,30 @@ def test_the_rows_are_those_of_the_paper() -> None:
 
 
 def test_ablations_set_what_they_say() -> None:
-    rows = {row.name: row.flags for name, row in ROWS if name == "improved_baseline_r50_lvis"}
-    base = load_recipe("improved_baseline_r50_lvis")
-    plain = override(base, rows["Table 5: without STS, IB, IA"], "test")
+    rows = {row.name: row.flags for name, row in ROWS if name.startswith(("improved", "atss"))}
+    base, atss = load_recipe("improved_baseline_r50_lvis"), load_recipe("atss_r50_lvis")
+    plain = override(atss, rows["Table 5: with EFL"], "test")
+    assert plain == override(atss, ["--loss", "efl"], "test")
     assert (plain.train.warmup_iterations, plain.train.clip_norm) == (1000, None)
     assert plain.model.quality.target == "centerness"
     assert (plain.model.anchors.base_scales, plain.model.assigner.top_k) == ((8.0,), 9)
     assert plain.model.loss.kind == "efl"
+    # Each part, and no more, is as in the improved baseline.
+    stable = override(atss, rows["Table 5: EFL, STS"], "test")
+    assert stable == dataclasses.replace(plain, train=base.train)
+    for part, names in (("IB", ["quality"]), ("IA", ["anchors", "assigner"])):
+        found = override(atss, rows[f"Table 5: EFL, STS, {part}"], "test")
+        assert found.train == base.train
+        changed = {
+            field.name
+            for field in dataclasses.fields(found.model)
+            if getattr(found.model, field.name) != getattr(plain.model, field.name)
+        }
+        assert changed == set(names)
+    assert found.model.anchors.base_scales == base.model.anchors.base_scales
+    assert found.model.assigner == base.model.assigner
+    branch = override(atss, rows["Table 5: EFL, STS, IB"], "test").model.quality
+    assert branch.target == base.model.quality.target == "iou"
     for s in (0, 1, 2, 4, 12):
         assert override(base, rows[f"Table 4: s = {s}"], "test").model.loss.scale == s
     assert override(base, rows["Table 3: focusing factor alone"], "t").model.loss.factors == (

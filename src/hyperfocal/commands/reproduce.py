@@ -27,7 +27,7 @@ Train the rows of a published table over seeds; write table.md and table.json.
   hyperfocal reproduce 1b --data.train.annotations F --data.train.images D \\
       --data.val.annotations F --data.val.images D --devices 8 --seeds 3 --out runs/1b
 
-Focal-loss paper: 1a 1b 1c 1d 1e 3 prior, fl7 (Fig. 7's sweep). EFL paper: efl1 efl3 efl4 efl6.
+Focal-loss paper: 1a 1b 1c 1d 1e 2 3 prior, fl7 (Fig. 7's sweep). EFL paper: efl1 to efl7.
 
 The same command goes on where it was stopped: finished runs are kept, interrupted ones resumed. A
 run that diverges is a result. Tables share rows (focal loss with gamma 2 is in 1b, 1d and 3):

@@ -18,7 +18,7 @@ class TableRow(NamedTuple):
         name: as in the table.
         published: by column, what the paper has; AP in points.
         ours: by column, the mean over seeds, nan where nothing was measured.
-        seeds: AP of each run, 0 where it diverged.
+        seeds: of each run the table's first metric, AP as a rule; 0 where it diverged.
     """
 
     name: str
@@ -32,10 +32,12 @@ class ReproducedTable(NamedTuple):
 
     Attributes:
         name: what it was called on the command line.
+        metric: what a row is judged by, the table's first column.
         rows: all of them, measured or not.
     """
 
     name: str
+    metric: str
     rows: tuple[TableRow, ...]
 
 
@@ -48,6 +50,7 @@ def read_table(folder: Path) -> ReproducedTable:
     path = folder / "table.json"
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
+        metric = str(table["columns"][0])
         rows = tuple(
             TableRow(
                 str(row["name"]),
@@ -56,14 +59,14 @@ def read_table(folder: Path) -> ReproducedTable:
                     name: math.nan if found is None else float(found["mean"])
                     for name, found in row["ours"].items()
                 },
-                tuple(_ap(run) for run in row["runs"].values()),
+                tuple(_value(run, metric) for run in row["runs"].values()),
             )
             for row in table["rows"]
         )
-        return ReproducedTable(str(table["table"]), rows)
-    except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
+        return ReproducedTable(str(table["table"]), metric, rows)
+    except (OSError, LookupError, TypeError, AttributeError, ValueError) as error:
         raise DataError(f"{path}: not a reproduced table ({error!r})") from None
 
 
-def _ap(run: Mapping[str, Any]) -> float:
-    return 0.0 if run["diverged_at"] is not None else float(run["metrics"].get("AP", math.nan))
+def _value(run: Mapping[str, Any], metric: str) -> float:
+    return 0.0 if run["diverged_at"] is not None else float(run["metrics"].get(metric, math.nan))

@@ -16,12 +16,12 @@ def table_figure(table: ReproducedTable) -> Drawn:
     Data and schedules differ, so each side has an axis of its own: the shapes are to be compared,
     not the heights. A run that diverged has AP 0.
     """
-    rows = table.rows
+    rows, metric = table.rows, table.metric
     figure = style.new_figure(8.6, 1.3 + 0.28 * len(rows))
     left, right = figure.subplots(1, 2, sharey=True)
     places = range(len(rows))
-    published = [row.published.get("AP", math.nan) for row in rows]
-    means = [row.ours.get("AP", math.nan) for row in rows]
+    published = [row.published.get(metric, math.nan) for row in rows]
+    means = [row.ours.get(metric, math.nan) for row in rows]
     left.plot(published, places, "D", color=style.BLACK, markersize=5)
     right.plot(means, places, "|", color=style.BLUE, markersize=14, markeredgewidth=2.5)
     for place, row in enumerate(rows):
@@ -32,17 +32,17 @@ def table_figure(table: ReproducedTable) -> Drawn:
     left.invert_yaxis()
     right.set(title="here: seeds and mean")
     for axes in (left, right):
-        axes.set(xlabel="AP")
+        axes.set(xlabel=metric)
         style.tidy(axes, grid=False)
         axes.grid(axis="x", color="#e3e3e3", linewidth=0.8)
     most = max((len(row.seeds) for row in rows), default=0)
     columns: dict[str, Column] = {
         "row": [row.name for row in rows],
-        "published AP": published,
-        "AP": means,
+        f"published {metric}": published,
+        metric: means,
     }
     for number in range(most):
-        columns[f"AP, run {number + 1}"] = [
+        columns[f"{metric}, run {number + 1}"] = [
             row.seeds[number] if number < len(row.seeds) else math.nan for row in rows
         ]
     return Drawn(figure, columns)

@@ -51,9 +51,9 @@ class Plan:
         small = self.scale == "small"
         recipe = self.recipe or row.recipe or self.table.recipe
         base = self.table.flags
-        if self.recipe is not None:  # the recipe's sizes; LVIS's tables compare detectors
+        if self.recipe is not None:  # the recipe's sizes; these tables compare detectors
             detector, _, data = (row.recipe or self.table.recipe).partition("_r50_")
-            base = ("--model", detector) if data == "lvis" else ()
+            base = ("--model", detector) if data in ("lvis", "openimages") else ()
         special = self.table.small_flags if small else ()
         own = row.small_flags if small and row.small_flags is not None else row.flags
         return (recipe, *base, *self.data, *special, *self.flags, *own, "--seed", str(seed))

@@ -71,7 +71,8 @@ class Job:
             return "interrupted"
         if outcome.diverged_at is not None:
             return f"diverged at step {outcome.diverged_at}"
-        return f"AP {outcome.metrics.get('AP', float('nan')):.1f}"
+        metric = "AP" if "AP" in outcome.metrics else "AP50"  # Open Images has no other
+        return f"{metric} {outcome.metrics.get(metric, float('nan')):.1f}"
 
     def seconds(self) -> float:
         """Spent on it so far, over all its parts."""
