@@ -412,7 +412,7 @@ def test_several_files_are_joined_by_the_names_of_their_categories(tmp_path: Pat
     assert len({record.id for record in found.images}) == 6
     assert [record.path.parent.parent.name for record in found.images] == [*"aaabbb"]
     assert boxes_of(found) == [BOX] * 6
-    split = Split(files[0], folders[0], (files[1],), (folders[1],))
+    split = Split(files[0], folders[0], more_annotations=(files[1],), more_images=(folders[1],))
     again = read_splits(DataConfig(train=split)).train
     assert [record.path for record in again.images] == [record.path for record in found.images]
     with pytest.warns(HyperfocalWarning, match="2 categories with another id"):
@@ -434,7 +434,7 @@ def test_errors_of_several_files_name_theirs(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="in pixels and the other in fractions"):
         read_annotations([files[0], tmp_path / "c"], [tmp_path / "a/images", None])
     with pytest.raises(ConfigError, match=r"more_images .* one folder for each"):
-        Split(files[0], None, (files[1],), (tmp_path, tmp_path))
+        Split(files[0], more_annotations=(files[1],), more_images=(tmp_path, tmp_path))
 
 
 # ------------------------------------------------------------------ large images

@@ -22,16 +22,16 @@ class Split(config.Config):
     Images' boxes."""
     images: Path | None = None
     """Image folder; by default where the format keeps it."""
-    more_annotations: tuple[Path, ...] = ()
-    """Further annotation files of the split, of the same format; categories are joined by name."""
-    more_images: tuple[Path, ...] = ()
-    """Image folder of each of more_annotations; by default that of annotations."""
     classes: Path | None = None
     """Open Images: class descriptions CSV; for val by default those of train."""
     image_labels: Path | None = None
     """Open Images: CSV of verified image labels, for its protocol."""
     hierarchy: Path | None = None
     """Open Images: hierarchy JSON, for its protocol."""
+    more_annotations: tuple[Path, ...] = ()
+    """Further annotation files of the split, of the same format; categories are joined by name."""
+    more_images: tuple[Path, ...] = ()
+    """Image folder of each of more_annotations; by default that of annotations."""
 
     def __post_init__(self) -> None:
         fits = len(self.more_images) in (0, len(self.more_annotations))
