@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import stat
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hyperfocal.types import ConfigError, DataError, HyperfocalError
 
@@ -14,6 +16,12 @@ MAX_TEXT = 16 << 20
 
 JSON_GROWTH = 10
 """Bytes of memory that a byte of annotations takes once decoded, about."""
+
+DATA_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm"}
+    | {".pgm", ".avif", ".jp2", ".mpo", ".txt", ".xml", ".csv", ".yaml", ".yml"}
+)
+"""Endings of images and annotations."""
 
 MAX_SHOWN = 60
 """Characters of a bad value that a message repeats."""
@@ -92,6 +100,88 @@ def check_folder(path: Path, option: str) -> None:
             return
         if place.exists():
             raise ConfigError(f"{option} {path}: {place} is a file, but it must be a folder")
+
+
+def check_outputs(option: str, outputs: Iterable[Path], inputs: Iterable[Path | None]) -> None:
+    """Make sure that no output would be written over an input; to be called before any write.
+
+    Files are compared, not their names: symbolic and hard links, ``..`` and, where the file system
+    ignores it, upper and lower case make no difference. Of an input that is a folder, the images
+    and annotations inside are inputs too.
+
+    Args:
+        option: names the outputs in the error, such as ``--json``.
+        outputs: files that are going to be written; those that don't exist yet do no harm.
+        inputs: files and folders that are read; None is passed over.
+
+    Raises:
+        ConfigError: an output is an input.
+    """
+    there = {key: path for path in outputs if (key := _identity(path)) is not None}
+    data = [path for path in there.values() if path.suffix.lower() in DATA_SUFFIXES]
+    for path in inputs if there else ():
+        key = None if path is None else _identity(path)
+        if path is None or key is None:
+            continue
+        if key in there:
+            raise ConfigError(_over(option, there[key], path))
+        if key.is_folder:
+            for output in data:
+                if any(_identity(folder) == key for folder in _above(output)):
+                    raise ConfigError(_over(option, output, path))
+
+
+def check_apart(option: str, folders: Iterable[Path], inputs: Iterable[Path | None]) -> None:
+    """Make sure that no input lies in a folder whose content is going to be replaced.
+
+    Args:
+        option: names the folders in the error.
+        folders: what is going to be replaced.
+        inputs: files and folders that are read; None is passed over.
+
+    Raises:
+        ConfigError: an input does, or is such a folder.
+    """
+    keys = {key: folder for folder in folders if (key := _identity(folder)) is not None}
+    seen: set[Path] = set()
+    for path in inputs if keys else ():
+        if path is None or path.parent in seen:
+            continue
+        if not is_folder(path):
+            seen.add(path.parent)
+        for place in (path, *_above(path)):
+            key = _identity(place)
+            if key in keys:
+                raise ConfigError(_over(option, keys[key], path))
+
+
+def _over(option: str, output: Path, path: Path) -> str:
+    return f"{option}: {output} would be written over an input ({path}); choose another place"
+
+
+class _Identity(NamedTuple):
+    """What is the same for all names of a file or folder."""
+
+    device: int
+    number: int
+    is_folder: bool
+
+
+def _identity(path: Path) -> _Identity | None:
+    """Which file or folder a path names; None where there is none."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return None
+    return _Identity(found.st_dev, found.st_ino, stat.S_ISDIR(found.st_mode))
+
+
+def _above(path: Path) -> Sequence[Path]:
+    """The folders around a file, links resolved."""
+    try:
+        return path.resolve().parents
+    except (OSError, RuntimeError, ValueError):
+        return path.absolute().parents
 
 
 def is_file(path: Path) -> bool:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from hyperfocal.engine.evaluate import Evaluation
+    from hyperfocal.engine.experiment import Experiment
+    from hyperfocal.engine.predict import Predictor
 
 Detect = Callable[[list["Tensor"]], Sequence["Detections | Mapping[str, Tensor]"]]
 """Images ``(3, H, W)`` uint8 RGB to what was detected in each: `Detections`, or a dict with
@@ -40,6 +42,8 @@ def evaluate(
     train: Data | None = None,
     batch_size: int = 8,
     trust: Sequence[str] = (),
+    size: tuple[int, int | None] | None = None,
+    max_detections: int | None = None,
     verbose: bool = True,
 ) -> Evaluation:
     """Metrics of detections against ground truth, overall, by frequency group and by category.
@@ -54,6 +58,10 @@ def evaluate(
             own.
         batch_size: images that a function gets at a time.
         trust: modules that the components of a run folder may come from, as for `hyperfocal.load`.
+        size: shorter side and most of the longer one that a run's images are resized to, in
+            pixels; None for the longer one: in proportion. None: as the run was trained.
+        max_detections: best detections of an image that a run gives, and of an image (by COCO's
+            rules: and category) that count. None: the run's and the protocol's own.
         verbose: show progress.
 
     Returns:
@@ -71,6 +79,8 @@ def evaluate(
 
     from hyperfocal.engine.evaluate import build_evaluator, measure
     from hyperfocal.engine.experiment import EvaluationConfig
+    from hyperfocal.engine.limits import detector_limit, warn_of_cut, warn_of_limits
+    from hyperfocal.engine.predict import adjusted, load
     from hyperfocal.evaluation import read_results
 
     console = Console(quiet=not verbose)
@@ -81,6 +91,10 @@ def evaluate(
     if protocol is not None:
         expand = config.expand_detections and protocol == "openimages"
         config = dataclasses.replace(config, protocol=protocol, expand_detections=expand)
+    if max_detections is not None:
+        config = dataclasses.replace(config, max_detections=max_detections)
+    if size is not None and run is None:
+        raise ConfigError("size is for a run; detections have their boxes already")
     counts: CategoryCounts | None = run.counts if run is not None else None
     if train is not None:
         if run is not None:
@@ -89,8 +103,17 @@ def evaluate(
             train, "train", categories, annotations.categories, None, console, True
         ).counts()
     build_evaluator(annotations, counts, config)  # reports what is missing before the work
-    if run is not None:
-        found = _detect_with_run(run, annotations, console)
+    settings = None if run is None else adjusted(run.experiment, size, max_detections)
+    most = None if settings is None else detector_limit(settings.model)
+    warn_of_limits(annotations, config, most)
+    if run is not None and settings is not None:
+        changed = size is not None or max_detections is not None
+        model = (
+            load(run.path, run.device, run.trust, size=size, max_detections=max_detections)
+            if changed
+            else run.predictor
+        )
+        found = _detect_with_run(model, settings, annotations, console)
     elif isinstance(what, str | Path):
         found = read_results(what, annotations)
     elif isinstance(what, Mapping):
@@ -98,6 +121,8 @@ def evaluate(
     else:
         assert callable(what)
         found = _detect_with_function(what, annotations, batch_size, console)
+    if run is None:
+        warn_of_cut(found, annotations, config)
     with bar(console, "match", len(annotations.images)) as advance:
         return measure(found, annotations, counts, config, advance)
 
@@ -153,12 +178,11 @@ def _split(
 
 
 def _detect_with_run(
-    run: Run, annotations: AnnotationSet, console: Console
+    model: Predictor, settings: Experiment, annotations: AnnotationSet, console: Console
 ) -> dict[int, Detections]:
     from hyperfocal.data import eval_batches
     from hyperfocal.engine.evaluate import detect_all
 
-    settings, model = run.experiment, run.predictor
     batches = eval_batches(settings.data, annotations, batch_size=settings.evaluation.batch_size)
     with bar(console, "evaluate", len(annotations.images)) as advance, model.autocast():
         found = detect_all(model.detector, batches, model.device, advance)

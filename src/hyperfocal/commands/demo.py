@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from hyperfocal.names import MAX_COMMAND, command, say
+from hyperfocal.types import ConfigError
 
 DEFAULT_OUT = Path("runs/demo")
 
@@ -17,7 +18,7 @@ def run(words: list[str]) -> int:
     from hyperfocal.api.pictures import close_training
     from hyperfocal.config import override
     from hyperfocal.data import Split
-    from hyperfocal.data.synthetic import SyntheticConfig, draw_dataset, is_drawn
+    from hyperfocal.data.synthetic import SyntheticConfig, draw_dataset, drawn_with, is_drawn
     from hyperfocal.engine.run_folder import RunFolder
     from hyperfocal.engine.train import train
     from hyperfocal.files import check_folder
@@ -29,6 +30,10 @@ def run(words: list[str]) -> int:
     out = experiment.out or DEFAULT_OUT
     check_folder(out, "--out")
     drawing, folder = SyntheticConfig(), out / "data"
+    if RunFolder(out).is_trained and drawn_with(folder) is None:
+        raise ConfigError(
+            f"--out {out} holds a run that isn't the demo's, and would be replaced; choose another"
+        )
     if not is_drawn(folder, drawing):
         say(console, f"drawing a long-tailed set in {folder} ...")
         draw_dataset(folder, drawing)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hyperfocal.commands.trust import add_trust
+from hyperfocal.files import check_outputs
 from hyperfocal.names import say
 from hyperfocal.types import ConfigError
 
@@ -36,6 +37,7 @@ def run(words: list[str]) -> int:
     from rich.console import Console
 
     from hyperfocal.config import override
+    from hyperfocal.engine.outputs import data_files
     from hyperfocal.engine.run_folder import write_json
     from hyperfocal.inspection import advise, examine, print_report, write_page
     from hyperfocal.recipes import load_recipe
@@ -47,10 +49,16 @@ def run(words: list[str]) -> int:
     if experiment.data.train.annotations is None:
         raise ConfigError("hyperfocal doctor takes a DATA folder or --data.train.annotations FILE")
     console = Console()
+    outputs = [path for path in (args.html, args.json) if path is not None]
+    read = [*data_files(experiment.data), Path(args.recipe)]
+    check_outputs("--html and --json", outputs, read)
 
     found = examine(experiment, args.decode, partial(_bar, console))
     advice = advise(found, recipe, args.recipe, flags)
     print_report(found, advice, console)
+    for split in (found.train, found.val):
+        images = () if split is None else split.images
+        check_outputs("--html and --json", outputs, [r.path for r in images if r.source is None])
     if args.html is not None:
         write_page(found, advice, args.html)
         say(console, f"written: {args.html}")

@@ -5,9 +5,16 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from hyperfocal.commands.inference_options import (
+    add_inference_options,
+    check_max_detections,
+    size_of,
+)
 from hyperfocal.commands.trust import add_trust
+from hyperfocal.files import check_outputs
+from hyperfocal.names import say
 from hyperfocal.types import ConfigError
 
 if TYPE_CHECKING:
@@ -21,12 +28,16 @@ DESCRIPTION = """\
 Measure detections against ground truth: COCO's 12 numbers, AP by frequency, and per category.
 
   hyperfocal evaluate RUN --data.annotations F --data.images D [--protocol P] [--json OUT]
+      [--size SHORT [LONG]] [--max-detections N]
   hyperfocal evaluate --detections RESULTS.json --data.annotations F [--protocol lvis] [--json OUT]
+      [--max-detections N]
   hyperfocal evaluate --detections RESULTS.csv --data.annotations BOXES.csv --protocol openimages
       --data.image-labels F --data.classes F --data.hierarchy F [--train.annotations BOXES.csv]
 
-RESULTS.json has COCO's results format. APr/APc/APf need training frequencies: a run knows its own,
-LVIS's file states them; else give the training annotations with --train.annotations.
+RESULTS.json has COCO's results format; images may be named by file_name in place of image_id, as
+in predictions.json. What looks like a mistake in it is said.
+APr/APc/APf need training frequencies: a run knows its own, LVIS's file states them; else give the
+training annotations with --train.annotations.
 RESULTS.csv has the columns ImageID, LabelName, Score, XMin, XMax, YMin, YMax, or is a submission to
 the Open Images Challenge (ImageID, PredictionString); AP1 to AP5 need --train.annotations. A RUN is
 measured on Open Images with the same four files and --data.images."""
@@ -43,6 +54,8 @@ def run(words: list[str]) -> int:
     from hyperfocal.data.images import limit_pixels
     from hyperfocal.engine.evaluate import build_evaluator, measure, warn_of_coco
     from hyperfocal.engine.experiment import EvaluationConfig
+    from hyperfocal.engine.limits import detector_limit, warn_of_cut, warn_of_limits
+    from hyperfocal.engine.predict import adjusted
     from hyperfocal.engine.progress import ProgressBar
     from hyperfocal.engine.run_folder import RunFolder
     from hyperfocal.engine.splits import read_split
@@ -61,6 +74,7 @@ def run(words: list[str]) -> int:
     else:
         folder = RunFolder(args.run)
         experiment = folder.read_experiment(args.trust)
+        experiment = adjusted(experiment, size_of(args), args.max_detections)
         limit_pixels(experiment.data.max_pixels)
         trained = folder.read_categories()
         place = Split(
@@ -79,16 +93,29 @@ def run(words: list[str]) -> int:
         config = replace(
             config, protocol=protocol, expand_detections=expand or args.expand_detections
         )
+    if args.max_detections is not None:
+        config = replace(config, max_detections=args.max_detections)
+    images = [record.path for record in annotations.images if record.source is None]
+    check_outputs("--json", _outputs(args), images)
     build_evaluator(annotations, counts, config)  # what it lacks is told before the work
     warn_of_coco(annotations, config)
+    settings: dict[str, Any] = {"protocol": config.protocol, "limit": config.limit}
     if experiment is None:
+        warn_of_limits(annotations, config)
         found = read_results(args.detections, annotations)
+        if len(found) < len(annotations.images):
+            say(console, f"results for {len(found)} of {len(annotations.images)} images")
+        warn_of_cut(found, annotations, config)
     else:
+        most = detector_limit(experiment.model)
+        warn_of_limits(annotations, config, most)
+        transform = experiment.data.val_transform
+        settings |= {"short": transform.short, "long": transform.long, "max_detections": most}
         found = _detect(args, experiment, annotations, console)
     total = len(annotations.images)
     with ProgressBar(console, "match", total, "images", transient=True) as bar:
         result = measure(found, annotations, counts, config, bar.advance)
-    _tell(result, args.json, console)
+    _tell(result, args, settings, console)
     return 0
 
 
@@ -100,6 +127,7 @@ def _openimages(args: argparse.Namespace) -> int:
     from hyperfocal.engine.evaluate import Evaluation
     from hyperfocal.engine.progress import ProgressBar
     from hyperfocal.evaluation import evaluate_openimages
+    from hyperfocal.evaluation.result_checks import check_openimages_results
 
     truth = read_openimages(args.annotations, args.image_labels, args.classes, args.hierarchy)
     label_of = {name: n for n, (name, _) in enumerate(read_classes(args.classes))}
@@ -110,29 +138,45 @@ def _openimages(args: argparse.Namespace) -> int:
         single = boxes.labels[boxes.value == 0]
         train_boxes = np.bincount(single, minlength=len(label_of)).tolist()
     found = read_boxes(args.detections, label_of, "Score")
+    check_openimages_results(found, truth, args.detections)
     console = Console()
     listed = {*truth.boxes.names, *(image for image, _ in truth.positive | truth.negative)}
+    given = len(listed & {found.names[n] for n in set(found.image.tolist())})
+    if given < len(listed):
+        say(console, f"results for {given} of {len(listed)} images")
     with ProgressBar(console, "match", len(listed), "images", transient=True) as bar:
         result = evaluate_openimages(
             truth,
             found,
             expand_detections=args.expand_detections,
+            max_detections=args.max_detections,
             train_boxes=train_boxes,
             advance=bar.advance,
         )
-    _tell(Evaluation(*result), args.json, console)
+    settings = {"protocol": args.protocol, "limit": args.max_detections}
+    _tell(Evaluation(*result), args, settings, console)
     return 0
 
 
-def _tell(result: Evaluation, out: Path | None, console: Console) -> None:
+def _outputs(args: argparse.Namespace) -> list[Path]:
+    return [] if args.json is None else [args.json]
+
+
+def _tell(
+    result: Evaluation, args: argparse.Namespace, settings: dict[str, Any], console: Console
+) -> None:
     from hyperfocal.engine.run_folder import write_json
     from hyperfocal.evaluation import category_table, metrics_table
 
     console.print(category_table(result.categories))
     console.print(metrics_table(result.metrics))
-    if out is not None:
-        write_json(out, result.as_json())
-        console.print(f"written: {out}", highlight=False, soft_wrap=True)
+    if args.json is not None:
+        source = {
+            "run": args.run, "detections": args.detections, "annotations": args.annotations
+        }  # fmt: skip
+        settings = {k: str(v) for k, v in source.items() if v is not None} | settings
+        write_json(args.json, result.as_json() | {"settings": settings})
+        say(console, f"written: {args.json}")
 
 
 def _detect(
@@ -143,7 +187,9 @@ def _detect(
     from hyperfocal.engine.predict import load
     from hyperfocal.engine.progress import ProgressBar
 
-    model = load(args.run, args.device, args.trust)
+    model = load(
+        args.run, args.device, args.trust, size=size_of(args), max_detections=args.max_detections
+    )
     batches = eval_batches(
         experiment.data, annotations, batch_size=experiment.evaluation.batch_size
     )
@@ -198,6 +244,7 @@ def _parse(words: list[str]) -> argparse.Namespace:
         help="stop on images that can't be used, or leave them out with a warning",
     )
     add_trust(parser)
+    add_inference_options(parser)
     parser.add_argument("--json", type=Path, metavar="OUT", help="write every number here")
     parser.add_argument("--device", default="auto", help="default: a GPU where there is one")
     files = {
@@ -215,6 +262,8 @@ def _parse(words: list[str]) -> argparse.Namespace:
         help="openimages: give detections to all ancestors too; the official tool doesn't",
     )
     args = parser.parse_args(words)
+    from hyperfocal.engine.run_folder import RunFolder
+
     given = [option for dest, (option, _) in files.items() if getattr(args, dest) is not None]
     if args.protocol == "openimages":
         missing = [f"{o} ({w})" for o, w in files.values() if o not in given]
@@ -245,4 +294,9 @@ def _parse(words: list[str]) -> argparse.Namespace:
     for option, path in named.items():
         if path is not None and not path.exists():
             raise ConfigError(f"{option} {path}: no such file or folder")
+    check_max_detections(args)
+    if args.size is not None and args.run is None:
+        raise ConfigError("--size is for a RUN; results have their boxes already")
+    run_files = [] if args.run is None else RunFolder(args.run).files
+    check_outputs("--json", _outputs(args), [*named.values(), *run_files])
     return args

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hyperfocal.commands.trust import add_trust
-from hyperfocal.files import check_folder
+from hyperfocal.files import check_folder, check_outputs
 from hyperfocal.names import say
 from hyperfocal.types import ConfigError
 
@@ -90,10 +90,23 @@ def run(words: list[str]) -> int:
             "`hyperfocal reproduce 1e`"
         )
     drawn |= _from_runs([n for n in args.names if n in FROM_RUNS], args, console)
+    _check_written(args, drawn)
     for name, figure in drawn.items():
         for path in export(figure, args.out, name):
             say(console, f"  {path}")
     return 0
+
+
+def _check_written(args: argparse.Namespace, names: Iterable[str]) -> None:
+    """Make sure that no figure is written over what the figures are drawn from."""
+    from hyperfocal.engine.outputs import data_files
+    from hyperfocal.engine.run_folder import RunFolder
+
+    inputs = [args.annotations, args.images, *(folder / "table.json" for folder in args.tables)]
+    for run in map(RunFolder, args.runs):
+        inputs += [*run.files, *data_files(run.read_experiment().data)]
+    outputs = [args.out / f"{name}.{end}" for name in names for end in ("png", "svg", "csv")]
+    check_outputs("--out", outputs, inputs)
 
 
 def _from_functions(names: Sequence[str]) -> dict[str, Drawn]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from hyperfocal.files import check_folder
+from hyperfocal.files import check_folder, check_outputs
 from hyperfocal.names import command, say
 
 
@@ -29,6 +29,7 @@ def run(words: list[str]) -> int:
     from hyperfocal.engine.run_folder import RunFolder
     from hyperfocal.importers import import_torchvision, write_imported
 
+    check_outputs("--out", RunFolder(args.out).files, [args.weights])
     write_imported(import_torchvision(args.weights), RunFolder(args.out))
     again = command("hyperfocal", "predict", args.out)
     say(Console(), f"written: {args.out}  ({again} IMAGES --out OUT)")

@@ -4,25 +4,164 @@ from __future__ import annotations
 
 import argparse
 import glob
-from collections.abc import Sequence
+import os
+import unicodedata
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hyperfocal.commands.inference_options import (
+    add_inference_options,
+    check_max_detections,
+    size_of,
+)
 from hyperfocal.commands.trust import add_trust
-from hyperfocal.files import check_folder
-from hyperfocal.types import ConfigError, DataError
+from hyperfocal.files import check_folder, check_outputs, load_json
+from hyperfocal.names import say, shortened
+from hyperfocal.types import ConfigError, DataError, HyperfocalError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
+    from hyperfocal.engine.predict import Predictor
     from hyperfocal.types import Category, Detections
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
 
+DESCRIPTION = """\
+Detect objects in files, folders or globs of images.
+
+  hyperfocal predict RUN photos 'more/*.jpg' --out D [--size SHORT [LONG]] [--max-detections N]
+
+D gets a picture of each image, predictions.json (COCO's results format with the image's file_name,
+which `hyperfocal evaluate --detections` takes) and predict.json (the settings, and the picture of
+each image). No image is ever written over: D may not hold files of the same names but for those of
+an earlier predict."""
+
+MOST_BYTES = 200
+"""Of a picture's name; file systems take 255."""
+
 
 def run(words: list[str]) -> int:
     """Detect objects in every image found and write pictures and predictions.json."""
+    args = _parse(words)
+    size = size_of(args)
+    written = _written_before(args.out)
+    paths = find_images(args.paths)
+    earlier = {os.path.realpath(args.out / name) for name in written}
+    own = [path for path in paths if not earlier or os.path.realpath(path) not in earlier]
+    left_out = len(paths) - len(own)
+    paths = own or paths
+    pictures = _picture_names(paths)
+    _check_written(args, paths, pictures, written)
+
+    from rich.console import Console
+
+    from hyperfocal.data.images import limit_pixels
+    from hyperfocal.engine.predict import load
+    from hyperfocal.engine.run_folder import write_json
+
+    console = Console()
+    model = load(args.run, args.device, args.trust, size=size, max_detections=args.max_detections)
+    limit_pixels(args.max_pixels or model.max_pixels)
+    args.out.mkdir(parents=True, exist_ok=True)
+    settings = {
+        "run": str(args.run),
+        "short": model.transform.short,
+        "long": model.transform.long,
+        "max_detections": model.max_detections,
+        "score": args.score,
+    }
+    # First, so that pictures of a run that is stopped are known to be its own.
+    listed: dict[str, str | None] = {n: None for n in written if (args.out / n).exists()}
+    listed |= {name: str(path) for path, name in pictures.items()}
+    (args.out / "predictions.json").unlink(missing_ok=True)
+    write_json(args.out / "predict.json", {"settings": settings, "pictures": listed})
+    if left_out and own:
+        say(console, f"{left_out} pictures of an earlier predict in {args.out} left out")
+    predictions, drawn, unreadable = _predict(model, paths, pictures, args, console)
+    write_json(args.out / "predictions.json", predictions)
+    say(
+        console,
+        f"{len(paths) - len(unreadable)} images, {len(predictions)} detections in {args.out}: "
+        f"predictions.json, and pictures of the {drawn} with a score of {args.score:g} or more",
+    )
+    for message in unreadable:
+        say(console, f"left out: {message}")
+    return 2 if unreadable else 0
+
+
+def _predict(
+    model: Predictor,
+    paths: Sequence[Path],
+    pictures: dict[Path, str],
+    args: argparse.Namespace,
+    console: Console,
+) -> tuple[list[dict[str, Any]], int, list[str]]:
+    """Entries of predictions.json, how many detections were drawn, and files that are broken."""
+    from hyperfocal.data import read_image
+    from hyperfocal.engine.progress import ProgressBar
+    from hyperfocal.figures import draw_detections
+
+    names = [category.name for category in model.categories]
+    predictions: list[dict[str, Any]] = []
+    drawn, unreadable = 0, []
+    with ProgressBar(console, "predict", len(paths), "images") as progress:
+        for start in range(0, len(paths), args.batch_size):
+            chunk = []
+            for path in paths[start : start + args.batch_size]:
+                try:
+                    chunk.append((path, read_image(path)))
+                except DataError as error:
+                    unreadable.append(str(error))
+            found = model.predict([image for _, image in chunk], batch_size=args.batch_size)
+            for (path, image), detections in zip(chunk, found, strict=True):
+                drawn += int((detections.scores >= args.score).sum())
+                predictions += as_results(path, detections, model.categories)
+                picture = args.out / pictures[path]
+                draw_detections(image, detections, names, picture, score=args.score)
+            progress.advance(min(args.batch_size, len(paths) - start))
+    return predictions, drawn, unreadable
+
+
+def _written_before(out: Path) -> set[str]:
+    """Names of the pictures that an earlier predict wrote there."""
+    try:
+        names = load_json(out / "predict.json")["pictures"]
+        return {name for name in names if isinstance(name, str) and Path(name).name == name}
+    except (OSError, HyperfocalError, KeyError, TypeError):
+        return set()
+
+
+def _check_written(
+    args: argparse.Namespace, paths: Iterable[Path], pictures: dict[Path, str], written: set[str]
+) -> None:
+    """Make sure that nothing is written over but what an earlier predict wrote.
+
+    Raises:
+        ConfigError: an output is an input, or another's file.
+    """
+    from hyperfocal.engine.run_folder import RunFolder
+
+    ours = [args.out / name for name in ("predictions.json", "predict.json")]
+    outputs = [*ours, *(args.out / name for name in pictures.values())]
+    check_outputs("--out", outputs, [*paths, *RunFolder(args.run).files])
+    known = {_alike(name) for name in written}
+    if (args.out / "predict.json").exists():
+        known.add("predictions.json")
+    for name in ("predictions.json", *pictures.values()):
+        if os.path.lexists(args.out / name) and _alike(name) not in known:
+            raise ConfigError(
+                f"--out {args.out}: {args.out / name} exists and wasn't written by an "
+                "earlier predict; choose an empty folder"
+            )
+
+
+def _parse(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="hyperfocal predict",
-        description="Detect objects in files, folders or globs of images.",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="a run folder")
@@ -31,6 +170,7 @@ def run(words: list[str]) -> int:
     parser.add_argument(
         "--score", type=float, default=0.3, help="draw detections from this score on (default 0.3)"
     )
+    add_inference_options(parser)
     parser.add_argument("--batch-size", type=int, default=8, help="images a pass (default 8)")
     add_trust(parser)
     parser.add_argument("--device", default="auto", help="default: a GPU where there is one")
@@ -47,51 +187,9 @@ def run(words: list[str]) -> int:
         raise ConfigError(f"--max-pixels {args.max_pixels}: at least 1")
     if args.batch_size < 1:
         raise ConfigError(f"--batch-size {args.batch_size}: at least 1")
+    check_max_detections(args)
     check_folder(args.out, "--out")
-    paths = find_images(args.paths)
-
-    from rich.console import Console
-
-    from hyperfocal.data import read_image
-    from hyperfocal.data.images import limit_pixels
-    from hyperfocal.engine.predict import load
-    from hyperfocal.engine.progress import ProgressBar
-    from hyperfocal.engine.run_folder import write_json
-    from hyperfocal.figures import draw_detections
-
-    console = Console()
-    model = load(args.run, args.device, args.trust)
-    limit_pixels(args.max_pixels or model.max_pixels)
-    names = [category.name for category in model.categories]
-    args.out.mkdir(parents=True, exist_ok=True)
-    predictions, drawn = [], 0
-    pictures = _picture_names(paths)
-    unreadable = []
-    with ProgressBar(console, "predict", len(paths), "images") as progress:
-        for start in range(0, len(paths), args.batch_size):
-            chunk = []
-            for path in paths[start : start + args.batch_size]:
-                try:
-                    chunk.append((path, read_image(path)))
-                except DataError as error:
-                    unreadable.append(str(error))
-            found = model.predict([image for _, image in chunk], batch_size=args.batch_size)
-            for (path, image), detections in zip(chunk, found, strict=True):
-                drawn += int((detections.scores >= args.score).sum())
-                predictions += as_results(path, detections, model.categories)
-                picture = args.out / pictures[path]
-                draw_detections(image, detections, names, picture, score=args.score)
-            progress.advance(min(args.batch_size, len(paths) - start))
-    write_json(args.out / "predictions.json", predictions)
-    console.print(
-        f"{len(paths) - len(unreadable)} images, {len(predictions)} detections in {args.out}: "
-        f"predictions.json, and pictures of the {drawn} with a score of {args.score:g} or more",
-        highlight=False,
-        soft_wrap=True,
-    )
-    for message in unreadable:
-        console.print(f"left out: {message}", highlight=False, soft_wrap=True)
-    return 2 if unreadable else 0
+    return args
 
 
 def find_images(words: list[str]) -> list[Path]:
@@ -119,34 +217,45 @@ def find_images(words: list[str]) -> list[Path]:
 def as_results(
     path: Path, detections: Detections, categories: Sequence[Category]
 ) -> list[dict[str, Any]]:
-    """COCO's results format, with the file's name in place of an image id."""
-    rows = zip(
-        detections.boxes.tolist(),
-        detections.scores.tolist(),
-        detections.labels.tolist(),
-        strict=True,
-    )
+    """COCO's results format, with the file's name in place of an image id.
+
+    `hyperfocal.evaluation.read_results` takes it: images are matched by the end of their paths,
+    categories by name.
+    """
+    from hyperfocal.evaluation.results import as_entries
+
     return [
         {
             "file_name": str(path),
             "category_id": categories[label].id,
             "category": categories[label].name,
-            "bbox": [round(v, 2) for v in (x1, y1, x2 - x1, y2 - y1)],
-            "score": round(score, 5),
+            "bbox": box,
+            "score": score,
         }
-        for (x1, y1, x2, y2), score, label in rows
+        for label, box, score in as_entries(detections, str(path))
     ]
 
 
 def _picture_names(paths: list[Path]) -> dict[Path, str]:
-    """A picture name for each path: its stem, numbered where stems repeat."""
+    """A picture name for each path: its stem, numbered where stems repeat.
+
+    Stems that a file system may take for the same (upper and lower case, Unicode forms) count as
+    repeats.
+    """
     names: dict[Path, str] = {}
     taken: set[str] = set()
     for path in paths:
-        name, number = f"{path.stem}.jpg", 1
-        while name in taken:
+        stem = path.stem
+        while len(os.fsencode(stem)) > MOST_BYTES:
+            stem = shortened(stem, len(stem) - 1)
+        name, number = f"{stem}.jpg", 1
+        while _alike(name) in taken:
             number += 1
-            name = f"{path.stem}_{number}.jpg"
-        taken.add(name)
+            name = f"{stem}_{number}.jpg"
+        taken.add(_alike(name))
         names[path] = name
     return names
+
+
+def _alike(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()

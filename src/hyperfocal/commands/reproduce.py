@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hyperfocal.files import check_folder
+from hyperfocal.files import check_folder, check_outputs
 from hyperfocal.names import command, say
 from hyperfocal.types import ConfigError
 
@@ -42,6 +42,7 @@ def run(words: list[str]) -> int:
     from rich.console import Console
 
     from hyperfocal.data.synthetic import draw_dataset, is_drawn
+    from hyperfocal.engine.outputs import data_files
     from hyperfocal.reproduce import find_row, find_table
     from hyperfocal.reproduce.plan import Plan, drawn_set, setting
     from hyperfocal.reproduce.reuse import link_runs
@@ -67,6 +68,8 @@ def run(words: list[str]) -> int:
         "table": table.name, "recipe": recipe, "scale": args.scale, "flags": flags,
         "drawn": dataclasses.asdict(drawn) if drawn else None,
     }  # fmt: skip
+    written = [out / n for n in ("reproduce.json", "table.md", "table.json", "timing.json")]
+    check_outputs("--out", written, data_files(experiments[0].data))
     if changed := same_or_write(out / "reproduce.json", manifest):
         raise ConfigError(f"{out} holds other runs: {changed}. Choose another --out.")
 

@@ -31,6 +31,11 @@ ALIASES = {
 }
 """Short names for the flags that people reach for first."""
 
+SHARED = {
+    "max-detections": ("model.inference.max-detections", "evaluation.max-detections"),
+}
+"""Names that stand for several flags at once."""
+
 
 def override(config: C, args: Sequence[str], prog: str, description: str = "") -> C:
     """Apply command-line flags such as ``--train.lr 0.01 --loss efl --loss.scale 4``.
@@ -53,7 +58,7 @@ def override(config: C, args: Sequence[str], prog: str, description: str = "") -
     """
     import tyro
 
-    words = [_expand_alias(word) for word in args]
+    words = [_expand_alias(word) for word in _expand_shared(args)]
     config, words = _swap_components(config, words)
     given = {word.partition("=")[0].replace("_", "-") for word in words if word.startswith("--")}
     words += _unset_alternatives(config, given)
@@ -89,6 +94,21 @@ def _swappable(config: Config) -> Iterator[tuple[str, Any]]:
         for field, hint in hints(type(part)).items():
             if components(hint) or roles_of(hint):
                 yield f"{at}.{field}" if at else field, hint
+
+
+def _expand_shared(args: Sequence[str]) -> list[str]:
+    """``--max-detections N`` as the flags that it stands for."""
+    words: list[str] = []
+    rest = iter(args)
+    for word in rest:
+        name, equals, value = word.removeprefix("--").partition("=")
+        flags = SHARED.get(name.replace("_", "-")) if word.startswith("--") else None
+        if flags is None:
+            words.append(word)
+            continue
+        values = [value] if equals else [v for v in [next(rest, None)] if v is not None]
+        words += [part for flag in flags for part in (f"--{flag}", *values)]
+    return words
 
 
 def _expand_alias(word: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import operator
+import warnings
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,13 @@ from typing import Any
 import numpy as np
 
 from hyperfocal.files import load_json, shown
-from hyperfocal.types import Category, DataError, OpenImagesBoxes, OpenImagesTruth
+from hyperfocal.types import (
+    Category,
+    DataError,
+    HyperfocalWarning,
+    OpenImagesBoxes,
+    OpenImagesTruth,
+)
 
 CORNERS = ("XMin", "YMin", "XMax", "YMax")
 
@@ -95,10 +102,13 @@ def read_boxes(path: Path, label_of: Mapping[str, int], value: str) -> OpenImage
     names: dict[str, int] = {}
     image, labels, lines, numbers = array("q"), array("q"), array("q"), array("d")
     columns = (*CORNERS, value)
+    rows, unknown = 0, list[str]()
     is_submission = value == "Score" and "PredictionString" in _header(path)
     for line, name, label, values in _submission(path) if is_submission else _boxes(path, columns):
+        rows += 1
         known = label_of.get(label)
         if known is None:
+            unknown.append(label)
             continue
         if not name:
             raise DataError(f"{path}: line {line}: no ImageID")
@@ -110,13 +120,24 @@ def read_boxes(path: Path, label_of: Mapping[str, int], value: str) -> OpenImage
         except ValueError:
             for key, text in zip(columns, values, strict=True):
                 _number(text, key, path, line)
-    rows = np.array(numbers, np.float64).reshape(-1, 5)
-    wrong = np.argwhere(~np.isfinite(rows))
+    if unknown and value == "Score":
+        warnings.warn(
+            f"{path}: {len(unknown)} of {rows} detections are of classes that the class "
+            f"descriptions lack, such as {shown(unknown[0])}; they are left out",
+            HyperfocalWarning,
+            stacklevel=2,
+        )
+    table = np.array(numbers, np.float64).reshape(-1, 5)
+    wrong = np.argwhere(~np.isfinite(table))
     if len(wrong):
         row, column = wrong[0].tolist()
-        _number(str(rows[row, column]), columns[column], path, lines[row])
+        _number(str(table[row, column]), columns[column], path, lines[row])
     return OpenImagesBoxes(
-        tuple(names), np.array(image, np.int64), np.array(labels, np.int64), rows[:, :4], rows[:, 4]
+        tuple(names),
+        np.array(image, np.int64),
+        np.array(labels, np.int64),
+        table[:, :4],
+        table[:, 4],
     )
 
 

@@ -152,9 +152,12 @@ def build_evaluator(
     """
     if config.protocol == "openimages":
         expand = config.expand_detections
-        return OpenImagesEvaluator(annotations, counts=counts, expand_detections=expand)
+        return OpenImagesEvaluator(
+            annotations, counts=counts, expand_detections=expand, max_detections=config.limit
+        )
     kind = LvisEvaluator if config.protocol == "lvis" else CocoEvaluator
-    return kind(annotations, counts=counts, groups=config.groups)
+    assert config.limit is not None
+    return kind(annotations, counts=counts, groups=config.groups, max_detections=config.limit)
 
 
 def measure(

@@ -125,6 +125,10 @@ class EvaluationConfig(Config):
     Open Images Challenge, for its CSV files. Its AP also chooses the best weights."""
     expand_detections: bool = False
     """Protocol openimages: give each detection to all ancestors of its category too."""
+    max_detections: int | None = None
+    """Best detections that count: of an image and category by COCO's rules, of an image by the
+    others'. None: the protocol's own limit (coco 100, lvis 300, openimages none).
+    --max-detections N sets this and model.inference.max-detections."""
     batch_size: int = 8
     """Images per forward pass."""
 
@@ -133,6 +137,16 @@ class EvaluationConfig(Config):
         self._require(self.batch_size >= 1, "batch_size", ">= 1")
         fits = self.protocol == "openimages" or not self.expand_detections
         self._require(fits, "expand_detections", "False unless protocol is openimages")
+        least = 11 if self.protocol == "coco" else 1  # AR10 is one of COCO's numbers
+        fits = self.max_detections is None or self.max_detections >= least
+        self._require(fits, "max_detections", f">= {least}, or None")
+
+    @property
+    def limit(self) -> int | None:
+        """Best detections that count; None: all."""
+        if self.max_detections is not None:
+            return self.max_detections
+        return {"coco": 100, "lvis": 300, "openimages": None}[self.protocol]
 
 
 @dataclass(frozen=True)

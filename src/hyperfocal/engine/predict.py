@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ from hyperfocal.data import TransformConfig, collate, prepare_image
 from hyperfocal.data.images import MAX_PIXELS
 from hyperfocal.engine.checkpoint import load_weights
 from hyperfocal.engine.device import Precision, find_device, resolve, warn_if_emulated
+from hyperfocal.engine.experiment import Experiment
+from hyperfocal.engine.limits import with_detector_limit
 from hyperfocal.engine.run_folder import RunFolder
-from hyperfocal.models import Detector
-from hyperfocal.types import Category, Detections
+from hyperfocal.models import Detector, Inference
+from hyperfocal.types import Category, ConfigError, Detections
 
 
 class Predictor:
@@ -55,6 +58,12 @@ class Predictor:
         self.divisor = divisor
         self.max_pixels = max_pixels
 
+    @property
+    def max_detections(self) -> int | None:
+        """Most detections of an image; None if the detector doesn't say."""
+        inference = getattr(self.detector, "inference", None)
+        return inference.max_detections if isinstance(inference, Inference) else None
+
     @torch.no_grad()
     def predict(
         self,
@@ -93,8 +102,47 @@ class Predictor:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
 
+Size = tuple[int, int | None]
+"""Pixels of an image's shorter side, and the most of its longer one; None: in proportion to those
+that the run was trained with."""
+
+
+def adjusted(
+    experiment: Experiment, size: Size | None = None, max_detections: int | None = None
+) -> Experiment:
+    """A run's settings for images of another size, or for more or fewer detections an image.
+
+    Args:
+        experiment: the run's.
+        size: of the images as the detector sees them; None: as in the run.
+        max_detections: best detections of an image; None: as in the run.
+
+    Raises:
+        ConfigError: an impossible value, or a detector without such a setting.
+    """
+    if size is not None:
+        own = experiment.data.val_transform
+        short, long = size
+        if long is None:
+            long = round(own.long * short / own.shorts[0])
+        if long < short:
+            raise ConfigError(f"--size {short} {long}: the longer side comes second")
+        transform = dataclasses.replace(own, short=short, long=long)
+        data = dataclasses.replace(experiment.data, val_transform=transform)
+        experiment = dataclasses.replace(experiment, data=data)
+    if max_detections is not None:
+        model = with_detector_limit(experiment.model, max_detections)
+        experiment = dataclasses.replace(experiment, model=model)
+    return experiment
+
+
 def load(
-    run: str | Path, device: str | int | torch.device = "auto", trust: Sequence[str] = ()
+    run: str | Path,
+    device: str | int | torch.device = "auto",
+    trust: Sequence[str] = (),
+    *,
+    size: Size | None = None,
+    max_detections: int | None = None,
 ) -> Predictor:
     """Load the best weights of a run folder.
 
@@ -102,13 +150,15 @@ def load(
         run: what ``hyperfocal train`` or ``hyperfocal import`` wrote.
         device: ``"auto"`` takes a CUDA device where there is one.
         trust: modules outside the package that the run's components may come from.
+        size: see `adjusted`.
+        max_detections: see `adjusted`.
 
     Raises:
         ConfigError: the folder, its config or its weights are missing or damaged, or there is no
             such device.
     """
     folder, place = RunFolder(Path(run)), find_device(device)
-    experiment = folder.read_experiment(trust)
+    experiment = adjusted(folder.read_experiment(trust), size, max_detections)
     trained = folder.read_categories()
     # The same architecture with no initial weights to fetch: the run's own come next.
     detector = experiment.model.offline().build(len(trained.categories), trained.counts)

@@ -110,9 +110,20 @@ class RunFolder:
         names = ("curves", "categories", "ratios", "detections")
         return tuple(self.path / f"{name}.png" for name in names)
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file that a run writes at the top of its folder."""
+        described = (self.config, self.categories, self.data, self.environment)
+        return (*described, self.log, self.ratios, self.metrics, self.weights, *self.pictures)
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Folders of a run, which a new run there replaces."""
+        return self.checkpoints, self.tensorboard, self.blackbox
+
     def clear(self) -> None:
         """Delete an earlier run's files, checkpoints first, so that none of it can be resumed."""
-        for folder in (self.checkpoints, self.tensorboard, self.blackbox):
+        for folder in self.folders:
             shutil.rmtree(folder, ignore_errors=True)
         known = (self.environment, self.data)  # written anew; what is in them isn't of the new run
         for file in (self.log, self.ratios, self.metrics, self.weights, *known, *self.pictures):

@@ -24,6 +24,7 @@ from hyperfocal.engine.evaluate import (
     warn_of_coco,
 )
 from hyperfocal.engine.experiment import Experiment
+from hyperfocal.engine.limits import detector_limit, warn_of_limits
 from hyperfocal.engine.nonfinite.incident import MOST_IN_A_ROW, Rewind, examine, looks_at_each_step
 from hyperfocal.engine.optim import (
     WeightAverage,
@@ -34,6 +35,7 @@ from hyperfocal.engine.optim import (
     set_lr,
     total_steps,
 )
+from hyperfocal.engine.outputs import check_image_outputs, check_run_outputs
 from hyperfocal.engine.progress import ProgressBar
 from hyperfocal.engine.ratios import Saturation, SaturationWarning, saturation
 from hyperfocal.engine.recorder import Recorder
@@ -101,6 +103,7 @@ def train(
         )
     check_folder(run.path, "--out")
     check_reloads(experiment)  # not only after the last step
+    check_run_outputs(run, experiment)
     fabric = launch(experiment)
     if not fabric.is_global_zero:  # one process says what is to be said
         warnings.simplefilter("ignore", HyperfocalWarning)
@@ -119,11 +122,14 @@ def _train(
     """`train`, in a run folder that no other process writes to."""
     if splits is None:
         splits = read_splits(experiment.data)
+    read = splits
+    on_main(fabric, lambda: check_image_outputs(run, read))
     experiment = with_categories(experiment, splits.train.categories)
     counts, epoch = splits.train.counts(), epoch_length(experiment.data, splits.train)
     if splits.val is not None:  # annotations that lack what the protocol needs end it here
         build_evaluator(splits.val, counts, experiment.evaluation)
         warn_of_coco(splits.val, experiment.evaluation)
+        warn_of_limits(splits.val, experiment.evaluation, detector_limit(experiment.model))
     elif experiment.train.patience is not None:
         raise ConfigError("train.patience needs a val split: give --data.val.annotations")
     resumes = can_resume(experiment, run, fabric)

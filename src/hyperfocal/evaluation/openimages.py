@@ -24,6 +24,7 @@ def evaluate_openimages(
     detections: OpenImagesBoxes,
     *,
     expand_detections: bool = False,
+    max_detections: int | None = None,
     train_boxes: Sequence[int] | None = None,
     advance: Callable[[int], None] = lambda images: None,
 ) -> DetectionMetrics:
@@ -41,6 +42,7 @@ def evaluate_openimages(
         truth: as `hyperfocal.data.openimages.read_openimages` gives it.
         detections: ``value`` is the score; of equal scores the earlier row comes first.
         expand_detections: give each detection to all ancestors too. The official tool doesn't.
+        max_detections: best detections used of an image; None: all, as the official tool.
         train_boxes: training boxes by label; categories are then grouped in five blocks of equal
             size by it, ascending (equal counts in the order of the labels).
         advance: called with the number of images matched, for a progress bar.
@@ -61,6 +63,8 @@ def evaluate_openimages(
     gt = _rows(boxes, code, k).expanded(truth.ancestors, k).sorted()
     listed = np.array([code[name] * k + label for name, label in verified], np.int64)
     looked_for = np.union1d(gt.key, listed)
+    if max_detections is not None:
+        detections = _best_of_images(detections, max_detections)
     dt = _rows(detections, code, k).sorted()
     sides = dt.xyxy[:, 2:] - dt.xyxy[:, :2]
     dt = dt.take(np.flatnonzero((sides > 0).all(axis=1)))  # as the official tool
@@ -155,6 +159,16 @@ def _rows(boxes: OpenImagesBoxes, code: Mapping[str, int], k: int) -> _Rows:
     image = np.array([code.get(name, -1) for name in boxes.names], np.int64)[boxes.image]
     rows = _Rows(image * k + boxes.labels, boxes.xyxy, boxes.value, np.arange(len(image)))
     return rows if (image >= 0).all() else rows.take(image >= 0)
+
+
+def _best_of_images(boxes: OpenImagesBoxes, most: int) -> OpenImagesBoxes:
+    """The best detections of each image, of equal scores the earlier; in the order given."""
+    order = np.lexsort((-boxes.value, boxes.image))
+    image = boxes.image[order]
+    rank = np.arange(len(order)) - np.searchsorted(image, image, side="left")
+    kept = np.sort(order[rank < most])
+    columns = (boxes.image[kept], boxes.labels[kept], boxes.xyxy[kept], boxes.value[kept])
+    return OpenImagesBoxes(boxes.names, *columns)
 
 
 def _match(dt: _Rows, gt: _Rows) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

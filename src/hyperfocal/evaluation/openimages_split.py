@@ -28,6 +28,7 @@ class OpenImagesEvaluator(Evaluator):
         annotations: ground truth of the split, read with image labels and hierarchy.
         counts: training frequencies of the same categories, for AP1 (rarest) to AP5.
         expand_detections: give each detection to all ancestors too. The official tool doesn't.
+        max_detections: best detections used of an image; None: all, as the official tool.
 
     Raises:
         ConfigError: the annotations have no labels and hierarchy, or ``counts`` is of other
@@ -40,6 +41,7 @@ class OpenImagesEvaluator(Evaluator):
         *,
         counts: CategoryCounts | None = None,
         expand_detections: bool = False,
+        max_detections: int | None = None,
     ) -> None:
         if annotations.openimages is None:
             raise ConfigError(
@@ -48,13 +50,14 @@ class OpenImagesEvaluator(Evaluator):
                 "(--data.val.hierarchy); use coco"
             )
         super().__init__(annotations, counts)
-        self.expand_detections = expand_detections
+        self.expand_detections, self.max_detections = expand_detections, max_detections
 
     def _evaluate(self, advance: Callable[[int], None]) -> DetectionMetrics:
         metrics, rows = evaluate_openimages(
             self._truth(),
             self._detections(),
             expand_detections=self.expand_detections,
+            max_detections=self.max_detections,
             train_boxes=None if self.counts is None else self.counts.instances,
             advance=advance,
         )

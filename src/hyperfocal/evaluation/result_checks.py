@@ -11,9 +11,18 @@ from numpy.typing import NDArray
 
 from hyperfocal.evaluation.evaluator import Floats
 from hyperfocal.evaluation.result_forms import likely_mistake
-from hyperfocal.types import AnnotationSet, HyperfocalWarning
+from hyperfocal.files import shown
+from hyperfocal.types import (
+    AnnotationSet,
+    HyperfocalWarning,
+    OpenImagesBoxes,
+    OpenImagesTruth,
+)
 
 Ints = NDArray[np.int64]
+
+MOST_FRACTION = 1.5
+"""Corner of a box as a fraction of the image, beyond which it must be something else."""
 
 LEAST_MISSED = 0.05
 """Share of the ground truth that lies in images without results; below it a detector may just have
@@ -72,6 +81,31 @@ def _check_coverage(rows: ResultRows, annotations: AnnotationSet, path: Path) ->
             f"results for {int(has.sum())} of {len(boxes)} images; the {missed} boxes of the "
             "others count as not found",
         )
+
+
+def check_openimages_results(found: OpenImagesBoxes, truth: OpenImagesTruth, path: Path) -> None:
+    """The same for detections in Open Images' format, whose boxes are fractions of the image."""
+    listed = {name for name, _ in truth.positive | truth.negative} | set(truth.boxes.names)
+    has = np.isin(np.arange(len(found.names)), found.image)
+    named = [name for name, used in zip(found.names, has.tolist(), strict=True) if used]
+    others = [name for name in named if name not in listed]
+    if others:
+        warn(
+            path,
+            f"{len(others)} of {len(named)} images aren't among the annotated ones, such as "
+            f"{shown(others[0])}; their detections don't count",
+        )
+    outside = int((found.xyxy > MOST_FRACTION).any(axis=1).sum())
+    if outside:
+        warn(
+            path,
+            f"{outside} of {len(found.image)} boxes reach far beyond their image (largest number "
+            f"{found.xyxy.max():g}): Open Images' boxes are fractions of the image's width and "
+            "height, not pixels",
+        )
+    check_scores(found.value, path)
+    columns = [found.image, found.labels, found.xyxy, found.value]
+    check_copies(np.column_stack(columns), path)
 
 
 def check_scores(score: Floats, path: Path) -> None:

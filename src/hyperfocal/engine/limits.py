@@ -1,0 +1,106 @@
+"""Limits on the number of detections, said where they bite."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+
+import numpy as np
+
+from hyperfocal.config import with_field
+from hyperfocal.engine.experiment import EvaluationConfig
+from hyperfocal.files import shown
+from hyperfocal.models import DetectorConfig, Inference
+from hyperfocal.types import AnnotationSet, ConfigError, Detections, HyperfocalWarning
+
+HOW = "--max-detections N sets it, for detector and evaluator alike"
+
+
+def warn_of_limits(
+    annotations: AnnotationSet, config: EvaluationConfig, detector_most: int | None = None
+) -> None:
+    """A `HyperfocalWarning` where images have more boxes than detections can be found or count.
+
+    Args:
+        annotations: ground truth of a split.
+        config: the protocol and its limit.
+        detector_most: detections that the detector gives of an image; None: it isn't known.
+    """
+    k, limit = len(annotations.categories), config.limit
+    crowded: list[tuple[int, str]] = []
+    full: list[tuple[int, int]] = []
+    for record in annotations.images:
+        labels = record.labels[~record.crowd]
+        if detector_most is not None and len(labels) > detector_most:
+            full.append((len(labels), record.id))
+        if limit is None or len(labels) <= limit:
+            continue
+        counts = np.bincount(labels, minlength=k)
+        if config.protocol == "lvis":
+            crowded.append((len(labels), f"image id {record.id}"))
+        elif counts.max() > limit:
+            name = shown(annotations.categories[int(counts.argmax())].name)
+            crowded.append((int(counts.max()), f"{name} in image id {record.id}"))
+    if crowded:
+        each = "image" if config.protocol == "lvis" else "image and category"
+        count, where = max(crowded)
+        _warn(
+            annotations,
+            f"{len(crowded)} of {len(annotations.images)} images have more boxes than the {limit} "
+            f"detections of an {each} that count ({count} of {where}): what is beyond can't be "
+            f"found, so AP stays below 1. {HOW}",
+        )
+    if full:
+        count, image_id = max(full)
+        _warn(
+            annotations,
+            f"{len(full)} of {len(annotations.images)} images have more boxes than the "
+            f"{detector_most} detections of an image that the detector gives ({count} in image id "
+            f"{image_id}), so AP stays below 1. {HOW}",
+        )
+
+
+def detector_limit(config: DetectorConfig) -> int | None:
+    """Detections that a detector gives of an image; None if its config doesn't say."""
+    inference = getattr(config, "inference", None)
+    return inference.max_detections if isinstance(inference, Inference.Config) else None
+
+
+def with_detector_limit(config: DetectorConfig, most: int) -> DetectorConfig:
+    """The detector's config with another number of detections of an image.
+
+    Raises:
+        ConfigError: it has no such setting, or ``most`` is below 1.
+    """
+    inference = getattr(config, "inference", None)
+    if not isinstance(inference, Inference.Config):
+        raise ConfigError(f"--max-detections {most}: detector {config.kind} has no such setting")
+    limited: DetectorConfig = with_field(config, ["inference", "max_detections"], most)
+    return limited
+
+
+def warn_of_cut(
+    found: Mapping[int, Detections], annotations: AnnotationSet, config: EvaluationConfig
+) -> None:
+    """A `HyperfocalWarning` with the number of detections beyond the protocol's limit."""
+    limit, k = config.limit, len(annotations.categories)
+    if limit is None:
+        return
+    cut = total = 0
+    for one in found.values():
+        total += len(one)
+        if len(one) > limit:
+            by_category = np.bincount(one.labels.numpy(), minlength=k)
+            counts = by_category if config.protocol == "coco" else np.array([len(one)])
+            cut += int((counts - limit).clip(min=0).sum())
+    if cut:
+        each = "image and category" if config.protocol == "coco" else "image"
+        _warn(
+            annotations,
+            f"{cut} of {total} detections are beyond the best {limit} of an {each}, and don't "
+            f"count. {HOW}",
+        )
+
+
+def _warn(annotations: AnnotationSet, text: str) -> None:
+    warnings.warn(f"{annotations.source}: {text}", HyperfocalWarning, stacklevel=3)
