@@ -21,10 +21,10 @@ from hyperfocal.losses import (
     SigmoidCrossEntropyLoss,
     SigmoidFocalLoss,
     SmoothL1Loss,
-    inputs,
     sigmoid_focal_loss,
     step_losses,
 )
+from hyperfocal.losses._core import inputs
 from hyperfocal.models import Backbone, DenseHead, PixelNorm, RetinaNet
 from hyperfocal.models.pixels import padding
 from hyperfocal.ops import box_iou, decode_deltas, encode_deltas
