@@ -129,6 +129,7 @@ def test_val_metrics_of_the_run_equal_the_evaluate_command(drawn: Path, tmp_path
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:4 images of 4:hyperfocal.types.HyperfocalWarning")
 @pytest.mark.parametrize(
     ("model", "scales"),
     [
