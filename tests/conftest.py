@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from hyperfocal.data.synthetic import SyntheticConfig, draw_dataset
 def _one_thread() -> None:
     # Two test processes run side by side (pyproject.toml); threads of both would wait for each
     # other.
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(os.environ.get("TEST_THREADS", "1")))
 
 
 @pytest.fixture(scope="session")

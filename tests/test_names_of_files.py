@@ -76,6 +76,7 @@ USES: dict[str, Callable[[Callable[[Path], Any], Path, Path], Any]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:.*results for 1 of:hyperfocal.types.HyperfocalWarning")
 @pytest.mark.parametrize("use", USES.values(), ids=USES)
 def test_a_string_does_what_a_path_does(use: Any, drawn: Path, tmp_path: Path) -> None:
     assert plain(use(str, drawn, tmp_path)) == plain(use(Path, drawn, tmp_path))

@@ -178,7 +178,10 @@ def png(width, height, *chunks):
 @pytest.mark.parametrize(
     ("data", "what"),
     [
-        (png(60_000, 60_000, (b"IDAT", zlib.compress(bytes(1000)))), "more than 178,956,970 pixels"),
+        (
+            png(60_000, 60_000, (b"IDAT", zlib.compress(bytes(1000)))),
+            "more than 178,956,970 pixels",
+        ),
         (
             png(8, 8, (b"zTXt", b"a\0\0" + zlib.compress(bytes(1 << 27))), (b"IDAT", b"")),
             "damaged or unreadable",

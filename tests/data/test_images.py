@@ -158,10 +158,26 @@ def test_arrays_and_tensors(picture):
     assert torch.equal(to_image(grey > 100)[0], torch.from_numpy((grey > 100) * np.uint8(255)))
 
 
-def test_a_result_does_not_share_memory_with_a_file_buffer(tmp_path, picture):
-    Image.fromarray(picture(4, 4)).save(tmp_path / "a.png")
-    image = read_image(tmp_path / "a.png")
-    image += 1  # raises or warns where the memory is read-only
+def owned_from_numpy(from_numpy):
+    """Torch only warns, once a process, that writing to read-only memory is undefined."""
+
+    def convert(array):
+        assert array.flags.writeable
+        return from_numpy(array)
+
+    return convert
+
+
+def test_a_result_does_not_share_memory_with_a_file_buffer(tmp_path, picture, monkeypatch):
+    pixels = picture(4, 4)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    decoded = Image.open(tmp_path / "a.png")
+    monkeypatch.setattr(torch, "from_numpy", owned_from_numpy(torch.from_numpy))
+    for image in (read_image(tmp_path / "a.png"), to_image(decoded), to_image(decoded)):
+        assert np.array_equal(as_array(image), pixels)
+        image += 1
+        assert np.array_equal(as_array(image), pixels + 1)
+    assert np.array_equal(np.array(decoded), pixels)
 
 
 @pytest.mark.parametrize(

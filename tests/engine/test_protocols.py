@@ -192,7 +192,9 @@ def test_two_processes_measure_as_one(files: Path, runs: dict[str, Path], tmp_pa
         env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=200,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    for protocol, metrics in json.loads(out.read_text()).items():
+    two = json.loads(out.read_text())
+    assert two.keys() == one.keys()
+    for protocol, metrics in two.items():
         assert metrics == pytest.approx(one[protocol], abs=1e-6, nan_ok=True), protocol
 
 

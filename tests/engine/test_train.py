@@ -18,6 +18,8 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
+from safetensors.torch import load_file
+from tests.close import assert_near
 
 import hyperfocal
 from hyperfocal.config import kinds, override
@@ -38,6 +40,8 @@ from hyperfocal.recipes import load_recipe
 from hyperfocal.types import ConfigError, HyperfocalError, HyperfocalWarning
 
 QUIET = Console(quiet=True)
+ALL_SCORES = ("--model.inference.score-threshold", "0")
+"""After a few steps no score reaches the usual threshold, and there would be no detections."""
 
 
 def small(drawn: Path, *flags: str, **train_settings: Any) -> Experiment:
@@ -77,7 +81,7 @@ def losses(out: Path) -> list[float]:
 
 
 def test_a_run_leaves_everything_and_reloads(drawn: Path, tmp_path: Path) -> None:
-    result = run(small(drawn), tmp_path / "run")
+    result = run(small(drawn, *ALL_SCORES), tmp_path / "run")
     folder = RunFolder(tmp_path / "run")
     for file in ("config", "categories", "environment", "log", "metrics", "weights", "checkpoints"):
         assert getattr(folder, file).exists(), file
@@ -89,7 +93,9 @@ def test_a_run_leaves_everything_and_reloads(drawn: Path, tmp_path: Path) -> Non
     assert [c.name for c in model.categories] == [c.name for c in result.splits.train.categories]
     paths = sorted((drawn / "val").iterdir())[:3]
     for found in model.predict(paths):
+        assert len(found) > 50
         assert (found.boxes[:, :2] >= 0).all()
+        assert (found.boxes[:, :2] < found.boxes[:, 2:]).all()
         assert (found.boxes <= 96).all()
         assert (found.scores.diff() <= 0).all()
 
@@ -100,6 +106,7 @@ def test_every_detector_trains_resumes_and_predicts(
     drawn: Path, tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flags = ("--model", model, "--model.head.depth", "1", "--loss", "efl", "--sampler", "rfs")
+    flags += ALL_SCORES
     whole = small(drawn, *flags, iterations=4, micro_batches=2)
     run(whole, tmp_path / "whole")
     saved = json.loads(RunFolder(tmp_path / "whole").config.read_text())
@@ -113,19 +120,25 @@ def test_every_detector_trains_resumes_and_predicts(
     assert losses(tmp_path / "parts") == pytest.approx(losses(tmp_path / "whole"), rel=1e-5)
     loaded = hyperfocal.load(tmp_path / "parts", device="cpu")
     (found,) = loaded.predict(sorted((drawn / "val").iterdir())[:1])
+    assert len(found) > 50
+    assert (found.boxes >= 0).all()
     assert (found.boxes <= 96).all()
 
 
 def test_val_metrics_of_the_run_equal_the_evaluate_command(drawn: Path, tmp_path: Path) -> None:
     from hyperfocal.cli import main
 
-    run(small(drawn, iterations=30), tmp_path / "run")
+    run(small(drawn, *ALL_SCORES, iterations=30), tmp_path / "run")
     out = tmp_path / "e.json"
     where = ["--data.annotations", str(drawn / "val.json"), "--data.images", str(drawn / "val")]
     assert main(["evaluate", str(tmp_path / "run"), *where, "--json", str(out)]) == 0
     trained = json.loads(RunFolder(tmp_path / "run").metrics.read_text())["metrics"]
     evaluated = json.loads(out.read_text())["metrics"]
-    assert evaluated == pytest.approx(trained, abs=1e-6)
+    numbers = {name: value for name, value in trained.items() if value is not None}
+    assert min(numbers[name] for name in ("AP", "AP50", "APr", "APc", "AR1", "AR100")) > 1e-3
+    assert evaluated.keys() == trained.keys()
+    assert {name: evaluated[name] for name in numbers} == pytest.approx(numbers, rel=1e-6)
+    assert {evaluated[name] for name in trained.keys() - numbers.keys()} == {None}
 
 
 @pytest.mark.slow
@@ -242,9 +255,10 @@ def start(*words: str) -> subprocess.CompletedProcess[str]:
     [("devices", "retinanet"), ("torchrun", "retinanet"), ("devices", "paa")],
 )
 def test_two_processes_equal_one(drawn: Path, tmp_path: Path, launcher: str, model: str) -> None:
-    flags = command(drawn, tmp_path / "one", "--model", model)
+    model_flags = ("--model", model, *ALL_SCORES)
+    flags = command(drawn, tmp_path / "one", *model_flags)
     one = run(override(load_recipe("demo"), flags[2:], "test"), tmp_path / "one")
-    words = command(drawn, tmp_path / "two", "--model", model, "--devices", "2")
+    words = command(drawn, tmp_path / "two", *model_flags, "--devices", "2")
     port = f"--master-port={free_port()}"
     torchrun = ["torch.distributed.run", "--nproc-per-node=2", port, "-m", "hyperfocal.cli"]
     done = start(*(["hyperfocal.cli"] if launcher == "devices" else torchrun), *words)
@@ -252,7 +266,14 @@ def test_two_processes_equal_one(drawn: Path, tmp_path: Path, launcher: str, mod
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
     assert one.evaluation is not None
     metrics = json.loads(RunFolder(tmp_path / "two").metrics.read_text())["metrics"]
-    assert metrics["AP"] == pytest.approx(one.evaluation.metrics["AP"], abs=1e-3)
+    # Scores that rounding makes differ may change places.
+    assert metrics["AR100"] == pytest.approx(one.evaluation.metrics["AR100"], rel=0.1)
+    assert model == "paa" or metrics["AR100"] > 0.01  # whose boxes take more steps
+    one_file, two_file = (RunFolder(tmp_path / name).weights for name in ("one", "two"))
+    weights, theirs = load_file(one_file), load_file(two_file)
+    assert theirs.keys() == weights.keys()
+    for name, weight in weights.items():
+        assert_near(theirs[name], weight, 1e-3)
     assert done.stdout.count("step 6/6") == 1  # one process talks
 
 

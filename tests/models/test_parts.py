@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch import Tensor
@@ -60,10 +62,19 @@ def test_head_order_is_level_row_column_anchor() -> None:
 
 
 def test_levels_in_channels_last_join_without_a_copy_each() -> None:
-    level = torch.randn(2, 6, 4, 5).to(memory_format=torch.channels_last)
-    rows = level.permute(0, 2, 3, 1).reshape(2, -1, 3)
+    first, second = (torch.randn(2, 6, *hw) for hw in ((4, 5), (2, 3)))
+    level = first.to(memory_format=torch.channels_last)
+    rows = join_levels([level], 3)
     assert rows.data_ptr() == level.data_ptr()
-    assert torch.equal(join_levels([level], 3), rows)
+    joined = join_levels([level, second], 3)
+    assert joined.shape == (2, (4 * 5 + 2 * 3) * 2, 3)
+    for y, x, anchor in itertools.product(range(4), range(5), range(2)):
+        at = (y * 5 + x) * 2 + anchor
+        assert torch.equal(rows[:, at], first[:, anchor * 3 : anchor * 3 + 3, y, x])
+        assert torch.equal(joined[:, at], rows[:, at])
+    for y, x, anchor in itertools.product(range(2), range(3), range(2)):
+        at = 40 + (y * 3 + x) * 2 + anchor
+        assert torch.equal(joined[:, at], second[:, anchor * 3 : anchor * 3 + 3, y, x])
 
 
 @pytest.mark.parametrize("norm", ["none", "gn"])

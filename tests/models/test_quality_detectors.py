@@ -84,7 +84,12 @@ def test_loss_is_the_formula(
     output = model.head(levels)
     priors = model.priors(batch)
     number, box, quality, total = 0, 0.0, 0.0, 0.0
+    classification = torch.zeros((), dtype=torch.float64)
     for b, target in enumerate(batch.targets):
+        trained = rows.assignment.labels[b] >= 0
+        classification += focal_by_definition(
+            output.cls[b][trained], rows.assignment.labels[b][trained]
+        )
         for a in rows.assignment.positives(4)[b].nonzero().flatten().tolist():
             gt = target.boxes[rows.assignment.gt_index[b, a]]
             pred = model.criterion.coder.decode(output.box[b, a], priors.boxes[a])
@@ -107,6 +112,19 @@ def test_loss_is_the_formula(
     assert terms.quality.item() == pytest.approx(
         model.criterion.quality.weight * quality / number, rel=1e-4
     )
+    assert terms.classification.item() == pytest.approx(classification.item() / number, rel=1e-4)
+    assert terms.total.item() == pytest.approx(
+        (terms.classification + terms.box + terms.quality).item()
+    )
+
+
+def focal_by_definition(logits: Tensor, labels: Tensor) -> Tensor:
+    """Σ -α_t (1 - p_t)² log p_t of ``(A, K)`` logits in float64, α = 1/4; label K: background."""
+    positive = F.one_hot(labels, logits.shape[1] + 1)[:, :-1].bool()
+    p = logits.detach().double().sigmoid()
+    p_t = p.where(positive, 1 - p)
+    alpha_t = torch.where(positive, 0.25, 0.75)
+    return -(alpha_t * (1 - p_t) ** 2 * p_t.log()).sum()
 
 
 @KINDS
@@ -199,6 +217,7 @@ def test_streaming_changes_nothing(
         torch.testing.assert_close(gradients(parts)[name], grad, **close, msg=name)
     torch.testing.assert_close(parts.loss.pos_grad, whole.loss.pos_grad, rtol=1e-4, atol=1e-6)
     for a, b in zip(whole.eval().detect(batch), parts.eval().detect(batch), strict=True):
+        assert len(a) >= 100
         torch.testing.assert_close(a.scores, b.scores, rtol=1e-4, atol=1e-5)
 
 

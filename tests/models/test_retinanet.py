@@ -314,6 +314,7 @@ def test_detections_scale_with_the_original(small: Build, batch: Batch) -> None:
     model = small(head=DenseHead.Config(depth=1, prior=0.5)).eval()
     same = dataclasses.replace(batch, original_hw=batch.valid_hw)
     for a, b in zip(model.detect(same), model.detect(batch), strict=True):
+        assert len(a) == 100
         torch.testing.assert_close(a.boxes * 2, b.boxes)
 
 
@@ -327,6 +328,7 @@ def test_padding_changes_nothing_but_what_convolutions_see_of_it(
     loud[2, :, :, 112:] = 255
     changed = dataclasses.replace(batch, images=loud)
     for a, b in zip(model.detect(batch), model.detect(changed), strict=True):
+        assert len(a) == 100
         assert torch.equal(a.boxes, b.boxes)
 
 
@@ -336,6 +338,7 @@ def test_sizes_that_32_doesnt_divide(small: Build, batch: Batch) -> None:
     odd = dataclasses.replace(batch, images=batch.images[:, :, :83, :109], valid_hw=valid)
     whole = dataclasses.replace(batch, valid_hw=valid)
     for a, b in zip(model.detect(odd), model.detect(whole), strict=True):
+        assert len(a) == 100
         assert torch.equal(a.boxes, b.boxes)
     torch.testing.assert_close(model(odd).total, model(whole).total)
 
@@ -344,6 +347,7 @@ def test_detecting_twice_is_the_same_and_needs_no_gradients(small: Build, batch:
     model = small(head=DenseHead.Config(depth=1, prior=0.5)).eval()
     first, second = model.detect(batch), model.detect(batch)
     for a, b in zip(first, second, strict=True):
+        assert len(a) == 100
         assert torch.equal(a.boxes, b.boxes)
         assert not a.scores.requires_grad
 
