@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from hyperfocal.engine.predict import Predictor
     from hyperfocal.types import Category, Detections
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
-
 DESCRIPTION = """\
 Detect objects in files, folders or globs of images.
 
@@ -198,12 +196,19 @@ def find_images(words: list[str]) -> list[Path]:
     Raises:
         DataError: a word names nothing.
     """
+    from hyperfocal.data.file_names import visible_files, warn_of_hidden
+    from hyperfocal.data.images import SUFFIXES
+    from hyperfocal.data.raw import Problems
+
     found: dict[Path, None] = {}
     for word in words:
         path = Path(word)
         if path.is_dir():
-            inside = (p for p in sorted(path.rglob("*")) if p.suffix.lower() in SUFFIXES)
-            matches = list(inside)
+            inside, hidden = visible_files(path, SUFFIXES)
+            problems = Problems(path)
+            warn_of_hidden(hidden, problems)
+            problems.tell()
+            matches = inside
         elif path.exists():
             matches = [path]
         else:
