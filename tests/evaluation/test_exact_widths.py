@@ -98,6 +98,18 @@ def test_lvis_uses_the_same_widths(tmp_path: Path) -> None:
     assert evaluator.compute()["AP"] == pytest.approx(0.6)
 
 
+def test_joined_files_keep_their_widths(tmp_path: Path) -> None:
+    box = {"image_id": 1, "bbox": [10.0, 20.0, 60.0, 112.68124499999999]}
+    files = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        files.append(write(tmp_path / name, [box], [])[0])
+    annotations = read_annotations(files, check="none", split="val")
+    assert [r.xywh.tolist() for r in annotations.images if r.xywh is not None] == [
+        [box["bbox"]]
+    ] * 2
+
+
 def test_usual_widths_take_no_memory_of_their_own(tmp_path: Path) -> None:
     box = {"image_id": 1, "bbox": [10.01, 20.02, 60.3, 150.24]}
     found = box | {"category_id": 1, "score": 0.5}

@@ -37,7 +37,7 @@ def run(words: list[str]) -> int:
     from rich.console import Console
 
     from hyperfocal.config import override
-    from hyperfocal.engine.outputs import data_files
+    from hyperfocal.engine.outputs import named_files
     from hyperfocal.engine.run_folder import write_json
     from hyperfocal.inspection import advise, examine, print_report, write_page
     from hyperfocal.recipes import load_recipe
@@ -50,7 +50,7 @@ def run(words: list[str]) -> int:
         raise ConfigError("hyperfocal doctor takes a DATA folder or --data.train.annotations FILE")
     console = Console()
     outputs = [path for path in (args.html, args.json) if path is not None]
-    read = [*data_files(experiment.data), Path(args.recipe)]
+    read = [*named_files(experiment.data), Path(args.recipe)]
     check_outputs("--html and --json", outputs, read)
 
     found = examine(experiment, args.decode, partial(_bar, console))

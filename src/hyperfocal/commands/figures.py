@@ -99,12 +99,12 @@ def run(words: list[str]) -> int:
 
 def _check_written(args: argparse.Namespace, names: Iterable[str]) -> None:
     """Make sure that no figure is written over what the figures are drawn from."""
-    from hyperfocal.engine.outputs import data_files
+    from hyperfocal.engine.outputs import named_files
     from hyperfocal.engine.run_folder import RunFolder
 
     inputs = [args.annotations, args.images, *(folder / "table.json" for folder in args.tables)]
     for run in map(RunFolder, args.runs):
-        inputs += [*run.files, *data_files(run.read_experiment().data)]
+        inputs += [*run.files, *named_files(run.read_experiment(args.trust).data)]
     outputs = [args.out / f"{name}.{end}" for name in names for end in ("png", "svg", "csv")]
     check_outputs("--out", outputs, inputs)
 

@@ -71,8 +71,9 @@ def run(words: list[str]) -> int:
         "score": args.score,
     }
     # First, so that pictures of a run that is stopped are known to be its own.
-    listed: dict[str, str | None] = {n: None for n in written if (args.out / n).exists()}
-    listed |= {name: str(path) for path, name in pictures.items()}
+    listed: dict[str, str | None] = {}
+    listed |= {n: None for n in sorted(written) if (args.out / n).exists()}
+    listed |= dict(sorted((name, str(path)) for path, name in pictures.items()))
     (args.out / "predictions.json").unlink(missing_ok=True)
     write_json(args.out / "predict.json", {"settings": settings, "pictures": listed})
     if left_out and own:

@@ -42,7 +42,7 @@ def run(words: list[str]) -> int:
     from rich.console import Console
 
     from hyperfocal.data.synthetic import draw_dataset, is_drawn
-    from hyperfocal.engine.outputs import data_files
+    from hyperfocal.engine.outputs import named_files
     from hyperfocal.reproduce import find_row, find_table
     from hyperfocal.reproduce.plan import Plan, drawn_set, setting
     from hyperfocal.reproduce.reuse import link_runs
@@ -69,7 +69,7 @@ def run(words: list[str]) -> int:
         "drawn": dataclasses.asdict(drawn) if drawn else None,
     }  # fmt: skip
     written = [out / n for n in ("reproduce.json", "table.md", "table.json", "timing.json")]
-    check_outputs("--out", written, data_files(experiments[0].data))
+    check_outputs("--out", written, named_files(experiments[0]))
     if changed := same_or_write(out / "reproduce.json", manifest):
         raise ConfigError(f"{out} holds other runs: {changed}. Choose another --out.")
 

@@ -42,7 +42,9 @@ def run(words: list[str]) -> int:
     from hyperfocal.config import override
     from hyperfocal.recipes import load_recipe
 
-    experiment = override(load_recipe(name, trust), flags, prog=f"hyperfocal train {name}")
+    experiment = override(
+        load_recipe(name, trust), flags, prog=command("hyperfocal", "train", name)
+    )
     out = experiment.out or Path("runs") / Path(name).stem
     from rich.console import Console
 

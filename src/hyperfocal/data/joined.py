@@ -59,6 +59,7 @@ def join(parts: Sequence[RawAnnotations]) -> RawAnnotations:
         owners.append(_renamed(part.image_ids, image_of, -1 - free))
         unknown = min(-1, *(category.id for category in categories)) - 1
         labels.append(_renamed(part.category_ids, category_of, unknown))
+    xywh = [part.xywh for part in parts if part.xywh is not None]
     ends = np.cumsum([len(part.image_ids) for part in parts])
 
     def describe(n: int) -> str:
@@ -77,6 +78,7 @@ def join(parts: Sequence[RawAnnotations]) -> RawAnnotations:
         area=np.concatenate([part.area for part in parts]),
         describe=describe,
         normalized=first.normalized,
+        xywh=np.concatenate(xywh) if len(xywh) == len(parts) else None,
         made_up_ids=True,  # only names tell categories of several files
     )
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from hyperfocal.engine.experiment import Experiment
 from hyperfocal.engine.run_folder import RunFolder
 from hyperfocal.engine.run_lock import RunLock
-from hyperfocal.names import say
+from hyperfocal.names import command, say
 from hyperfocal.types import ConfigError, HyperfocalError
 
 
@@ -36,7 +36,7 @@ def claimed(
         if run.is_trained and experiment.resume and not run.has_checkpoint:
             raise ConfigError(
                 f"{run.path} has weights but no checkpoint, so there is nothing to resume: start "
-                f"from its weights with --model.weights {run.path} and another --out."
+                f"from its weights with --model.weights {command(run.path)} and another --out."
             )
 
     with ExitStack() as stack:

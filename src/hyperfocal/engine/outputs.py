@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hyperfocal.data import DataConfig
+from hyperfocal.config import Config, walk
 from hyperfocal.engine.experiment import Experiment
 from hyperfocal.engine.run_folder import RunFolder
 from hyperfocal.engine.splits import Splits
@@ -12,13 +12,15 @@ from hyperfocal.files import check_apart, check_outputs, is_folder
 from hyperfocal.types import ConfigError
 
 
-def data_files(data: DataConfig) -> list[Path]:
-    """Files and folders that the settings of the data name."""
-    named = []
-    for split in (data.train, data.val):
-        named += [split.annotations, split.images, split.classes]
-        named += [split.image_labels, split.hierarchy]
-    return [path for path in named if path is not None]
+def named_files(config: Config) -> list[Path]:
+    """Files and folders that settings name, whatever for: data, weights."""
+    found: list[Path] = []
+    for _, part in walk(config):
+        values = [v for name, v in vars(part).items() if name != "out"]
+        for value in values:
+            several = value if isinstance(value, tuple) else (value,)
+            found += [path for path in several if isinstance(path, Path)]
+    return found
 
 
 def check_run_outputs(run: RunFolder, experiment: Experiment) -> None:
@@ -28,14 +30,16 @@ def check_run_outputs(run: RunFolder, experiment: Experiment) -> None:
         ConfigError: the folder is that of the images or annotations, a file of a run is an input,
             or there are folders named as a run's that no run made.
     """
-    inputs = data_files(experiment.data)
+    inputs = named_files(experiment)
     for path in inputs:
         if is_folder(path) and _same(run.path, path):
             raise ConfigError(
-                f"--out {run.path}: a run's files would lie among the images or annotations in "
-                f"{path}; choose another --out"
+                f"--out {run.path}: a run's files would lie among what is read from {path}; "
+                "choose another --out"
             )
     check_outputs("--out", run.files, [path for path in inputs if not is_folder(path)])
+    if experiment.resume:
+        return  # replaces no folder
     check_apart("--out", run.folders, inputs)
     made = [f for f in run.folders if is_folder(f) and any(f.iterdir())]
     if made and not run.config.exists():

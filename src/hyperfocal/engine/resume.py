@@ -15,6 +15,7 @@ from hyperfocal.engine.run_data import RunData, category_changes, count_changes,
 from hyperfocal.engine.run_folder import RunFolder, read_json
 from hyperfocal.engine.splits import Splits
 from hyperfocal.engine.state import TrainState
+from hyperfocal.names import command
 from hyperfocal.types import ConfigError, HyperfocalError, HyperfocalWarning
 
 FREE = frozenset(
@@ -84,7 +85,8 @@ def check_data(splits: Splits, run: RunFolder, accept: bool) -> None:
     except ConfigError as error:
         raise ConfigError(
             f"{run.path}: --resume finds {error}. The checkpoint can't take them: choose another "
-            f"--out, with --model.weights {run.path} to start from what this run has learnt."
+            f"--out, with --model.weights {command(run.path)} to start from what this run has "
+            "learnt."
         ) from None
     if run.data.exists():
         recorded = RunData.from_json(read_json(run.data), run.data)
@@ -97,8 +99,8 @@ def check_data(splits: Splits, run: RunFolder, accept: bool) -> None:
     if not accept:
         raise ConfigError(
             f"{told}. Give the data it began with; or add --accept-changed-data to go on with this "
-            f"data all the same; or choose another --out, with --model.weights {run.path} to start "
-            "from what this run has learnt."
+            f"data all the same; or choose another --out, with --model.weights {command(run.path)} "
+            "to start from what this run has learnt."
         )
     warnings.warn(f"{told}. The run goes on with it.", HyperfocalWarning, stacklevel=3)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hyperfocal.engine.run_folder import RunFolder, TrainedCategories, read_json
 from hyperfocal.models.backbone import read_state_dict
-from hyperfocal.names import one_name
+from hyperfocal.names import command, one_name
 from hyperfocal.types import ConfigError
 
 SHOWN = 5
@@ -118,16 +118,14 @@ def check_backbone(
 def _advice(source: Source, wanted: Sequence[str], settings: Mapping[str, Any]) -> str:
     theirs = source.model.get("backbone", {}).get("name")
     if theirs is not None and theirs != settings.get("backbone", {}).get("name"):
-        return f"Its run's backbone is {theirs}: add --model.backbone.name {theirs}"
+        return f"Its run's backbone is {theirs}: add --model.backbone.name {command(theirs)}"
     names = source.tensors.keys()
     if any(name.startswith(("backbone.body.", "head.classification_head.")) for name in names):
-        return (
-            f"They look like torchvision's: hyperfocal import torchvision {source.path} --out RUN, "
-            "then --model.weights RUN"
-        )
+        first = command("hyperfocal", "import", "torchvision", source.path)
+        return f"They look like torchvision's: {first} --out RUN, then --model.weights RUN"
     plain = {name.removeprefix("backbone.net.").replace(".", "_") for name in wanted}
     if plain & {name.replace(".", "_") for name in names}:
-        return f"They look like a backbone's alone: --model.backbone.weights {source.path}"
+        return f"They look like a backbone's alone: --model.backbone.weights {command(source.path)}"
     return "Give a run folder, or the model.safetensors of one, with the same backbone"
 
 
