@@ -48,7 +48,7 @@ def test_every_published_recipe_builds_its_detector(name) -> None:
     model = dataclasses.replace(experiment.model, backbone=small).build(3)
     assert model.num_classes == 3
     protocol = {"lvis": "lvis", "openimages": "openimages", "coco": "coco"}
-    assert experiment.evaluation.protocol == protocol[name.rpartition("_")[2]]
+    assert experiment.evaluation.protocol.kind == protocol[name.rpartition("_")[2]]
 
 
 def test_the_rows_are_those_of_the_paper() -> None:

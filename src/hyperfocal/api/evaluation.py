@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from hyperfocal.api.data import Data, as_files, bar, in_memory
 from hyperfocal.api.process_state import globals_restored
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from hyperfocal.engine.evaluate import Evaluation
     from hyperfocal.engine.experiment import Experiment
     from hyperfocal.engine.predict import Predictor
+    from hyperfocal.evaluation import ProtocolConfig
 
 Detect = Callable[[list["Tensor"]], Sequence["Detections | Mapping[str, Tensor]"]]
 """Images ``(3, H, W)`` uint8 RGB to what was detected in each: `Detections`, or a dict with
@@ -37,7 +38,7 @@ def evaluate(
     what: Run | str | Path | Detect | Mapping[int, Detections],
     data: Data,
     *,
-    protocol: Literal["coco", "lvis", "openimages"] | None = None,
+    protocol: str | ProtocolConfig | None = None,
     categories: Sequence[str] | None = None,
     train: Data | None = None,
     batch_size: int = 8,
@@ -52,7 +53,8 @@ def evaluate(
         what: a `Run` or the path of a run folder; the path of a COCO results file (.json); a
             function from images to detections; or detections by image id.
         data: the split, as for `hyperfocal.train`.
-        protocol: whose rules; default: the run's own, else COCO's.
+        protocol: whose rules: ``"coco"``, ``"lvis"``, ``"openimages"``, ``"module:Class"`` or the
+            Config of a protocol; default: the run's own, else COCO's.
         categories: names in label order, for a torch Dataset or a function. A run has its own.
         train: the training split, whose category frequencies give APr, APc and APf. A run has its
             own.
@@ -77,11 +79,12 @@ def evaluate(
     """
     from rich.console import Console
 
+    from hyperfocal.config import named
     from hyperfocal.engine.evaluate import build_evaluator, measure
     from hyperfocal.engine.experiment import EvaluationConfig
     from hyperfocal.engine.limits import detector_limit, warn_of_cut, warn_of_limits
     from hyperfocal.engine.predict import adjusted, load
-    from hyperfocal.evaluation import read_results
+    from hyperfocal.evaluation import ProtocolConfig, read_results
 
     console = Console(quiet=not verbose)
     run = _as_run(what, trust)
@@ -89,8 +92,11 @@ def evaluate(
     annotations = _split(data, "data", categories, known, run, console, is_file=_is_file(what))
     config = EvaluationConfig() if run is None else run.experiment.evaluation
     if protocol is not None:
-        expand = config.expand_detections and protocol == "openimages"
-        config = dataclasses.replace(config, protocol=protocol, expand_detections=expand)
+        rules: ProtocolConfig = (
+            named(ProtocolConfig, protocol, "protocol") if isinstance(protocol, str) else protocol
+        )
+        expand = config.expand_detections and rules.kind == "openimages"
+        config = dataclasses.replace(config, protocol=rules, expand_detections=expand)
     if max_detections is not None:
         config = dataclasses.replace(config, max_detections=max_detections)
     if size is not None and run is None:

@@ -50,7 +50,8 @@ def run(words: list[str]) -> int:
         return _openimages(args)
     from rich.console import Console
 
-    from hyperfocal.data import Split, read_annotations
+    from hyperfocal.config import named
+    from hyperfocal.data import AnnotationFormat, Split, read_annotations
     from hyperfocal.data.images import limit_pixels
     from hyperfocal.engine.evaluate import build_evaluator, measure, warn_of_coco
     from hyperfocal.engine.experiment import EvaluationConfig
@@ -59,18 +60,26 @@ def run(words: list[str]) -> int:
     from hyperfocal.engine.progress import ProgressBar
     from hyperfocal.engine.run_folder import RunFolder
     from hyperfocal.engine.splits import read_split
-    from hyperfocal.evaluation import read_results
+    from hyperfocal.evaluation import CocoProtocol, ProtocolConfig, read_results
 
     console = Console()
+    format = named(AnnotationFormat, args.format, "--data.format") if args.format else None
+    protocol = named(ProtocolConfig, args.protocol, "--protocol") if args.protocol else None
     experiment: Experiment | None = None
     if args.detections is not None:
-        annotations = read_annotations(args.annotations, args.images, check="none", split="val")
+        annotations = read_annotations(
+            args.annotations, args.images, check="none", split="val", format=format
+        )
         counts = None
         if args.train_annotations is not None:
             counts = read_annotations(
-                args.train_annotations, None, check="none", categories=annotations.categories
+                args.train_annotations,
+                None,
+                check="none",
+                categories=annotations.categories,
+                format=format,
             ).counts()
-        config = EvaluationConfig(protocol=args.protocol or "coco")
+        config = EvaluationConfig(protocol=protocol or CocoProtocol())
     else:
         folder = RunFolder(args.run)
         experiment = folder.read_experiment(args.trust)
@@ -83,13 +92,14 @@ def run(words: list[str]) -> int:
         data = replace(
             experiment.data,
             val=place,
+            format=format or experiment.data.format,
             bad_images=args.bad_images,
             follow_links=args.follow_links or experiment.data.follow_links,
         )
         annotations = read_split(data, "val", trained.categories, check="headers")
         counts, config = trained.counts, experiment.evaluation
-        protocol = args.protocol or config.protocol
-        expand = config.expand_detections and protocol == "openimages"
+        protocol = protocol or config.protocol
+        expand = config.expand_detections and protocol.kind == "openimages"
         config = replace(
             config, protocol=protocol, expand_detections=expand or args.expand_detections
         )
@@ -99,7 +109,8 @@ def run(words: list[str]) -> int:
     check_outputs("--json", _outputs(args), images)
     build_evaluator(annotations, counts, config)  # what it lacks is told before the work
     warn_of_coco(annotations, config)
-    settings: dict[str, Any] = {"protocol": config.protocol, "limit": config.limit}
+    rules = config.protocol.kind or type(config.protocol).__qualname__
+    settings: dict[str, Any] = {"protocol": rules, "limit": config.limit}
     if experiment is None:
         warn_of_limits(annotations, config)
         found = read_results(args.detections, annotations)
@@ -217,6 +228,12 @@ def _parse(words: list[str]) -> argparse.Namespace:
         required=True,
         help="COCO JSON, YOLO data.yaml, folder of VOC XML, or CSV of Open Images' boxes",
     )
+    parser.add_argument(
+        "--data.format",
+        dest="format",
+        metavar="F",
+        help="module:Class of a dataset format of your own (default: the run's, else found)",
+    )
     parser.add_argument("--data.images", dest="images", type=Path, metavar="D", help="image folder")
     parser.add_argument(
         "--train.annotations",
@@ -227,8 +244,9 @@ def _parse(words: list[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--protocol",
-        choices=["coco", "lvis", "openimages"],
-        help="whose rules; default: the run's own, for --detections coco",
+        metavar="P",
+        help="whose rules: coco, lvis, openimages or module:Class of your own; default: the run's, "
+        "for --detections coco",
     )
     parser.add_argument(
         "--data.follow-links",

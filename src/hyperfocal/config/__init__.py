@@ -28,7 +28,7 @@ and those of modules that the caller trusts by name (`outside`).
 """
 
 from hyperfocal.config.base import Config, did_you_mean, kinds, walk, with_field
-from hyperfocal.config.flags import ALIASES, override
+from hyperfocal.config.flags import ALIASES, named, override
 from hyperfocal.config.json_form import check_reloads, dump, load, load_file
 from hyperfocal.config.outside import import_file, modules_of, trusted
 
@@ -43,6 +43,7 @@ __all__ = [
     "load",
     "load_file",
     "modules_of",
+    "named",
     "override",
     "trusted",
     "walk",

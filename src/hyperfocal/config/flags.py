@@ -155,6 +155,15 @@ def _component_at(config: Config, path: Sequence[str]) -> Any | None:
     return hint if components(hint) or roles_of(hint) else None
 
 
+def named(role: Any, value: str, flag: str) -> Any:
+    """The component of a role that a flag names: its kind, or ``module:Class``, with its defaults.
+
+    Raises:
+        ConfigError: there is no such component.
+    """
+    return _named(None, role, value, flag)
+
+
 def _named(old: Any, hint: Any, value: str, flag: str) -> Config | None:
     """The component that ``--FIELD VALUE`` puts in the place of ``old``."""
     known, optional = components(hint), type(None) in members(hint)

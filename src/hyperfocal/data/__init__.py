@@ -4,9 +4,10 @@ from hyperfocal.data.annotations import read_annotations
 from hyperfocal.data.batches import BatchStream, Draw
 from hyperfocal.data.broken import BrokenFileWarning
 from hyperfocal.data.datasets import annotations_of
+from hyperfocal.data.formats import AnnotationFormat, Row, raw_from_rows
 from hyperfocal.data.images import read_image, to_image
 from hyperfocal.data.loader import epoch_length, eval_batches, train_batches
-from hyperfocal.data.raw import SplitName
+from hyperfocal.data.raw import RawAnnotations, RawImage, SplitName
 from hyperfocal.data.samplers import (
     ClassBalancedSampler,
     ImageWeightSampler,
@@ -19,9 +20,10 @@ from hyperfocal.data.samplers import (
 )
 from hyperfocal.data.samples import collate, load_sample, prepare_image
 from hyperfocal.data.settings import DataConfig, Split
-from hyperfocal.data.transforms import TransformConfig, resized_hw, transform
+from hyperfocal.data.transforms import TransformConfig, TransformStep, resized_hw, transform
 
 __all__ = [
+    "AnnotationFormat",
     "BatchStream",
     "BrokenFileWarning",
     "ClassBalancedSampler",
@@ -29,12 +31,16 @@ __all__ = [
     "Draw",
     "ImageWeightSampler",
     "PlainSampler",
+    "RawAnnotations",
+    "RawImage",
     "RepeatFactorSampler",
+    "Row",
     "Sampler",
     "SamplerConfig",
     "Split",
     "SplitName",
     "TransformConfig",
+    "TransformStep",
     "annotations_of",
     "category_repeat_factors",
     "collate",
@@ -43,6 +49,7 @@ __all__ = [
     "image_repeat_factors",
     "load_sample",
     "prepare_image",
+    "raw_from_rows",
     "read_annotations",
     "read_image",
     "resized_hw",

@@ -9,6 +9,7 @@ from pathlib import Path
 from hyperfocal.data.checks import check_annotations
 from hyperfocal.data.coco import read_coco
 from hyperfocal.data.csv_boxes import csv_format, read_csv
+from hyperfocal.data.formats import AnnotationFormat
 from hyperfocal.data.image_checks import BadImages, Check
 from hyperfocal.data.joined import join
 from hyperfocal.data.openimages_split import OpenImagesFiles, read_openimages_split
@@ -34,6 +35,7 @@ def read_annotations(
     bad_images: BadImages = "error",
     openimages: OpenImagesFiles = OpenImagesFiles(),  # noqa: B008, frozen
     follow_links: bool = False,
+    format: AnnotationFormat | None = None,
 ) -> AnnotationSet:
     """Read and check annotations; the format is found by looking.
 
@@ -65,6 +67,7 @@ def read_annotations(
             them out with a counted warning.
         openimages: the files that go with Open Images' boxes.
         follow_links: use image files that are links out of the image folder; otherwise an error.
+        format: reads the file; None finds the format by looking.
 
     Raises:
         DataError: an unknown or unreadable format; image files that can't be used (all are
@@ -81,7 +84,10 @@ def read_annotations(
     """
     files = _files(annotations, images, split)
     raw = join(
-        [read_raw(file, folder, split, categories, openimages=openimages) for file, folder in files]
+        [
+            read_raw(file, folder, split, categories, openimages=openimages, format=format)
+            for file, folder in files
+        ]
     )
     return check_annotations(raw, categories, check, bad_images, follow_links=follow_links)
 
@@ -115,6 +121,7 @@ def read_raw(
     categories: Sequence[Category] | None = None,
     problems: Problems | None = None,
     openimages: OpenImagesFiles = OpenImagesFiles(),  # noqa: B008, frozen
+    format: AnnotationFormat | None = None,
 ) -> RawAnnotations:
     """The first half of `read_annotations`: parsed, but unchecked.
 
@@ -125,6 +132,7 @@ def read_raw(
         categories: names for a folder of YOLO labels that has none.
         problems: collects what is wrong; None tells it.
         openimages: the files that go with Open Images' boxes.
+        format: reads the file; None finds the format by looking.
 
     Raises:
         DataError: see `read_annotations`.
@@ -132,6 +140,12 @@ def read_raw(
     if images is not None and not images.is_dir():
         what = "is not a folder" if images.exists() else "does not exist"
         raise DataError(f"{images}: the image folder {what}; check --data.{split}.images")
+    if format is not None:
+        if not annotations.exists():
+            raise DataError(
+                f"{annotations}: no such file or folder; check --data.{split}.annotations"
+            )
+        return format.read(annotations, images, split)
     if annotations.suffix.lower() == ".csv":
         if (other := csv_format(annotations)) is not None:
             return read_csv(annotations, images, other, openimages.classes, split, problems)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from hyperfocal import config
+from hyperfocal.data.formats import AnnotationFormat
 from hyperfocal.data.images import MAX_PIXELS
 from hyperfocal.data.openimages_split import OpenImagesFiles
 from hyperfocal.data.samplers import PlainSampler, SamplerConfig
@@ -63,6 +64,8 @@ class DataConfig(config.Config):
     """The training split."""
     val: Split = field(default_factory=Split)
     """The validation split."""
+    format: AnnotationFormat | None = None
+    """A dataset format of your own: module:Class (docs/extend.md); none: found by looking."""
     sampler: SamplerConfig = field(default_factory=PlainSampler.Config)
     """Which images an epoch shows, and how often."""
     train_transform: TransformConfig = field(default_factory=lambda: TransformConfig(flip=0.5))

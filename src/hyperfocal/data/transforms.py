@@ -8,8 +8,9 @@ lets every process pad a batch alike, however the batch is split over them.
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from hyperfocal import config
-from hyperfocal.types import Sample, Target
+from hyperfocal.types import ConfigError, Sample, Target
 
 MIN_SIDE = 1e-2
 """Pixels; a box narrower or lower than this after a transform is dropped."""
@@ -27,6 +28,28 @@ MIN_VISIBLE = 0.25
 
 FILL = 114
 """Grey value around an image that was zoomed out."""
+
+
+@dataclass(frozen=True)
+class TransformStep(config.Config, role=True):
+    """A transform of one's own, after all others; it is its own settings.
+
+    It may change pixels and boxes, but not the size of the image: sizes are known before images are
+    decoded, so that every process pads a batch alike.
+    """
+
+    is_random: ClassVar[bool] = True
+    """Whether two passes over one image may differ; for evaluation it has to be False."""
+
+    @abstractmethod
+    def apply(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        """The sample afterwards, made with `dataclasses.replace`.
+
+        Args:
+            sample: image ``(3, H, W)`` uint8, or float32 in [0, 1] with ``resize=bilinear_float``,
+                and boxes in its frame.
+            rng: every random choice has to come from it, so that a run can be repeated and resumed.
+        """
 
 
 @dataclass(frozen=True)
@@ -54,6 +77,8 @@ class TransformConfig(config.Config):
     """Saturation is multiplied by a factor within 1 ± this."""
     hue: float = 0.0
     """Hue is turned by up to this fraction of the circle, at most 0.5."""
+    extra: TransformStep | None = None
+    """A transform of your own after these: module:Class (docs/extend.md)."""
 
     def __post_init__(self) -> None:
         self._require(len(self.shorts) > 0 and min(self.shorts) >= 1, "short", "at least 1")
@@ -75,7 +100,8 @@ class TransformConfig(config.Config):
     def is_random(self) -> bool:
         """Whether two passes over one image may differ."""
         strengths = (self.flip, self.brightness, self.contrast, self.saturation, self.hue)
-        return len(set(self.shorts)) > 1 or any(strengths) or self.zoom != (1.0, 1.0)
+        own = self.extra is not None and self.extra.is_random
+        return own or len(set(self.shorts)) > 1 or any(strengths) or self.zoom != (1.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -89,6 +115,7 @@ class Plan:
         offset: where the crop (or the shrunk image) lies in the room that it has, y and x as
             fractions in [0, 1).
         colors: photometric changes in order, as (name, amount).
+        seed: of the random choices of ``TransformConfig.extra``.
     """
 
     hw: tuple[int, int]
@@ -96,6 +123,7 @@ class Plan:
     zoom: float = 1.0
     offset: tuple[float, float] = (0.0, 0.0)
     colors: tuple[tuple[str, float], ...] = ()
+    seed: int = 0
 
 
 def transform(sample: Sample, settings: TransformConfig, rng: np.random.Generator) -> Sample:
@@ -154,7 +182,8 @@ def draw(hw: tuple[int, int], settings: TransformConfig, rng: np.random.Generato
         if reach:
             colors.append((name, float(rng.uniform(middle - reach, middle + reach))))
     order = rng.permutation(len(colors))
-    return Plan(size, flip, zoom, offset, tuple(colors[n] for n in order))
+    seed = 0 if settings.extra is None else int(rng.integers(1 << 32))
+    return Plan(size, flip, zoom, offset, tuple(colors[n] for n in order), seed)
 
 
 def apply(sample: Sample, plan: Plan, settings: TransformConfig) -> Sample:
@@ -174,7 +203,36 @@ def apply(sample: Sample, plan: Plan, settings: TransformConfig) -> Sample:
     target = Target(boxes[keep], sample.target.labels[keep])
     if plan.zoom != 1.0:
         target = _crop_boxes(target, plan.hw)
-    return replace(sample, image=image, target=target)
+    sample = replace(sample, image=image, target=target)
+    if settings.extra is None:
+        return sample
+    return _checked(settings.extra, sample, np.random.default_rng(plan.seed))
+
+
+def _checked(step: TransformStep, before: Sample, rng: np.random.Generator) -> Sample:
+    """The sample after a step that keeps what it has to keep.
+
+    Raises:
+        ConfigError: it doesn't.
+    """
+    after, name = step.apply(before, rng), type(step).__qualname__
+    if not isinstance(after, Sample):
+        raise ConfigError(f"{name}.apply returned a {type(after).__name__}; it must be a Sample")
+    kept = (after.image.shape, after.image.dtype) == (before.image.shape, before.image.dtype)
+    if not kept or (after.image_id, after.original_hw) != (before.image_id, before.original_hw):
+        raise ConfigError(
+            f"{name}.apply returned a {after.image.dtype} image of shape "
+            f"{tuple(after.image.shape)} for a {before.image.dtype} one of "
+            f"{tuple(before.image.shape)}, or another image_id or original_hw; it must keep these"
+        )
+    boxes, labels = after.target.boxes, after.target.labels
+    if boxes.shape != (len(labels), 4) or not bool(boxes.isfinite().all()):
+        raise ConfigError(
+            f"{name}.apply returned boxes of shape {tuple(boxes.shape)} for {len(labels)} labels; "
+            "boxes must be (N, 4) finite numbers"
+        )
+    keep = _at_least(boxes, MIN_SIDE)
+    return replace(after, target=Target(boxes[keep].float(), labels[keep]))
 
 
 _COLORS = {

@@ -11,14 +11,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from hyperfocal.config import kinds
 from hyperfocal.engine.experiment import EvaluationConfig
 from hyperfocal.engine.run_folder import RunFolder, finite, read_json, write_json
 from hyperfocal.evaluation import (
     CategoryMetrics,
-    CocoEvaluator,
+    CocoProtocol,
     Evaluator,
-    LvisEvaluator,
-    OpenImagesEvaluator,
+    ProtocolConfig,
 )
 from hyperfocal.models import Detector
 from hyperfocal.names import for_html, one_name
@@ -39,10 +39,12 @@ class Evaluation:
     Attributes:
         metrics: AP, AP50, ..., APr, APc, APf; nan where nothing could be measured.
         categories: the same per category, in the order of the labels.
+        chooses_by: the metric that the best weights are chosen by.
     """
 
     metrics: dict[str, float]
     categories: tuple[CategoryMetrics, ...]
+    chooses_by: str = "AP"
 
     def as_json(self, step: int | None = None) -> dict[str, Any]:
         """JSON-able form; nan becomes null."""
@@ -71,7 +73,7 @@ class Evaluation:
     @property
     def ap(self) -> float:
         """The number that weights are chosen by: AP, of Open Images' protocol AP50."""
-        return self.metrics.get("AP", self.metrics.get("AP50", float("nan")))
+        return self.metrics.get(self.chooses_by, float("nan"))
 
     def write(self, run: RunFolder, step: int) -> None:
         """Write metrics.json of the run."""
@@ -150,14 +152,28 @@ def build_evaluator(
         ConfigError: the LVIS protocol without LVIS's lists, or that of Open Images without its
             image labels and hierarchy; or ``counts`` of other categories.
     """
-    if config.protocol == "openimages":
-        expand = config.expand_detections
-        return OpenImagesEvaluator(
-            annotations, counts=counts, expand_detections=expand, max_detections=config.limit
+    return config.protocol.build(annotations, counts, config.settings)
+
+
+def try_protocol(
+    annotations: AnnotationSet, counts: CategoryCounts | None, config: EvaluationConfig
+) -> None:
+    """Make sure before a training that its split can be measured, and weights be chosen by it.
+
+    A protocol from outside the package measures the split without any detection.
+
+    Raises:
+        ConfigError: see `build_evaluator`; or the metrics lack the one that chooses the weights.
+    """
+    evaluator, protocol = build_evaluator(annotations, counts, config), config.protocol
+    if protocol.kind in kinds(ProtocolConfig):
+        return
+    metrics = evaluator.compute()
+    if protocol.chooses_by not in metrics:
+        raise ConfigError(
+            f"evaluation.protocol: {type(protocol).__qualname__} chooses weights by "
+            f"{protocol.chooses_by!r} (chooses_by), but its metrics are {', '.join(metrics)}"
         )
-    kind = LvisEvaluator if config.protocol == "lvis" else CocoEvaluator
-    assert config.limit is not None
-    return kind(annotations, counts=counts, groups=config.groups, max_detections=config.limit)
 
 
 def measure(
@@ -181,7 +197,8 @@ def measure(
     """
     evaluator = build_evaluator(annotations, counts, config)
     evaluator.update(list(found.values()), list(found))
-    return Evaluation(evaluator.compute(advance), evaluator.per_category())
+    metrics = evaluator.compute(advance)
+    return Evaluation(metrics, evaluator.per_category(), config.protocol.chooses_by)
 
 
 def _number(value: float | None) -> float:
@@ -191,7 +208,7 @@ def _number(value: float | None) -> float:
 def warn_of_coco(annotations: AnnotationSet, config: EvaluationConfig) -> None:
     """A `HyperfocalWarning` that the COCO protocol counts what was never looked for."""
     owner = "lvis" if annotations.federated else "openimages" if annotations.openimages else None
-    if config.protocol == "coco" and owner is not None:
+    if isinstance(config.protocol, CocoProtocol) and owner is not None:
         warnings.warn(
             f"{annotations.source} lists the categories verified in each image, but the COCO "
             f"protocol counts every detection of the others as a miss; --protocol {owner} gives "

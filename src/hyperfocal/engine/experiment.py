@@ -9,7 +9,13 @@ from typing import ClassVar, Literal
 from hyperfocal.config import Config
 from hyperfocal.data import DataConfig
 from hyperfocal.engine.device import Wanted
-from hyperfocal.evaluation import FrequencyGroups
+from hyperfocal.evaluation import (
+    CocoProtocol,
+    EvaluatorSettings,
+    FrequencyGroups,
+    OpenImagesProtocol,
+    ProtocolConfig,
+)
 from hyperfocal.models import DetectorConfig, RetinaNet
 
 
@@ -120,7 +126,7 @@ class EvaluationConfig(Config):
 
     groups: FrequencyGroups = field(default_factory=FrequencyGroups)
     """How categories are grouped by their training images, for APr, APc and APf."""
-    protocol: Literal["coco", "lvis", "openimages"] = "coco"
+    protocol: ProtocolConfig = field(default_factory=CocoProtocol)
     """Whose rules: COCO's; LVIS's federated ones, for annotations in LVIS's format; or those of the
     Open Images Challenge, for its CSV files. Its AP also chooses the best weights."""
     expand_detections: bool = False
@@ -135,18 +141,21 @@ class EvaluationConfig(Config):
     def __post_init__(self) -> None:
         """Check ranges."""
         self._require(self.batch_size >= 1, "batch_size", ">= 1")
-        fits = self.protocol == "openimages" or not self.expand_detections
+        fits = isinstance(self.protocol, OpenImagesProtocol) or not self.expand_detections
         self._require(fits, "expand_detections", "False unless protocol is openimages")
-        least = 11 if self.protocol == "coco" else 1  # AR10 is one of COCO's numbers
+        least = self.protocol.least_limit
         fits = self.max_detections is None or self.max_detections >= least
         self._require(fits, "max_detections", f">= {least}, or None")
 
     @property
     def limit(self) -> int | None:
         """Best detections that count; None: all."""
-        if self.max_detections is not None:
-            return self.max_detections
-        return {"coco": 100, "lvis": 300, "openimages": None}[self.protocol]
+        return self.protocol.limit if self.max_detections is None else self.max_detections
+
+    @property
+    def settings(self) -> EvaluatorSettings:
+        """What the protocol is told."""
+        return EvaluatorSettings(self.groups, self.expand_detections, self.limit)
 
 
 @dataclass(frozen=True)

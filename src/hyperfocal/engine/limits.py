@@ -10,10 +10,13 @@ import numpy as np
 from hyperfocal.config import with_field
 from hyperfocal.engine.experiment import EvaluationConfig
 from hyperfocal.files import shown
-from hyperfocal.models import DetectorConfig, Inference
+from hyperfocal.models import DenseConfig, DetectorConfig
 from hyperfocal.types import AnnotationSet, ConfigError, Detections, HyperfocalWarning
 
 HOW = "--max-detections N sets it, for detector and evaluator alike"
+
+EACH = {"image": "image", "category": "image and category"}
+"""What a limit is of, in words."""
 
 
 def warn_of_limits(
@@ -36,13 +39,13 @@ def warn_of_limits(
         if limit is None or len(labels) <= limit:
             continue
         counts = np.bincount(labels, minlength=k)
-        if config.protocol == "lvis":
+        if config.protocol.limit_of == "image":
             crowded.append((len(labels), f"image id {record.id}"))
         elif counts.max() > limit:
             name = shown(annotations.categories[int(counts.argmax())].name)
             crowded.append((int(counts.max()), f"{name} in image id {record.id}"))
     if crowded:
-        each = "image" if config.protocol == "lvis" else "image and category"
+        each = EACH[config.protocol.limit_of]
         count, where = max(crowded)
         _warn(
             annotations,
@@ -62,8 +65,7 @@ def warn_of_limits(
 
 def detector_limit(config: DetectorConfig) -> int | None:
     """Detections that a detector gives of an image; None if its config doesn't say."""
-    inference = getattr(config, "inference", None)
-    return inference.max_detections if isinstance(inference, Inference.Config) else None
+    return config.inference.max_detections if isinstance(config, DenseConfig) else None
 
 
 def with_detector_limit(config: DetectorConfig, most: int) -> DetectorConfig:
@@ -72,8 +74,7 @@ def with_detector_limit(config: DetectorConfig, most: int) -> DetectorConfig:
     Raises:
         ConfigError: it has no such setting, or ``most`` is below 1.
     """
-    inference = getattr(config, "inference", None)
-    if not isinstance(inference, Inference.Config):
+    if not isinstance(config, DenseConfig):
         raise ConfigError(f"--max-detections {most}: detector {config.kind} has no such setting")
     limited: DetectorConfig = with_field(config, ["inference", "max_detections"], most)
     return limited
@@ -91,10 +92,11 @@ def warn_of_cut(
         total += len(one)
         if len(one) > limit:
             by_category = np.bincount(one.labels.numpy(), minlength=k)
-            counts = by_category if config.protocol == "coco" else np.array([len(one)])
+            whole = config.protocol.limit_of == "image"
+            counts = np.array([len(one)]) if whole else by_category
             cut += int((counts - limit).clip(min=0).sum())
     if cut:
-        each = "image and category" if config.protocol == "coco" else "image"
+        each = EACH[config.protocol.limit_of]
         _warn(
             annotations,
             f"{cut} of {total} detections are beyond the best {limit} of an {each}, and don't "

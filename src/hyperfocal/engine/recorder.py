@@ -106,7 +106,7 @@ class Recorder:
             if self.experiment.train.patience is not None:
                 values["evaluations_since_best"] = state.waited
             self.log.write("evaluation", state.step, values)
-            say(self.console, _one_line(state.step, self.total, result.metrics))
+            say(self.console, _one_line(state.step, self.total, result))
         if result is None or ap >= state.best or not run.weights.exists():
             self.weights_written = attempt(
                 lambda: save_tensors(run.weights, weights),
@@ -162,7 +162,9 @@ class Recorder:
             )
 
 
-def _one_line(step: int, total: int, metrics: dict[str, float]) -> str:
-    shown = ("AP", "AP50", "APr", "APc", "APf", "AP1", "AP5")
+def _one_line(step: int, total: int, result: Evaluation) -> str:
+    metrics = result.metrics
+    known = ("AP", "AP50", "APr", "APc", "APf", "AP1", "AP5")
+    shown = known if result.chooses_by in known else (result.chooses_by, *known)
     parts = [f"{n} {metrics[n]:.3f}" for n in shown if n in metrics and metrics[n] == metrics[n]]
     return f"step {step}/{total}  " + "  ".join(parts)

@@ -60,6 +60,7 @@ def read_split(
         split=name,
         categories=categories,
         openimages=split.openimages,
+        format=config.format,
     )
 
 

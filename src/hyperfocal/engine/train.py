@@ -18,9 +18,9 @@ from hyperfocal.engine.coordination import Abandoned, StopRequest, Verdict, Watc
 from hyperfocal.engine.device import resolve
 from hyperfocal.engine.evaluate import (
     Evaluation,
-    build_evaluator,
     detect_all,
     measure,
+    try_protocol,
     warn_of_coco,
 )
 from hyperfocal.engine.experiment import Experiment
@@ -127,7 +127,7 @@ def _train(
     experiment = with_categories(experiment, splits.train.categories)
     counts, epoch = splits.train.counts(), epoch_length(experiment.data, splits.train)
     if splits.val is not None:  # annotations that lack what the protocol needs end it here
-        build_evaluator(splits.val, counts, experiment.evaluation)
+        try_protocol(splits.val, counts, experiment.evaluation)
         warn_of_coco(splits.val, experiment.evaluation)
         warn_of_limits(splits.val, experiment.evaluation, detector_limit(experiment.model))
     elif experiment.train.patience is not None:

@@ -67,7 +67,8 @@ class CocoEvaluator(Evaluator):
             raise ConfigError(f"max_detections = {max_detections}, but it must be more than 10")
         self.groups, self.max_detections = groups, max_detections
 
-    def _evaluate(self, advance: Callable[[int], None]) -> DetectionMetrics:
+    def measure(self, advance: Callable[[int], None]) -> DetectionMetrics:
+        """See `Evaluator.measure`."""
         k = len(self.annotations.categories)
         most = self.max_detections
         curves = _match(self._gt_rows(), self._dt_rows(), k, most)
@@ -88,7 +89,7 @@ class CocoEvaluator(Evaluator):
                 for name in self.groups.names:
                     metrics[f"{prefix}{name}"] = nan_mean(values[groups == name])
         gt = self.annotations.counts().instances
-        return DetectionMetrics(metrics, self._category_rows(ap, ap50, gt, group_of))
+        return DetectionMetrics(metrics, self.category_rows(ap, ap50, gt, group_of))
 
     def _gt_rows(self) -> list[dict[str, Any]]:
         """Ground truth as COCO's annotations, with image rows and labels in place of ids."""
@@ -99,7 +100,7 @@ class CocoEvaluator(Evaluator):
                 rows.append(
                     {
                         "id": len(rows) + 1,
-                        "image_id": self._row_of[record.id],
+                        "image_id": self.row_of[record.id],
                         "category_id": label,
                         "bbox": box,
                         "area": area,
@@ -110,12 +111,12 @@ class CocoEvaluator(Evaluator):
 
     def _dt_rows(self) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = []
-        for image_id, found in self._found.items():
+        for image_id, found in self.found.items():
             for x, y, w, h, score, label in found.tolist():
                 rows.append(
                     {
                         "id": len(rows) + 1,
-                        "image_id": self._row_of[image_id],
+                        "image_id": self.row_of[image_id],
                         "category_id": int(label),
                         "bbox": [x, y, w, h],
                         "score": score,

@@ -66,9 +66,13 @@ class Evaluator(ABC):
     detections and update one evaluator, or `merge` the `state` of each process's evaluator into
     one.
 
+    A metric of your own is a subclass that defines `measure` (docs/extend.md).
+
     Attributes:
         annotations: ground truth of the split.
         counts: training frequencies of its categories, or None.
+        found: the detections so far by image id.
+        row_of: rank of each image id among all of them.
 
     Args:
         annotations: ground truth of the split.
@@ -87,8 +91,8 @@ class Evaluator(ABC):
         self.annotations, self.counts = annotations, counts
         # An image's rank among the ids breaks ties of score, as in pycocotools and lvis.
         ids = sorted(record.id for record in annotations.images)
-        self._row_of = {image_id: row for row, image_id in enumerate(ids)}
-        self._found: dict[int, Floats] = {}
+        self.row_of = {image_id: row for row, image_id in enumerate(ids)}
+        self.found: dict[int, Floats] = {}
         self._result: DetectionMetrics | None = None
 
     def compute(self, advance: Callable[[int], None] = lambda images: None) -> dict[str, float]:
@@ -104,18 +108,29 @@ class Evaluator(ABC):
         return self._measured(lambda images: None).categories
 
     @abstractmethod
-    def _evaluate(self, advance: Callable[[int], None]) -> DetectionMetrics:
-        """Measure what came so far."""
+    def measure(self, advance: Callable[[int], None]) -> DetectionMetrics:
+        """The metrics of ``found``.
+
+        Args:
+            advance: to be called with the number of images matched, for a progress bar.
+        """
 
     def _measured(self, advance: Callable[[int], None]) -> DetectionMetrics:
         if self._result is None:
-            self._result = self._evaluate(advance)
+            self._result = self.measure(advance)
         return self._result
 
-    def _category_rows(
+    def category_rows(
         self, ap: Floats, ap50: Floats, gt: Sequence[int], group_of: Sequence[str | None] | None
     ) -> tuple[CategoryMetrics, ...]:
-        """From numbers by label."""
+        """One row a category.
+
+        Args:
+            ap: ``(K,)``; nan where it can't be measured.
+            ap50: likewise.
+            gt: boxes of each category in this split.
+            group_of: frequency group of each category; None where there are none.
+        """
         counts = self.counts
         return tuple(
             CategoryMetrics(
@@ -142,7 +157,7 @@ class Evaluator(ABC):
 
     def state(self) -> dict[int, Floats]:
         """What came so far, for `merge`: rows by image id."""
-        return dict(self._found)
+        return dict(self.found)
 
     def merge(self, state: Mapping[int, Floats]) -> None:
         """Add the `state` of another process's evaluator.
@@ -167,14 +182,14 @@ class Evaluator(ABC):
         return np.column_stack([xywh, scores, labels])
 
     def _add(self, image_id: int, rows: Floats) -> None:
-        if image_id not in self._row_of:
+        if image_id not in self.row_of:
             raise DataError(
                 f"image id {image_id} was detected in, but {self.annotations.source} has no such "
                 "image; are these the detections of another split?"
             )
-        if image_id in self._found:
+        if image_id in self.found:
             raise DataError(f"image id {image_id}: its detections were given twice")
-        self._found[image_id] = rows
+        self.found[image_id] = rows
         self._result = None
 
 

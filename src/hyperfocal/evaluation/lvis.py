@@ -68,7 +68,8 @@ class LvisEvaluator(Evaluator):
         if annotations.federated.frequency is not None:
             self.group_names, self._group_of = ("r", "c", "f"), annotations.federated.frequency
 
-    def _evaluate(self, advance: Callable[[int], None]) -> DetectionMetrics:
+    def measure(self, advance: Callable[[int], None]) -> DetectionMetrics:
+        """See `Evaluator.measure`."""
         ap, recall = self._averages(advance)
         everywhere, ap50 = ap[:, :, 0].mean(axis=1), ap[:, 0, 0]
         metrics = {
@@ -86,7 +87,7 @@ class LvisEvaluator(Evaluator):
         gt = np.bincount(
             np.concatenate([record.labels for record in self.annotations.images]), minlength=len(ap)
         )
-        rows = self._category_rows(everywhere, ap50, gt.tolist(), self._group_of)
+        rows = self.category_rows(everywhere, ap50, gt.tolist(), self._group_of)
         return DetectionMetrics(metrics, rows)
 
     def _averages(self, advance: Callable[[int], None]) -> tuple[Floats, Floats]:
@@ -109,7 +110,7 @@ class LvisEvaluator(Evaluator):
     ) -> tuple[NDArray[np.int64], Floats, NDArray[np.int8]]:
         """Label, score and ``(N, 10, 4)`` outcome (1 hit, 0 miss, -1 ignored) of detections."""
         k, image_ids = len(self.annotations.categories), [record.id for record in records]
-        found = [self._found.get(i, np.zeros((0, 6))) for i in image_ids]
+        found = [self.found.get(i, np.zeros((0, 6))) for i in image_ids]
         kept = [_best(rows, self.max_detections) for rows in found]
         rows = np.concatenate(kept)
         key = np.repeat(np.arange(len(kept)) * k, [len(r) for r in kept]) + rows[:, 5].astype(int)

@@ -52,7 +52,8 @@ class OpenImagesEvaluator(Evaluator):
         super().__init__(annotations, counts)
         self.expand_detections, self.max_detections = expand_detections, max_detections
 
-    def _evaluate(self, advance: Callable[[int], None]) -> DetectionMetrics:
+    def measure(self, advance: Callable[[int], None]) -> DetectionMetrics:
+        """See `Evaluator.measure`."""
         metrics, rows = evaluate_openimages(
             self._truth(),
             self._detections(),
@@ -91,7 +92,7 @@ class OpenImagesEvaluator(Evaluator):
         )
 
     def _detections(self) -> OpenImagesBoxes:
-        found = self._found
+        found = self.found
         images = sorted(found)
         rows = np.concatenate([np.zeros((0, 6)), *(found[image] for image in images)])
         return OpenImagesBoxes(

@@ -162,7 +162,7 @@ def _split(
     assert split.annotations is not None
     opens = data.check != "none"
     with stage(f"read {name}", 0):
-        raw, found = read_split(name, split, categories)
+        raw, found = read_split(name, split, categories, data.format)
     findings += found
     if raw is None:
         return None

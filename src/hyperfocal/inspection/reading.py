@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from hyperfocal.data import Split, SplitName
 from hyperfocal.data.annotations import read_raw
 from hyperfocal.data.checks import check_annotations
+from hyperfocal.data.formats import AnnotationFormat
 from hyperfocal.data.image_checks import links_out, look_at_images
 from hyperfocal.data.images import Header
 from hyperfocal.data.joined import join
@@ -79,7 +80,10 @@ class Examined:
 
 
 def read_split(
-    name: SplitName, split: Split, categories: Sequence[Category] | None = None
+    name: SplitName,
+    split: Split,
+    categories: Sequence[Category] | None = None,
+    format: AnnotationFormat | None = None,
 ) -> tuple[RawAnnotations | None, list[Finding]]:
     """Parse a split; None where that can't be done at all.
 
@@ -87,13 +91,14 @@ def read_split(
         name: which split.
         split: where it lies; ``annotations`` is given.
         categories: the training split's, for val.
+        format: reads it; None: found by looking.
     """
     assert split.annotations is not None
     problems = Problems(split.annotations, quiet=True)
     try:
         raw = join(
             [
-                read_raw(file, folder, name, categories, problems, split.openimages)
+                read_raw(file, folder, name, categories, problems, split.openimages, format)
                 for file, folder in split.files
             ]
         )

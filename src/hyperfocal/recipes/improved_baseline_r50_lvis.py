@@ -35,6 +35,7 @@ import dataclasses
 from hyperfocal.data import DataConfig, TransformConfig
 from hyperfocal.data.samplers import RepeatFactorSampler
 from hyperfocal.engine.experiment import EvaluationConfig, Experiment, TrainConfig
+from hyperfocal.evaluation import LvisProtocol
 from hyperfocal.models import Backbone, DenseConfig, ImprovedBaseline, as_dense
 
 
@@ -58,7 +59,7 @@ def recipe() -> Experiment:
             val_transform=TransformConfig(short=(800,), long=1333),
             workers=4,
         ),
-        evaluation=EvaluationConfig(protocol="lvis"),
+        evaluation=EvaluationConfig(protocol=LvisProtocol()),
     )
 
 

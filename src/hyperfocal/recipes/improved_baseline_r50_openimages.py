@@ -32,6 +32,7 @@ import dataclasses
 from hyperfocal.data import TransformConfig
 from hyperfocal.data.samplers import PlainSampler
 from hyperfocal.engine.experiment import EvaluationConfig, Experiment
+from hyperfocal.evaluation import OpenImagesProtocol
 from hyperfocal.recipes import improved_baseline_r50_lvis
 
 
@@ -53,5 +54,5 @@ def recipe() -> Experiment:
             sampler=PlainSampler.Config(),
             train_transform=TransformConfig(short=(800,), long=1333, flip=0.5, min_box=1.0),
         ),
-        evaluation=EvaluationConfig(protocol="openimages"),
+        evaluation=EvaluationConfig(protocol=OpenImagesProtocol()),
     )
