@@ -301,6 +301,20 @@ def test_a_run_folder_is_a_recipe_of_fine_tuning_it(drawn: Path, tmp_path: Path)
     train(on(drawn, own), RunFolder(tmp_path / "out"), Console(quiet=True))
 
 
+def test_a_second_training_of_the_head_with_all_categories_alike(
+    drawn: Path, tmp_path: Path
+) -> None:
+    """The command of docs/fine_tuning.md."""
+    before = make_run(tmp_path / "run", experiment(), names_of(drawn)).state_dict()
+    words = ("--sampler", "class_balanced", "--train.parts", "head")
+    plan = on(drawn, load_recipe(str(tmp_path / "run")), *words)
+    train(plan, RunFolder(tmp_path / "out"), Console(quiet=True))
+    assert RunFolder(tmp_path / "out").read_experiment().data.sampler.kind == "class_balanced"
+    after = hyperfocal.load(tmp_path / "out", device="cpu").detector.state_dict()
+    assert all(torch.equal(after[n], v) for n, v in before.items() if n.startswith("backbone."))
+    assert not torch.equal(after["head.cls_logits.weight"], before["head.cls_logits.weight"])
+
+
 @pytest.mark.parametrize("flag", ["--overwrite", "--resume"])
 def test_a_run_is_never_written_over_the_weights_it_starts_from(
     drawn: Path, tmp_path: Path, flag: str

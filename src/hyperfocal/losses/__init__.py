@@ -2,7 +2,7 @@
 
 Every classification loss takes ``logits (..., K)`` and either integer labels (``0..K-1`` a
 category, ``K`` background, ``-1`` ignored) or float targets, works from the logits in float32 or
-better, and is finite with a finite gradient for every finite logit. The modules return the sum over
+better, and is finite with a finite gradient for logits up to 1e30. The modules return the sum over
 a normalizer, which is what a dense detector trains with; those with memory want a ``step()`` after
 each optimizer step (see `memory`). What else a loss can do is declared by its base class (`roles`).
 """
