@@ -100,7 +100,7 @@ def test_lvis_takes_24_epochs(table: Table, row: Row) -> None:
     assert (experiment.data.sampler.kind, experiment.data.sampler.rounding) == ("rfs", "ceil")
     assert experiment.data.sampler.threshold == 0.001
     assert shorter_sides(experiment) == (JITTER, 800)
-    assert experiment.evaluation.protocol == "lvis"
+    assert experiment.evaluation.protocol.kind == "lvis"
     stable = experiment.model.kind in ("retinanet", "fcos", "improved_baseline") or (
         "sts" in row.name
     )
@@ -122,7 +122,7 @@ def test_open_images_takes_180k_steps(table: Table, row: Row) -> None:
     assert experiment.data.sampler.kind == "plain"
     assert shorter_sides(experiment) == ((800,), 800)
     assert (experiment.train.warmup_iterations, experiment.train.clip_norm) == (500, 35.0)
-    assert experiment.evaluation.protocol == "openimages"
+    assert experiment.evaluation.protocol.kind == "openimages"
     assert not experiment.evaluation.expand_detections
 
 
