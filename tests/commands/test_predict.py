@@ -160,11 +160,11 @@ def test_limits_that_bite_are_said(
     annotations = hyperfocal.read_annotations(tmp_path / "gt.json", check="none", split="val")
     coco = EvaluationConfig()
     (one,) = told(lambda: warn_of_limits(annotations, coco))
-    assert "1 of 8 images have more boxes than the 100 detections of an image and category" in one
+    assert "1 of 8 images have more boxes than the 100 detections per image and category" in one
     assert "150 of" in one
     assert "--max-detections N" in one
     (two,) = told(lambda: warn_of_limits(annotations, EvaluationConfig(max_detections=150), 100))
-    assert "the 100 detections of an image that the detector gives" in two
+    assert "the 100 detections per image of the detector" in two
     roomy = EvaluationConfig(max_detections=150)
     assert told(lambda: warn_of_limits(annotations, roomy, 150)) == []
     assert told(lambda: warn_of_limits(annotations, EvaluationConfig(protocol="openimages"))) == []
@@ -175,7 +175,7 @@ def test_limits_that_bite_are_said(
     (tmp_path / "results.json").write_text(json.dumps(exact))
     found = hyperfocal.evaluation.read_results(tmp_path / "results.json", annotations)
     (cut,) = told(lambda: warn_of_cut(found, annotations, coco))
-    assert "50 of 150 detections are beyond the best 100" in cut
+    assert "50 of 150 detections exceed the limit of 100" in cut
     assert told(lambda: warn_of_cut(found, annotations, roomy)) == []
     evaluator = CocoEvaluator(annotations, max_detections=150)
     evaluator.update(list(found.values()), list(found))

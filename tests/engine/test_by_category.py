@@ -51,26 +51,26 @@ def test_a_file_of_pairs_or_json(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
-        ("cta=0.5", r"names 'cta', which is no category \(did you mean 'cat'\?\)"),
+        ("cta=0.5", r"names 'cta', which isn't a category \(did you mean 'cat'\?\)"),
         ("cat=0.5,cat=0.2", "names 'cat' twice"),
         ("cat=much", r"of 'cat' is 'much', but it must be a number in \[0, 1\]"),
         ("cat=1.5", "of 'cat' is '1.5'"),
         ("cat=nan", "of 'cat' is 'nan'"),
         ('{"cat": true}', "of 'cat' is True"),
-        ("cat=0.5,dog", "'dog' is no NAME=NUMBER pair"),
-        ("missing.json", "neither a number, nor NAME=NUMBER pairs, nor a file"),
+        ("cat=0.5,dog", "'dog' is not a NAME=NUMBER pair"),
+        ("missing.json", "not a number, NAME=NUMBER pairs or a file"),
         ("{cat: 1}", "not readable as JSON"),
     ],
 )
-def test_what_is_wrong_is_named(text: str, told: str) -> None:
-    with pytest.raises(ConfigError, match=told):
+def test_what_is_wrong_is_named(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         values(text)
 
 
 def test_a_loss_without_a_default_wants_them_all() -> None:
-    with pytest.raises(ConfigError, match=r"says nothing of 'dog'.*\*=0\.5"):
+    with pytest.raises(ConfigError, match=r"has no value for 'dog'.*\*=0\.5"):
         values("cat=0.5", None)
     assert values("cat=0.5,*=0.4", None) == (0.5, 0.4, 0.4, 0.4)
 
@@ -108,6 +108,6 @@ def test_a_run_records_the_values_reloads_and_resumes(drawn: Path, tmp_path: Pat
     train(dataclasses.replace(plan, resume=True), RunFolder(tmp_path), Console(quiet=True))
     wrong = override(plan, ["--loss.alpha", "nothing=0.5", "--overwrite"], "test")
     before = RunFolder(tmp_path).config.read_text()
-    with pytest.raises(ConfigError, match="'nothing', which is no category"):
+    with pytest.raises(ConfigError, match="'nothing', which isn't a category"):
         train(wrong, RunFolder(tmp_path), Console(quiet=True))
     assert RunFolder(tmp_path).config.read_text() == before

@@ -175,7 +175,7 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_it_used(tmp_pat
     assert [str(w.message).partition(":")[0] for w in told] == [
         str(tmp_path / "00000003.pt"), str(tmp_path / "00000002.pt"),
     ]  # fmt: skip
-    assert all("00000001.pt is used" in str(w.message) for w in told)
+    assert all("using 00000001.pt" in str(w.message) for w in told)
     assert (tmp_path / "00000003.pt.damaged").exists()
     damage(tmp_path / "00000001.pt")
     with pytest.raises(HyperfocalError, match=r"00000001\.pt: damaged.*--overwrite"):

@@ -182,7 +182,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(drawn: Path, tmp_path: Pat
     stopped = run(whole, tmp_path / "parts")
     assert stopped.stopped_by == "SIGINT"
     assert 20 <= len(losses(tmp_path / "parts")) < 60
-    with pytest.raises(ConfigError, match=r"already holds a run\. Add --resume"):
+    with pytest.raises(ConfigError, match=r"already contains a run\. Add --resume"):
         run(whole, tmp_path / "parts")
     run(dataclasses.replace(whole, resume=True), tmp_path / "parts")
     assert [x["step"] for x in lines(tmp_path / "parts")] == list(range(1, 61))
@@ -384,7 +384,7 @@ def test_weights_without_checkpoints_are_a_run_too(drawn: Path, tmp_path: Path) 
     folder = RunFolder(tmp_path / "run")
     folder.path.mkdir()
     folder.weights.write_bytes(b"precious")
-    with pytest.raises(ConfigError, match="already holds a run"):
+    with pytest.raises(ConfigError, match="already contains a run"):
         run(small(drawn), folder.path)
     assert folder.weights.read_bytes() == b"precious"
 
@@ -408,7 +408,7 @@ def test_a_folder_that_is_a_file_is_told_before_the_work(drawn: Path, tmp_path: 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:99", "meta", 99, "mps:7"])
 def test_a_device_that_is_not_there_is_one_line(drawn: Path, name: str | int) -> None:
-    with pytest.raises(ConfigError, match=f"device {name}: there is none here; there is cpu") as e:
+    with pytest.raises(ConfigError, match=f"device {name} is not available; available: cpu") as e:
         find_device(name)
     assert len(str(e.value).splitlines()) == 1
 

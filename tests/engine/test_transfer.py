@@ -322,6 +322,6 @@ def test_a_run_is_never_written_over_the_weights_it_starts_from(
     plan, source = experiment(), tmp_path / "run"
     make_run(source, plan, names_of(drawn))
     weights = RunFolder(source).weights.read_bytes()
-    with pytest.raises(ConfigError, match=r"--out|nothing to resume"):
+    with pytest.raises(ConfigError, match=r"--out|can't be resumed"):
         train(on(drawn, plan, "--model.weights", str(source), flag), RunFolder(source), Console())
     assert RunFolder(source).weights.read_bytes() == weights

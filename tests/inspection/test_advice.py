@@ -121,7 +121,7 @@ def test_weights_by_category_are_read_and_kept(two):
     found = dataclasses.replace(found, experiment=override(found.experiment, flags, prog="test"))
     assert advise(found, recipe, "demo", flags).flags  # something is advised
     wrong = override(found.experiment, ["--loss.alpha", "nothing=0.5"], prog="test")
-    with pytest.raises(ConfigError, match="'nothing', which is no category"):
+    with pytest.raises(ConfigError, match="'nothing', which isn't a category"):
         advise(dataclasses.replace(found, experiment=wrong), recipe, "demo")
 
 

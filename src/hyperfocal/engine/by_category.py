@@ -1,4 +1,4 @@
-"""Settings by the names of categories: ``--loss.alpha "cat=0.5,dog=0.2"``, or a file of them."""
+"""Settings by category name: ``--loss.alpha "cat=0.5,dog=0.2"``, or a file of them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ OTHERS = "*"
 
 
 def with_categories(experiment: Experiment, categories: Sequence[Category]) -> Experiment:
-    """The experiment with every setting by names turned into one value a category.
+    """The experiment with every setting by category name turned into one value per category.
 
     Categories that aren't named get the value of ``*``, else the loss's default.
 
     Raises:
-        ConfigError: a name that is no category, something that is no number in [0, 1], or a
+        ConfigError: a name that isn't a category, a value that isn't a number in [0, 1], or a
             category without a value.
     """
     names = [category.name for category in categories]
@@ -41,13 +41,13 @@ def with_categories(experiment: Experiment, categories: Sequence[Category]) -> E
 def values_of(
     text: str, names: Sequence[str], default: float | None, setting: str
 ) -> tuple[float, ...]:
-    """One value a category from ``NAME=NUMBER,...``, JSON, or a file of one of these.
+    """One value per category from ``NAME=NUMBER,...``, JSON, or a file of one of these.
 
     Args:
-        text: the pairs or a file's path. A text file has a pair a line.
+        text: the pairs, or the path of a file. A text file has one pair per line.
         names: of the categories, in label order.
-        default: of categories that aren't named; None: there must be none.
-        setting: what errors call it.
+        default: value of categories that aren't named; None: every category must be named.
+        setting: its name, for error messages.
 
     Raises:
         ConfigError: see `with_categories`.
@@ -58,15 +58,16 @@ def values_of(
             raise ConfigError(f"{setting} names {shown(name)} twice")
         if name != OTHERS and name not in names:
             raise ConfigError(
-                f"{setting} names {shown(name)}, which is no category ({did_you_mean(name, names)})"
+                f"{setting} names {shown(name)}, which isn't a category "
+                f"({did_you_mean(name, names)})"
             )
         given[name] = _number(value, f"{setting} of {shown(name)}")
     rest = given.get(OTHERS, default)
     missing = [name for name in names if name not in given]
     if missing and rest is None:
         raise ConfigError(
-            f"{setting} says nothing of {shown(missing[0])}, and this loss has no default: name "
-            f"every category, or give the others' value as {OTHERS}=0.5"
+            f"{setting} has no value for {shown(missing[0])}, and this loss has no default: name "
+            f"every category, or set all others with {OTHERS}=0.5"
         )
     return tuple(given.get(name, rest) for name in names)  # type: ignore[misc]
 
@@ -91,16 +92,14 @@ def _pairs(text: str, setting: str) -> Iterator[tuple[str, object]]:
     elif "=" in text:
         parts = text.split(",")
     else:
-        raise ConfigError(
-            f"{setting} = {shown(text)}: neither a number, nor NAME=NUMBER pairs, nor a file"
-        )
+        raise ConfigError(f"{setting} = {shown(text)}: not a number, NAME=NUMBER pairs or a file")
     for part in parts:
-        name, equals, value = part.rpartition("=")  # a name may have one itself
+        name, equals, value = part.rpartition("=")  # a name may contain "=" too
         if equals:
             yield name.strip(), value.strip()
         elif part.strip():
             raise ConfigError(
-                f"{setting}: {shown(part)} is no NAME=NUMBER pair; names with commas go into a "
+                f"{setting}: {shown(part)} is not a NAME=NUMBER pair; for names with commas use a "
                 "JSON file"
             )
 

@@ -1,4 +1,4 @@
-"""Checkpoints: everything that a run needs to go on, written whole or not at all."""
+"""Checkpoints, which contain all that resuming a run needs. Files are written atomically."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from hyperfocal.types import ConfigError, HyperfocalError, HyperfocalWarning
 
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
-    """Let ``write`` fill a temporary file beside ``path``, then put it in place in one step.
+    """Write a file atomically: ``write`` fills a temporary file, which then replaces ``path``.
 
-    A reader sees the old file or the new one, never a part, whenever the process dies.
+    Whenever the process dies, ``path`` is the old file or the new one, never a part of it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -36,7 +36,7 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def write_text_whole(path: Path, text: str, errors: str = "strict") -> None:
-    """Write UTF-8 text by `write_whole`; ``errors`` as for ``str.encode``."""
+    """Write UTF-8 text atomically; ``errors`` as for ``str.encode``."""
 
     def write(part: Path) -> None:
         part.write_text(text, encoding="utf-8", errors=errors)
@@ -45,7 +45,7 @@ def write_text_whole(path: Path, text: str, errors: str = "strict") -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename in ``folder`` outlast a power failure, where the system can."""
+    """Flush a rename in ``folder`` to disk, where the system supports it."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError:  # Windows doesn't open folders
@@ -59,17 +59,17 @@ def _sync_folder(folder: Path) -> None:
 
 
 def sweep_parts(folder: Path) -> None:
-    """Delete the temporary files that a process left which was killed in `write_whole`."""
+    """Delete temporary files left by a process that was killed in `write_whole`."""
     for part in folder.glob(".*.part"):
         part.unlink(missing_ok=True)
 
 
 def attempt(write: Callable[[], None], what: object, then: str) -> bool:
-    """Write something without which the training can go on.
+    """Write something that training can continue without.
 
     Returns:
-        Whether it was written; if not (a full disk, a read-only folder) a warning has said
-        ``what`` could not be written, why, and what is going to happen: ``then``.
+        Whether it was written. If not (a full disk, a read-only folder), a warning says that
+        ``what`` can't be written, why, and what happens next: ``then``.
     """
     try:
         write()
@@ -90,7 +90,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     def write(part: Path) -> None:
         try:
             torch.save(state, part)
-        except RuntimeError as error:  # how torch's zip writer tells of a full disk
+        except RuntimeError as error:  # torch's zip writer on a full disk
             if "StreamWriter" not in str(error) and "inline_container" not in str(error):
                 raise
             raise OSError(str(error).splitlines()[0]) from None
@@ -99,25 +99,25 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 class DamagedCheckpoint(HyperfocalError):
-    """A file that isn't what `save_checkpoint` wrote."""
+    """A checkpoint file is damaged, or something else."""
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read what `save_checkpoint` wrote, to the CPU; executes nothing from the file.
+    """Load a checkpoint to the CPU; no code in the file is executed.
 
     Raises:
-        DamagedCheckpoint: each part's checksum is compared.
-        HyperfocalError: no such file, or the system can't read it.
+        DamagedCheckpoint: a checksum is wrong, or the file isn't a checkpoint.
+        HyperfocalError: the file doesn't exist or can't be read.
     """
     try:
-        # torch.load leaves the checksums alone, and a flipped bit would train on unnoticed.
+        # torch.load verifies no checksums, and a flipped bit would go unnoticed.
         with zipfile.ZipFile(path) as archive:
             if (wrong := archive.testzip()) is not None:
                 raise zipfile.BadZipFile(wrong)
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise HyperfocalError(f"{path}: no such checkpoint") from None
-    except OSError as error:  # the file may be as good as ever
+    except OSError as error:  # the file itself may be intact
         raise HyperfocalError(f"{path}: can't be read ({error.strerror or error})") from None
     except (
         RuntimeError,
@@ -134,37 +134,37 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 class Checkpoints:
-    """The checkpoints of a run, ``STEP.pt``, of which the newest few stay.
+    """The checkpoints of a run, ``STEP.pt``; only the newest ones are kept.
 
     Args:
-        folder: where they lie; made when the first one is written.
-        keep: how many stay.
+        folder: their folder; created with the first checkpoint.
+        keep: number of checkpoints to keep.
     """
 
     def __init__(self, folder: Path, keep: int = 2) -> None:
         self.folder, self.keep = folder, keep
 
     def paths(self) -> list[Path]:
-        """Newest first."""
+        """Paths of the checkpoints, newest first."""
         return sorted(self.folder.glob("[0-9]*.pt"), reverse=True)
 
     def save(self, step: int, state: dict[str, Any]) -> None:
-        """Write the checkpoint of ``step``, then delete those that are too many.
+        """Save the checkpoint of ``step``, then delete the oldest ones.
 
         Raises:
-            OSError: it can't be written; the others are untouched.
+            OSError: it can't be written; the others are unchanged.
         """
         save_checkpoint(self.folder / f"{step:08d}.pt", state)
         for path in self.paths()[self.keep :]:
             path.unlink(missing_ok=True)
 
     def load_newest(self) -> dict[str, Any] | None:
-        """The newest one that isn't damaged; None without any.
+        """Load the newest checkpoint that isn't damaged; None if there are no checkpoints.
 
-        A damaged one is named in a warning and put aside as ``STEP.pt.damaged``.
+        Damaged ones are named in a warning and renamed to ``STEP.pt.damaged``.
 
         Raises:
-            HyperfocalError: all of them are damaged, or the system can't read one.
+            HyperfocalError: all are damaged, or one can't be read.
         """
         damaged: list[str] = []
         for path in self.paths():
@@ -174,13 +174,13 @@ class Checkpoints:
                 damaged.append(str(error))
                 continue
             for message in damaged:
-                warnings.warn(f"{message}; {path.name} is used", HyperfocalWarning, stacklevel=2)
+                warnings.warn(f"{message}; using {path.name}", HyperfocalWarning, stacklevel=2)
             self._put_aside(path)
             return state
         if damaged:
             raise HyperfocalError(
-                f"{'; '.join(damaged)}. No other is left: start again with --overwrite in "
-                "place of --resume"
+                f"{'; '.join(damaged)}. No intact checkpoint is left: start again with "
+                "--overwrite instead of --resume"
             )
         return None
 
@@ -209,14 +209,14 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     weights = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     try:
         write_whole(path, lambda part: save_file(weights, part))
-    except SafetensorError as error:  # how it tells of a full disk
+    except SafetensorError as error:  # a full disk, for example
         raise OSError(str(error)) from None
 
 
 def with_current_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A detector's state dict under today's names.
+    """A detector's state dict with current names.
 
-    Runs from before the loss was part of the criterion have ``loss.*`` and ``loss_normalizer.*``.
+    Older runs have ``loss.*`` and ``loss_normalizer.*`` outside the criterion.
     """
     moved = {"loss.": "criterion.loss.", "loss_normalizer.": "criterion.normalizer."}
     renamed = {}
@@ -229,7 +229,7 @@ def with_current_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def load_weights(path: Path, model: nn.Module) -> None:
-    """Load what `save_weights` wrote into ``model``.
+    """Load weights written by `save_weights` into ``model``.
 
     Raises:
         ConfigError: the file is missing or damaged, or its tensors don't fit the model; names the
@@ -238,9 +238,7 @@ def load_weights(path: Path, model: nn.Module) -> None:
     try:
         weights = with_current_names(load_file(path))
     except FileNotFoundError:
-        raise ConfigError(
-            f"{path}: no weights here yet; has the run finished an evaluation?"
-        ) from None
+        raise ConfigError(f"{path}: no weights yet; has the run finished an evaluation?") from None
     except Exception as error:  # safetensors raises its own SafetensorError
         raise ConfigError(f"{path}: not readable as safetensors ({error})") from None
     own = model.state_dict()
@@ -248,7 +246,7 @@ def load_weights(path: Path, model: nn.Module) -> None:
     wrong += [k for k in weights if k not in own]
     if wrong:
         raise ConfigError(
-            f"{path}: weights don't fit the model of config.json; "
-            f"{len(wrong)} tensors differ, first {', '.join(wrong[:3])}"
+            f"{path}: weights don't fit the model in config.json: "
+            f"{len(wrong)} tensors differ, such as {', '.join(wrong[:3])}"
         )
     model.load_state_dict(weights)

@@ -1,4 +1,4 @@
-"""The run folder of a training: its main process takes it, and all learn whether it could."""
+"""Exclusive use of a run folder: the main process locks it, and all processes get the result."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from hyperfocal.types import ConfigError, HyperfocalError
 def claimed(
     experiment: Experiment, run: RunFolder, fabric: Fabric, console: Console
 ) -> Iterator[None]:
-    """Keep other trainings out of the run folder; collective.
+    """Lock the run folder for one training; collective.
 
     Raises:
-        ConfigError: another process trains there, or it holds a run that is neither to be resumed
-            nor to be overwritten.
+        ConfigError: another process is training there, or the folder contains a run and neither
+            ``resume`` nor ``overwrite`` is set.
     """
 
     def take() -> None:
         stack.enter_context(RunLock(run.path, lambda text: say(console, text)))
         if run.is_trained and not (experiment.resume or experiment.overwrite):
             raise ConfigError(
-                f"{run.path} already holds a run. Add --resume to go on with it, --overwrite to "
+                f"{run.path} already contains a run. Add --resume to continue it, --overwrite to "
                 "replace it, or choose another --out."
             )
         if run.is_trained and experiment.resume and not run.has_checkpoint:
             raise ConfigError(
-                f"{run.path} has weights but no checkpoint, so there is nothing to resume: start "
-                f"from its weights with --model.weights {command(run.path)} and another --out."
+                f"{run.path} has weights but no checkpoint, so it can't be resumed: start from "
+                f"its weights with --model.weights {command(run.path)} and another --out."
             )
 
     with ExitStack() as stack:
@@ -45,10 +45,10 @@ def claimed(
 
 
 def on_main(fabric: Fabric, check: Callable[[], None]) -> None:
-    """Run a check in the main process alone; collective, so that nobody waits for who has ended.
+    """Run a check in the main process only; collective, so that no process waits after a failure.
 
     Raises:
-        ConfigError: the check raised a `HyperfocalError`; in every process.
+        ConfigError: in every process, if the check raised a `HyperfocalError`.
     """
     problem: str | None = None
     if fabric.is_global_zero:

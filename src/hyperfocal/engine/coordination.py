@@ -1,4 +1,4 @@
-"""Stopping and agreeing: signals, one verdict for all processes, and a watchdog over them."""
+"""Coordination of processes: signals, a common decision after each step, and a watchdog."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from torch import Tensor
 
 
 class Verdict(NamedTuple):
-    """What any process saw in a step.
+    """What all processes do after a step; True if any process asks for it.
 
     Attributes:
-        bad: a loss or the gradient isn't finite.
-        stop: a signal asked for a stop.
-        save: a checkpoint is due.
+        bad: the loss or gradient isn't finite.
+        stop: stop because of a signal.
+        save: save a checkpoint.
     """
 
     bad: bool = False
@@ -34,13 +34,13 @@ class Verdict(NamedTuple):
 
 
 def agree(fabric: Fabric, bad: Tensor | None, stop: bool, save: bool) -> Verdict:
-    """The verdict of all processes, the same in each; collective, one small all-reduce.
+    """Combine the requests of all processes, with the same result in each; one small all-reduce.
 
     Args:
-        fabric: of the training.
-        bad: bool scalar on the device; None in a single process that doesn't wait for it.
-        stop: whether this process was asked to stop.
-        save: whether this process wants a checkpoint.
+        fabric: Fabric of the training.
+        bad: bool scalar on the device; None in a single process, which doesn't wait for it.
+        stop: whether this process received a signal to stop.
+        save: whether this process needs a checkpoint.
     """
     if fabric.world_size == 1:
         return Verdict(bad is not None and bool(bad), stop, save)
@@ -51,8 +51,8 @@ def agree(fabric: Fabric, bad: Tensor | None, stop: bool, save: bool) -> Verdict
 
 
 SAME_SECONDS = 1.0
-"""A launcher passes on the Ctrl-C that the whole group got already: within this time it counts as
-one."""
+"""Launchers forward a Ctrl-C that the whole process group has already received: within this time,
+in seconds, both count as one."""
 
 
 class Abandoned(Exception):
@@ -62,11 +62,11 @@ class Abandoned(Exception):
 class StopRequest:
     """While entered, SIGINT and SIGTERM only set ``received``; a second Ctrl-C interrupts.
 
-    Weights are never left half-updated that way, and the loop can save before it stops. SIGTERM
-    may come any number of times: launchers pass it on to processes that have had it.
+    So weights are never left half-updated, and the loop can save before it stops. SIGTERM may
+    arrive any number of times: launchers forward it to processes that already received it.
 
     Attributes:
-        received: name of the signal that asked for a stop, or None.
+        received: name of the signal that requested a stop, or None.
     """
 
     def __init__(self) -> None:
@@ -79,7 +79,7 @@ class StopRequest:
         for number in (signal.SIGINT, signal.SIGTERM):
             try:
                 self._previous[number] = signal.signal(number, self._handle)
-            except ValueError:  # not the main thread: whoever owns that one decides
+            except ValueError:  # only possible in the main thread
                 break
         return self
 
@@ -94,7 +94,7 @@ class StopRequest:
 
     @contextmanager
     def abandoning(self) -> Iterator[None]:
-        """For long work that leaves nothing half-done: a request ends it with `Abandoned`."""
+        """For work that can be dropped at any time: a stop request ends it with `Abandoned`."""
         if self.received is not None:
             raise Abandoned
         self._abandoning = True
@@ -114,34 +114,34 @@ class StopRequest:
             raise Abandoned
 
 
-SIGNS_PER_TIMEOUT = 5
-LONGEST_SILENCE = 10.0
-"""Seconds between two signs of life, at most."""
+HEARTBEATS_PER_TIMEOUT = 5
+LONGEST_PAUSE = 10.0
+"""Longest time between two heartbeats, in seconds."""
 
 
 class Watchdog:
-    """A thread that ends this process when it, or one that it waits for, is stuck.
+    """A thread that ends this process when it, or one that it waits for, makes no progress.
 
-    With one process it does nothing.
+    Does nothing in a single process.
 
     Args:
-        seconds: longest time in one place.
+        seconds: longest time without progress.
     """
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self.place, self.since = "starting", time.monotonic()
-        self._pause = min(seconds / SIGNS_PER_TIMEOUT, LONGEST_SILENCE)
+        self._pause = min(seconds / HEARTBEATS_PER_TIMEOUT, LONGEST_PAUSE)
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
-            # A connection of its own: the other one may be held by whoever waits.
+            # A separate connection: the default one may be blocked by a waiting call.
             self._store: Any = dist.distributed_c10d._get_default_store().clone()
             self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def at(self, place: str) -> None:
-        """Tell where this process is; again whenever it gets on."""
+        """Report progress: what this process does now."""
         self.place, self.since = place, time.monotonic()
 
     def __enter__(self) -> Watchdog:
@@ -165,9 +165,9 @@ class Watchdog:
                 self._store.set(self._key(self.rank), json.dumps([place, age, time.time()]))
                 stuck = age > self.seconds
                 text = self.report() if stuck else ""
-            except RuntimeError as error:  # the store went with the process that held it
+            except RuntimeError as error:  # the process that hosts the store has ended
                 stuck = age > self.seconds
-                text = f"the others can't be asked ({str(error).splitlines()[0]})"
+                text = f"the other processes can't be reached ({str(error).splitlines()[0]})"
             if stuck and not self._ended.is_set():
                 where = f"rank {self.rank} has been stuck for {age:.0f} s in {place}"
                 sys.stderr.write(f"hyperfocal: {where}; {text}\n")
@@ -175,24 +175,24 @@ class Watchdog:
                 os._exit(1)
 
     def report(self) -> str:
-        """Where the other processes are; those that have not got as far, or are silent, first."""
+        """What the other processes do; those that are behind, or don't report, come first."""
         found = []
         for rank in range(self.world_size):
             if rank == self.rank:
                 continue
             key = self._key(rank)
             if not self._store.check([key]):
-                found.append((0, f"rank {rank} never gave a sign"))
+                found.append((0, f"rank {rank} never reported"))
                 continue
-            place, age, told = json.loads(self._store.get(key))
-            silent = time.time() - told
+            place, age, reported_at = json.loads(self._store.get(key))
+            silent = time.time() - reported_at
             if silent > 3 * self._pause:
-                text = f"rank {rank} has been silent for {silent:.0f} s, last in {place}"
+                text = f"rank {rank} has not reported for {silent:.0f} s, last in {place}"
                 found.append((1, text))
             elif place != self.place:
-                found.append((2, f"rank {rank} is in {place} since {age:.0f} s"))
+                found.append((2, f"rank {rank} has been in {place} for {age:.0f} s"))
             else:
-                found.append((3, f"rank {rank} waits there too"))
+                found.append((3, f"rank {rank} is waiting there too"))
         return "; ".join(text for _, text in sorted(found))
 
     def _key(self, rank: int) -> str:

@@ -1,4 +1,4 @@
-"""The device of a name, and the arithmetic that suits it."""
+"""Selection of the device and of the floating-point precision."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from hyperfocal.types import ConfigError, HyperfocalWarning
 
 
 def find_device(name: str | int | torch.device) -> torch.device:
-    """The device of this name; ``"auto"``: a CUDA device where there is one, else the CPU.
+    """The device with this name; ``"auto"``: a CUDA device if there is one, else the CPU.
 
-    Nothing is put on it yet: each of several processes looks at the first one.
+    Nothing is allocated on it: with several processes, each of them checks the first device.
 
     Raises:
-        ConfigError: there is none of this name here.
+        ConfigError: there is no such device.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -26,11 +26,11 @@ def find_device(name: str | int | torch.device) -> torch.device:
     )
     try:
         device = torch.device(name)
-    except (RuntimeError, TypeError):  # a word that is no device's, or a number without a GPU
+    except (RuntimeError, TypeError):  # not a device name, or a number without a GPU
         device = None
     if device is None or (device.index or 0) >= kinds.get(device.type, 0):
         there = ", ".join(f"{kind} ({n})" for kind, n in kinds.items())
-        raise ConfigError(f"device {name}: there is none here; there is {there}")
+        raise ConfigError(f"device {name} is not available; available: {there}")
     return device
 
 
@@ -39,12 +39,12 @@ Wanted = Literal["auto", "fp32", "bf16"]
 
 
 def resolve(wanted: Wanted, device: torch.device | str) -> Precision:
-    """The arithmetic of the forward and backward pass on a device.
+    """The precision of the forward and backward pass on a device.
 
     Args:
-        wanted: auto: bf16 where the device has instructions for it, else fp32. The others are
-            taken at their word.
-        device: where the network is.
+        wanted: auto: bf16 if the device has instructions for it, else fp32. The others are
+            returned unchanged.
+        device: the network's device.
     """
     if wanted != "auto":
         return wanted
@@ -52,18 +52,18 @@ def resolve(wanted: Wanted, device: torch.device | str) -> Precision:
 
 
 def warn_if_emulated(wanted: Wanted, device: torch.device | str) -> None:
-    """A `HyperfocalWarning` where bf16 is asked for and the device has no instructions for it."""
+    """A `HyperfocalWarning` if bf16 is requested and the device has no instructions for it."""
     if wanted == "bf16" and not has_bf16(device):
         warnings.warn(
-            f"train.precision = bf16, but this {torch.device(device).type} device has no "
-            "instructions for it and emulates them, many times slower; use --train.precision auto",
+            f"train.precision = bf16, but this {torch.device(device).type} device has no bf16 "
+            "instructions and emulates them, many times slower; use --train.precision auto",
             HyperfocalWarning,
             stacklevel=2,
         )
 
 
 def has_bf16(device: torch.device | str) -> bool:
-    """Whether a device computes in bf16 rather than emulating it."""
+    """Whether a device has bf16 instructions, rather than emulating them."""
     kind = torch.device(device).type
     if kind == "cpu":
         # AVX-512, AMX and ARM's counterparts, and whether this build of torch uses them.

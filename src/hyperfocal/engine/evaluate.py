@@ -1,4 +1,4 @@
-"""Run a detector over a split, on any number of processes, and measure what it found."""
+"""Evaluation of a detector on a split, with any number of processes."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ from hyperfocal.types import (
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The numbers of one evaluation.
+    """Results of one evaluation.
 
     Attributes:
-        metrics: AP, AP50, ..., APr, APc, APf; nan where nothing could be measured.
-        categories: the same per category, in the order of the labels.
-        chooses_by: the metric that the best weights are chosen by.
+        metrics: AP, AP50, ..., APr, APc, APf; nan where a metric is undefined.
+        categories: the same per category, in label order.
+        chooses_by: the metric that selects the best weights.
     """
 
     metrics: dict[str, float]
@@ -47,7 +47,7 @@ class Evaluation:
     chooses_by: str = "AP"
 
     def as_json(self, step: int | None = None) -> dict[str, Any]:
-        """JSON-able form; nan becomes null."""
+        """As JSON-serializable values; nan becomes null."""
         rows = [
             {k: finite(v) if isinstance(v, float) else v for k, v in asdict(row).items()}
             for row in self.categories
@@ -72,16 +72,16 @@ class Evaluation:
 
     @property
     def ap(self) -> float:
-        """The number that weights are chosen by: AP, of Open Images' protocol AP50."""
+        """The metric that selects the best weights: AP, or AP50 of the Open Images protocol."""
         return self.metrics.get(self.chooses_by, float("nan"))
 
     def write(self, run: RunFolder, step: int) -> None:
-        """Write metrics.json of the run."""
+        """Write the run's metrics.json."""
         write_json(run.metrics, self.as_json(step))
 
     @classmethod
     def read(cls, run: RunFolder, step: int) -> Evaluation | None:
-        """Back from metrics.json; None unless that is of ``step``."""
+        """Read metrics.json; None unless it is of ``step``."""
         if not run.metrics.exists():
             return None
         data = read_json(run.metrics)
@@ -95,7 +95,7 @@ class Evaluation:
             ]
             return cls(metrics, tuple(CategoryMetrics(**row) for row in rows))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ConfigError(f"{run.metrics}: not an evaluation ({error!r})") from None
+            raise ConfigError(f"{run.metrics}: not a valid evaluation ({error!r})") from None
 
 
 @torch.no_grad()
@@ -106,16 +106,16 @@ def detect_all(
     advance: Callable[[int], None],
     stop: Callable[[], bool] = lambda: False,
 ) -> dict[int, Detections] | None:
-    """Detections of every image of ``batches`` by image id, gathered from all processes.
+    """Detections in all images, by image id, gathered from all processes.
 
-    None where any process was asked to stop before its last batch.
+    None if any process was asked to stop before its last batch.
 
     Args:
-        model: put in eval mode here; the caller sets the mode it needs afterwards.
+        model: switched to eval mode; the caller sets the mode that it needs afterwards.
         batches: this process's share of the images.
-        device: where the model is.
-        advance: called with the number of images done, for a progress bar.
-        stop: asked before each batch.
+        device: the model's device.
+        advance: called with the number of images processed, for a progress bar.
+        stop: called before each batch; True stops.
     """
     model.eval()
     found: dict[int, Detections] = {}
@@ -141,12 +141,12 @@ def detect_all(
 def build_evaluator(
     annotations: AnnotationSet, counts: CategoryCounts | None, config: EvaluationConfig
 ) -> Evaluator:
-    """The evaluator of the config's protocol; built early, it tells of what it lacks before work.
+    """Build the evaluator of the config's protocol, which reports missing inputs at once.
 
     Args:
         annotations: ground truth.
-        counts: training frequencies, for APr/APc/APf; None leaves those out.
-        config: the protocol, and how categories are grouped.
+        counts: category frequencies in training, for APr/APc/APf; None leaves those out.
+        config: protocol and frequency groups.
 
     Raises:
         ConfigError: the LVIS protocol without LVIS's lists, or that of Open Images without its
@@ -158,12 +158,12 @@ def build_evaluator(
 def try_protocol(
     annotations: AnnotationSet, counts: CategoryCounts | None, config: EvaluationConfig
 ) -> None:
-    """Make sure before a training that its split can be measured, and weights be chosen by it.
+    """Check before training that the split can be evaluated and the best weights selected.
 
-    A protocol from outside the package measures the split without any detection.
+    A protocol from outside the package evaluates the split without any detections.
 
     Raises:
-        ConfigError: see `build_evaluator`; or the metrics lack the one that chooses the weights.
+        ConfigError: see `build_evaluator`; or the metric that selects the weights is missing.
     """
     evaluator, protocol = build_evaluator(annotations, counts, config), config.protocol
     if protocol.kind in kinds(ProtocolConfig):
@@ -171,7 +171,7 @@ def try_protocol(
     metrics = evaluator.compute()
     if protocol.chooses_by not in metrics:
         raise ConfigError(
-            f"evaluation.protocol: {type(protocol).__qualname__} chooses weights by "
+            f"evaluation.protocol: {type(protocol).__qualname__} selects weights by "
             f"{protocol.chooses_by!r} (chooses_by), but its metrics are {', '.join(metrics)}"
         )
 
@@ -183,7 +183,7 @@ def measure(
     config: EvaluationConfig,
     advance: Callable[[int], None] = lambda images: None,
 ) -> Evaluation:
-    """Metrics of detections against the ground truth of the same images.
+    """Evaluate detections against the ground truth of the same images.
 
     Args:
         found: detections by image id.
@@ -206,13 +206,13 @@ def _number(value: float | None) -> float:
 
 
 def warn_of_coco(annotations: AnnotationSet, config: EvaluationConfig) -> None:
-    """A `HyperfocalWarning` that the COCO protocol counts what was never looked for."""
+    """A `HyperfocalWarning` if the COCO protocol evaluates partially annotated images."""
     owner = "lvis" if annotations.federated else "openimages" if annotations.openimages else None
     if isinstance(config.protocol, CocoProtocol) and owner is not None:
         warnings.warn(
             f"{annotations.source} lists the categories verified in each image, but the COCO "
-            f"protocol counts every detection of the others as a miss; --protocol {owner} gives "
-            "the benchmark's own numbers",
+            f"protocol counts every detection of other categories as a false positive; "
+            f"--protocol {owner} gives the benchmark's own metrics",
             HyperfocalWarning,
             stacklevel=2,
         )

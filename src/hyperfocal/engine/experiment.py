@@ -1,4 +1,4 @@
-"""`Experiment`: everything that decides how a run goes, as one typed config."""
+"""`Experiment`: all settings of a run, as one typed config."""
 
 from __future__ import annotations
 
@@ -21,67 +21,69 @@ from hyperfocal.models import DetectorConfig, RetinaNet
 
 @dataclass(frozen=True)
 class TrainConfig(Config):
-    """The optimizer and its schedule; defaults are the focal-loss paper's (section 4.1)."""
+    """Optimizer and schedule; defaults are the focal loss paper's (section 4.1)."""
 
     alternatives: ClassVar[tuple[str, ...]] = ("iterations", "epochs")
 
     iterations: int | None = None
-    """Optimizer steps. Give this or epochs."""
+    """Number of optimizer steps. Give this or epochs."""
     epochs: float | None = None
-    """Passes over the training images, in place of iterations."""
+    """Epochs over the training images, instead of iterations."""
     batch_size: int = 16
     """Images per optimizer step, over all devices and micro-batches."""
     micro_batches: int | Literal["auto"] = 1
-    """Parts that a device's share of the batch is split into, to save memory (gradient
-    accumulation). The result is the same whatever their number. auto: as few as memory allows."""
+    """Micro-batches per step on each device, to save memory (gradient accumulation). Their number
+    doesn't change the result. auto: as few as fit into memory."""
 
     parts: Literal["all", "head"] = "all"
-    """What is trained: the whole detector but for its frozen parts, or its head alone (a quick
-    start from model.weights)."""
+    """Parts to train: all (except frozen ones), or only the head (quick fine-tuning from
+    model.weights)."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """SGD with momentum, or AdamW."""
     lr: float = 0.01
     """Peak learning rate."""
     backbone_lr_scale: float = 1.0
-    """The backbone's share of lr; 0.1 suits a pretrained backbone under AdamW."""
+    """Factor on lr for the backbone; 0.1 suits a pretrained backbone with AdamW."""
     momentum: float = 0.9
-    """SGD's momentum."""
+    """Momentum of SGD."""
     weight_decay: float = 1e-4
     """Weight decay."""
     decay_norm_and_bias: bool = False
-    """Decay normalisation scales and biases too."""
+    """Apply weight decay to normalisation layers and biases too."""
     clip_norm: float | None = None
-    """Clip the gradient's L2 norm to this."""
+    """Maximum L2 norm of the gradient; larger gradients are clipped."""
 
     schedule: Literal["multistep", "cosine", "constant"] = "multistep"
-    """How the rate falls after the warm-up."""
+    """Learning-rate schedule after the warm-up."""
     milestones: tuple[float, ...] = (2 / 3, 8 / 9)
-    """Multi-step: fractions of the training at which the rate is multiplied by lr_decay."""
+    """Multi-step: fractions of training at which lr is multiplied by lr_decay."""
     lr_decay: float = 0.1
     """Multi-step: factor at each milestone."""
     final_lr: float = 0.0
-    """Cosine: fraction of lr at the last step."""
+    """Cosine: learning rate at the last step, as a fraction of lr."""
     warmup_iterations: int = 500
-    """Steps of linear warm-up; cut to a tenth of the training if that is shorter."""
+    """Steps of linear warm-up; at most a tenth of all steps."""
     warmup_start: float = 1 / 3
-    """Fraction of lr at the first step."""
+    """Learning rate at the first step, as a fraction of lr."""
 
     precision: Wanted = "fp32"
-    """Arithmetic of the forward and backward pass (bf16: autocast; weights stay fp32). auto: bf16
-    where the device has instructions for it, else fp32."""
+    """Precision of the forward and backward pass (bf16: autocast; weights stay fp32). auto: bf16 if
+    the device has instructions for it, else fp32."""
     ema_decay: float | None = None
-    """Keep an exponential moving average of the weights and evaluate that."""
+    """Decay of an exponential moving average of the weights, which is evaluated and saved instead
+    of them."""
 
     on_nonfinite: Literal["stop", "skip"] = "stop"
-    """When a loss or gradient isn't finite: stop, or leave that step out. Either way RUN/blackbox
-    gets what is needed to see why."""
+    """If a loss or gradient isn't finite: stop, or skip the step. In both cases RUN/blackbox gets
+    the data for finding the cause."""
 
     evaluations: int = 10
-    """Evaluations on the val split, evenly spaced; the last is after the last step."""
+    """Number of evaluations on the validation split, evenly spaced, the last one after the last
+    step."""
     patience: int | None = None
     """Stop early after this many evaluations in a row without a better AP; none: never."""
     log_every: int = 20
-    """Steps between lines of metrics.jsonl."""
+    """Steps between log entries in metrics.jsonl."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -110,7 +112,7 @@ class TrainConfig(Config):
             all(0 < m < 1 for m in self.milestones)
             and list(self.milestones) == sorted(self.milestones),
             "milestones",
-            "rising fractions between 0 and 1",
+            "increasing fractions between 0 and 1",
         )
         self._require(self.clip_norm is None or self.clip_norm > 0, "clip_norm", "> 0, or None")
         self._require(
@@ -122,19 +124,19 @@ class TrainConfig(Config):
 
 @dataclass(frozen=True)
 class EvaluationConfig(Config):
-    """What is measured and how categories are grouped by frequency."""
+    """Evaluation protocol, and groups of categories by frequency."""
 
     groups: FrequencyGroups = field(default_factory=FrequencyGroups)
-    """How categories are grouped by their training images, for APr, APc and APf."""
+    """Groups of categories by number of training images, for APr, APc and APf."""
     protocol: ProtocolConfig = field(default_factory=CocoProtocol)
-    """Whose rules: COCO's; LVIS's federated ones, for annotations in LVIS's format; or those of the
-    Open Images Challenge, for its CSV files. Its AP also chooses the best weights."""
+    """Evaluation protocol: coco; lvis, for annotations in LVIS format; or openimages (of the Open
+    Images Challenge), for its CSV files. Its AP also selects the best weights."""
     expand_detections: bool = False
-    """Protocol openimages: give each detection to all ancestors of its category too."""
+    """Protocol openimages: assign each detection to all ancestors of its category too."""
     max_detections: int | None = None
-    """Best detections that count: of an image and category by COCO's rules, of an image by the
-    others'. None: the protocol's own limit (coco 100, lvis 300, openimages none).
-    --max-detections N sets this and model.inference.max-detections."""
+    """Detections that are evaluated, those with the highest scores: per image and category for
+    coco, per image for the others. None: the protocol's own limit (coco 100, lvis 300, openimages
+    none). --max-detections N sets this and model.inference.max-detections."""
     batch_size: int = 8
     """Images per forward pass."""
 
@@ -149,18 +151,18 @@ class EvaluationConfig(Config):
 
     @property
     def limit(self) -> int | None:
-        """Best detections that count; None: all."""
+        """Maximum number of detections that are evaluated; None: all."""
         return self.protocol.limit if self.max_detections is None else self.max_detections
 
     @property
     def settings(self) -> EvaluatorSettings:
-        """What the protocol is told."""
+        """Settings passed to the protocol."""
         return EvaluatorSettings(self.groups, self.expand_detections, self.limit)
 
 
 @dataclass(frozen=True)
 class Experiment(Config):
-    """A complete run: what `hyperfocal train` takes and a run folder keeps in config.json."""
+    """All settings of a run, as passed to `hyperfocal train` and saved in its config.json."""
 
     train: TrainConfig
     """Optimizer and schedule."""
@@ -169,35 +171,36 @@ class Experiment(Config):
     data: DataConfig = field(default_factory=DataConfig)
     """Images, annotations, transforms, sampler."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-    """Metrics."""
+    """Evaluation protocol and limits."""
 
     out: Path | None = None
     """Run folder; default runs/RECIPE."""
     resume: bool = False
-    """Go on from the newest checkpoint in the run folder; without any, start."""
+    """Resume from the newest checkpoint in the run folder; without one, start a new run."""
     overwrite: bool = False
     """Replace an earlier run in the run folder."""
     accept_changed_data: bool = False
-    """Resume although categories, images or boxes are not those that the run began with."""
+    """Resume even if categories, images or boxes have changed since the run started."""
     keep: int = 2
-    """Checkpoints that stay, the newest ones."""
+    """Number of checkpoints to keep, the newest ones."""
     checkpoint_seconds: float = 600.0
-    """A checkpoint is written when the last one is older than this, and before each evaluation, and
-    when a signal stops the run. 0: after every step."""
+    """Seconds between checkpoints. One is also saved before each evaluation, and when a signal
+    stops the run. 0: after every step."""
     seed: int = 0
-    """Seed of weights, sampling and augmentation."""
+    """Random seed of weights, sampling and augmentation."""
     deterministic: bool = False
-    """Only deterministic algorithms (slower on a GPU)."""
+    """Use only deterministic algorithms (slower on a GPU)."""
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where to run."""
+    """Device type to train on."""
     devices: int = 1
-    """Processes, one a device; under torchrun or srun their own count."""
+    """Number of processes, one per device; torchrun and srun set their own number."""
     strategy: Literal["ddp", "fsdp"] = "ddp"
-    """With several processes: every one has all weights (ddp), or they share them (fsdp), which
-    saves memory and costs time."""
+    """With several processes: each has all weights (ddp), or they are sharded (fsdp), which saves
+    memory and costs time."""
     timeout: float = 1800.0
-    """Seconds that a process waits for the others before the run ends and says for whom. Longer
-    than computing the metrics takes, which the main process does alone."""
+    """Seconds that a process waits for the others before the run ends with an error naming the
+    process that is behind. Must exceed the time for computing the metrics, which only the main
+    process does."""
 
     def __post_init__(self) -> None:
         """Check ranges."""

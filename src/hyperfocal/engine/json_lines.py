@@ -1,4 +1,4 @@
-"""Files of one JSON object a line, which grow while a run goes on."""
+"""JSON Lines files, to which a run appends."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hyperfocal.engine.checkpoint import attempt, write_text_whole
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a file, if there is one, up to the first that is broken or cut short."""
+    """Lines of a file, up to the first that is damaged or incomplete; none if there is no file."""
     lines: list[dict[str, Any]] = []
     if path.exists():
         for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -26,15 +26,15 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
-    """Write the file anew, whole or not at all."""
+    """Rewrite the file atomically."""
     write_text_whole(path, "".join(json.dumps(line) + "\n" for line in lines))
 
 
 class LineFile:
-    """Appends lines to a file. While the disk is full they wait, and none is cut short or lost.
+    """Appends lines to a file; while the disk is full they are kept, and none is truncated or lost.
 
     Args:
-        path: the file; what it holds stays.
+        path: the file; its lines are kept.
     """
 
     def __init__(self, path: Path) -> None:
@@ -44,23 +44,25 @@ class LineFile:
         self.warned = False
 
     def append(self, line: dict[str, Any]) -> None:
-        """Add a line, and those that wait."""
+        """Append a line, after those that could not be written yet."""
         self.waiting += json.dumps(line).encode() + b"\n"
-        if self.warned:  # once is enough
+        if self.warned:  # don't warn again
             try:
                 self._write()
             except OSError:
                 return
             self.warned = False
         else:
-            self.warned = not attempt(self._write, self.path, "its lines wait for the next try")
+            self.warned = not attempt(
+                self._write, self.path, "its lines are kept for the next attempt"
+            )
 
     def _write(self) -> None:
         exists = self.path.exists()
-        if not exists:  # moved away, or nothing was written yet
+        if not exists:  # not written yet, or moved away
             self.size = 0
         with open(self.path, "r+b" if exists else "wb", buffering=0) as file:
-            file.truncate(self.size)  # drops a part that an earlier try left
+            file.truncate(self.size)  # drops the rest of a failed attempt
             file.seek(self.size)
             rest = self.waiting
             while rest:
@@ -69,7 +71,7 @@ class LineFile:
             self.waiting = b""
 
     def sync(self) -> None:
-        """Bring what was written to the disk, before a checkpoint that relies on it."""
+        """Flush to disk, before a checkpoint that relies on it."""
         if self.path.exists():
             with open(self.path, "rb") as file:
                 os.fsync(file.fileno())

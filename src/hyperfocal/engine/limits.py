@@ -1,4 +1,4 @@
-"""Limits on the number of detections, said where they bite."""
+"""Limits on the number of detections, with warnings where they lower AP."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from hyperfocal.files import shown
 from hyperfocal.models import DenseConfig, DetectorConfig
 from hyperfocal.types import AnnotationSet, ConfigError, Detections, HyperfocalWarning
 
-HOW = "--max-detections N sets it, for detector and evaluator alike"
+HOW = "--max-detections N sets the limit of detector and evaluator"
 
 EACH = {"image": "image", "category": "image and category"}
-"""What a limit is of, in words."""
+"""What a limit applies to, in words."""
 
 
 def warn_of_limits(
     annotations: AnnotationSet, config: EvaluationConfig, detector_most: int | None = None
 ) -> None:
-    """A `HyperfocalWarning` where images have more boxes than detections can be found or count.
+    """A `HyperfocalWarning` if images have more boxes than a limit on detections.
 
     Args:
         annotations: ground truth of a split.
         config: the protocol and its limit.
-        detector_most: detections that the detector gives of an image; None: it isn't known.
+        detector_most: maximum detections per image of the detector; None: unknown.
     """
     k, limit = len(annotations.categories), config.limit
     crowded: list[tuple[int, str]] = []
@@ -50,26 +50,26 @@ def warn_of_limits(
         _warn(
             annotations,
             f"{len(crowded)} of {len(annotations.images)} images have more boxes than the {limit} "
-            f"detections of an {each} that count ({count} of {where}): what is beyond can't be "
-            f"found, so AP stays below 1. {HOW}",
+            f"detections per {each} that are evaluated ({count} of {where}), so AP can't reach 1. "
+            f"{HOW}",
         )
     if full:
         count, image_id = max(full)
         _warn(
             annotations,
             f"{len(full)} of {len(annotations.images)} images have more boxes than the "
-            f"{detector_most} detections of an image that the detector gives ({count} in image id "
-            f"{image_id}), so AP stays below 1. {HOW}",
+            f"{detector_most} detections per image of the detector ({count} in image id "
+            f"{image_id}), so AP can't reach 1. {HOW}",
         )
 
 
 def detector_limit(config: DetectorConfig) -> int | None:
-    """Detections that a detector gives of an image; None if its config doesn't say."""
+    """A detector's maximum detections per image; None if its config has no such setting."""
     return config.inference.max_detections if isinstance(config, DenseConfig) else None
 
 
 def with_detector_limit(config: DetectorConfig, most: int) -> DetectorConfig:
-    """The detector's config with another number of detections of an image.
+    """The detector's config with another maximum of detections per image.
 
     Raises:
         ConfigError: it has no such setting, or ``most`` is below 1.
@@ -99,8 +99,8 @@ def warn_of_cut(
         each = EACH[config.protocol.limit_of]
         _warn(
             annotations,
-            f"{cut} of {total} detections are beyond the best {limit} of an {each}, and don't "
-            f"count. {HOW}",
+            f"{cut} of {total} detections exceed the limit of {limit} per {each} and are ignored. "
+            f"{HOW}",
         )
 
 

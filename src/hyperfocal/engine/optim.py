@@ -1,4 +1,4 @@
-"""The optimizer, its learning-rate schedule, and an average of the weights."""
+"""Optimizer, learning-rate schedule and moving average of the weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hyperfocal.types import ConfigError
 
 
 def total_steps(config: TrainConfig, epoch: float) -> int:
-    """Optimizer steps of the whole training, with ``epoch`` images in a pass of the sampler."""
+    """Optimizer steps of the whole training; ``epoch`` is the sampler's images per epoch."""
     if config.iterations is not None:
         return config.iterations
     assert config.epochs is not None
@@ -30,18 +30,18 @@ def evaluation_steps(evaluations: int, total: int) -> frozenset[int]:
 
 
 class WeightAverage:
-    """Keeps ``average ← d·average + (1 − d)·weights`` beside a model that trains.
+    """Moving average of a model's weights, ``average ← d·average + (1 − d)·weights``.
 
     The decay ramps up as ``d = min(decay, (1 + t) / (10 + t))`` with t the updates so far, so that
     the random start is forgotten early. Buffers (running statistics, a loss's memory) are copied.
 
     Attributes:
-        model: a copy of the model that holds the averaged weights, in eval mode.
+        model: a copy of the model with the averaged weights, in eval mode.
 
     Args:
-        model: as it starts, not sharded.
+        model: at the start of training, not sharded.
         decay: d.
-        mesh: to shard the average over as the model is going to be; None: it is whole.
+        mesh: device mesh to shard the average over, like the model; None: not sharded.
     """
 
     def __init__(self, model: nn.Module, decay: float, mesh: DeviceMesh | None = None) -> None:
@@ -53,7 +53,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Fold the current weights of ``model`` in."""
+        """Update the average with the current weights of ``model``."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
         averages: list[Tensor] = [local(p) for p in self.model.parameters()]
@@ -69,9 +69,9 @@ _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 def build_optimizer(model: nn.Module, config: TrainConfig) -> optim.Optimizer:
     """SGD or AdamW over the trainable parameters of ``model``.
 
-    Parameters of a detector's ``backbone_part`` get ``backbone_lr_scale`` times the rate;
-    normalisation parameters and biases get no weight decay unless ``decay_norm_and_bias``. Every
-    group keeps its share of the rate in ``lr_scale``, which `set_lr` multiplies in.
+    Parameters of a detector's ``backbone_part`` get ``backbone_lr_scale`` times the learning rate;
+    normalisation parameters and biases get no weight decay unless ``decay_norm_and_bias``. The
+    factor of each group is in ``lr_scale``, which `set_lr` applies.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     backbone = f"{model.backbone_part}." if isinstance(model, Detector) else None
@@ -87,17 +87,17 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> optim.Optimizer:
         {"params": parameters, "lr_scale": scale, "weight_decay": decay}
         for (scale, decay), parameters in groups.items()
     ]
-    if config.optimizer == "sgd":  # fused it can't be sharded
+    if config.optimizer == "sgd":  # the fused one can't be sharded
         return optim.SGD(params, lr=config.lr, momentum=config.momentum)
-    # Fused it takes a sixth of the time on a small network, on a CPU too.
+    # Fused takes a sixth of the time on a small network, on a CPU too.
     return optim.AdamW(params, lr=config.lr, fused=True)
 
 
 def freeze(model: Detector, config: TrainConfig) -> None:
-    """Keep what isn't to be trained as it is: all but the head for ``parts = "head"``.
+    """Freeze what isn't trained: all but the head for ``parts = "head"``.
 
     Raises:
-        ConfigError: the detector has no part of that name.
+        ConfigError: the detector declares no head.
     """
     if config.parts == "all":
         return
@@ -120,7 +120,7 @@ def _trainable(model: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Parameter]
 
 
 def lr_factor(step: int, total: int, config: TrainConfig) -> float:
-    """Fraction of the peak rate at optimizer step ``step`` (from 0) of ``total``.
+    """Fraction of the peak learning rate at optimizer step ``step`` (from 0) of ``total``.
 
     Linear warm-up from ``warmup_start``, times 1, ``lr_decay`` per milestone passed, or half a
     cosine from 1 to ``final_lr`` over the steps after the warm-up.
@@ -139,6 +139,6 @@ def lr_factor(step: int, total: int, config: TrainConfig) -> float:
 
 
 def set_lr(optimizer: optim.Optimizer, lr: float) -> None:
-    """Give every group its share of ``lr``."""
+    """Set each group's learning rate to ``lr`` times its factor."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_scale"]

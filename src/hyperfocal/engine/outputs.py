@@ -1,4 +1,4 @@
-"""A run's files are never written over what the run, or anything else, is made from."""
+"""Checks that a run's files don't overwrite its inputs or other files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hyperfocal.types import ConfigError
 
 
 def named_files(config: Config) -> list[Path]:
-    """Files and folders that settings name, whatever for: data, weights."""
+    """Files and folders named in settings, such as data and weights."""
     found: list[Path] = []
     for _, part in walk(config):
         values = [v for name, v in vars(part).items() if name != "out"]
@@ -24,17 +24,17 @@ def named_files(config: Config) -> list[Path]:
 
 
 def check_run_outputs(run: RunFolder, experiment: Experiment) -> None:
-    """Make sure that a training may write to its run folder, as far as the settings say.
+    """Check that writing to the run folder overwrites no file or folder named in the settings.
 
     Raises:
         ConfigError: the folder is that of the images or annotations, a file of a run is an input,
-            or there are folders named as a run's that no run made.
+            or a folder would be replaced that isn't part of a run.
     """
     inputs = named_files(experiment)
     for path in inputs:
         if is_folder(path) and _same(run.path, path):
             raise ConfigError(
-                f"--out {run.path}: a run's files would lie among what is read from {path}; "
+                f"--out {run.path}: a run's files would be mixed with the inputs in {path}; "
                 "choose another --out"
             )
     check_outputs("--out", run.files, [path for path in inputs if not is_folder(path)])
@@ -44,16 +44,16 @@ def check_run_outputs(run: RunFolder, experiment: Experiment) -> None:
     made = [f for f in run.folders if is_folder(f) and any(f.iterdir())]
     if made and not run.config.exists():
         raise ConfigError(
-            f"--out {run.path}: a run would replace {made[0]}, which no run made (there is no "
-            f"{run.config.name} beside it); choose another --out"
+            f"--out {run.path}: a run would replace {made[0]}, which isn't part of a run (there "
+            f"is no {run.config.name} beside it); choose another --out"
         )
 
 
 def check_image_outputs(run: RunFolder, splits: Splits) -> None:
-    """The same for the images that were read.
+    """The same check for the image files of the splits.
 
     Raises:
-        ConfigError: a file of a run is an image, or an image lies where a run replaces files.
+        ConfigError: a file of a run is an image, or an image is in a folder that a run replaces.
     """
     for split in (splits.train, splits.val):
         if split is None:
