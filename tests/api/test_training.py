@@ -27,7 +27,7 @@ def weights(run: hyperfocal.Run) -> dict[str, torch.Tensor]:
     return load_file(run.path / "model.safetensors")
 
 
-@pytest.mark.filterwarnings("ignore:.*stands at 1:hyperfocal.types.HyperfocalWarning")
+@pytest.mark.filterwarnings("ignore:.*categories is 1, where:hyperfocal.types.HyperfocalWarning")
 def test_a_dataset_trains_and_the_run_is_what_load_gives(
     tmp_path: Path, tiny: dict[str, Any]
 ) -> None:

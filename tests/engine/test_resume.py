@@ -197,7 +197,7 @@ def test_a_full_disk_is_a_warning_and_the_next_checkpoint_tries_again(
         real(state, part)
 
     monkeypatch.setattr(checkpoint.torch, "save", save)
-    with pytest.warns(HyperfocalWarning, match="No space left on device.*goes on"):
+    with pytest.warns(HyperfocalWarning, match="No space left on device.*training continues"):
         run(plan, out)
     assert newest(out)["step"] == 6
     assert not list((out / "checkpoints").glob(".*"))
@@ -216,7 +216,7 @@ def test_a_run_that_ends_without_its_last_files_says_so_and_can_go_on(
         patch.setattr("hyperfocal.engine.recorder.save_tensors", full)
         with (
             pytest.warns(HyperfocalWarning, match="safetensors: can't be written"),
-            pytest.raises(HyperfocalError, match="go on with --resume"),
+            pytest.raises(HyperfocalError, match="continue with --resume"),
         ):
             run(plan, out)
     run(dataclasses.replace(plan, resume=True), out)

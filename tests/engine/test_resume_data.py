@@ -78,12 +78,12 @@ def reverse(data: dict[str, Any]) -> None:
 
 CHANGES = [
     ("train", swap_names, r"label 0: '(.+)' \(id 1\) was '(.+)' \(id 1\); label 1: '\2'"),
-    ("train", drop_an_image, "1 of 24 training images gone, such as"),
-    ("train", move_a_box, "1 of 24 training images of another size or other boxes"),
-    ("train", relabel_a_box, "1 of 24 training images of another size or other boxes"),
-    ("train", reverse, "training images in another order"),
-    ("val", drop_an_image, "1 of 8 validation images gone"),
-    ("val", move_a_box, "1 of 8 validation images of another size or other boxes"),
+    ("train", drop_an_image, "1 of 24 training images missing, such as"),
+    ("train", move_a_box, "1 of 24 training images with a different size or boxes"),
+    ("train", relabel_a_box, "1 of 24 training images with a different size or boxes"),
+    ("train", reverse, "training images in a different order"),
+    ("val", drop_an_image, "1 of 8 validation images missing"),
+    ("val", move_a_box, "1 of 8 validation images with a different size or boxes"),
 ]
 
 
@@ -122,7 +122,9 @@ def test_another_number_of_categories_is_never_taken(
     run(plan(data), out)
     for split in ("train.json", "val.json"):
         edit(data / split, one_more_category)
-    with pytest.raises(ConfigError, match=r"6 against 7 categories.*only the data: 'extra'"):
+    with pytest.raises(
+        ConfigError, match=r"6 categories, the data has 7.*only in the data: 'extra'"
+    ):
         run(plan(data, "--resume", *flags), out)
 
 

@@ -60,7 +60,7 @@ def test_it_says_what_the_loss_has_become_and_names_settings_that_it_has() -> No
         for loss in (efl([1, 1]), EqualizedQualityFocalLoss(2), EqualizationLossV2(2))
     }
     assert "2 of 2 categories" in said["EqualizedFocalLoss"]
-    assert "EqualizedFocalLoss is then plain focal loss" in said["EqualizedFocalLoss"]
+    assert "EqualizedFocalLoss equals plain focal loss" in said["EqualizedFocalLoss"]
     assert "model.loss.alpha" in said["EqualizedFocalLoss"]
     assert "plain quality focal loss" in said["EqualizedQualityFocalLoss"]
     assert "alpha" not in said["EqualizedQualityFocalLoss"]
@@ -121,5 +121,5 @@ def test_a_training_says_so_in_the_end(
         assert main(words.split()) == 0
     output = capsys.readouterr()
     assert "warning: step 4: the gradient ratio of" in output.err
-    assert "is then plain focal loss" in " ".join(output.out.split())
+    assert "equals plain focal loss" in " ".join(output.out.split())
     assert (tmp_path / "r" / "ratios.png").exists()

@@ -100,7 +100,7 @@ def test_a_run_leaves_everything_and_reloads(drawn: Path, tmp_path: Path) -> Non
         assert (found.scores.diff() <= 0).all()
 
 
-@pytest.mark.filterwarnings("ignore:.*is then plain focal loss")  # after four steps
+@pytest.mark.filterwarnings("ignore:.*equals plain focal loss")  # after four steps
 @pytest.mark.parametrize("model", kinds(DetectorConfig))
 def test_every_detector_trains_resumes_and_predicts(
     drawn: Path, tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
@@ -301,7 +301,7 @@ def test_without_a_val_split_the_last_weights_are_kept(drawn: Path, tmp_path: Pa
     assert hyperfocal.load(tmp_path / "run", device="cpu").predict(drawn / "val" / "000001.jpg")
 
 
-@pytest.mark.filterwarnings("ignore:.*is then plain focal loss")  # after six steps
+@pytest.mark.filterwarnings("ignore:.*equals plain focal loss")  # after six steps
 @pytest.mark.parametrize("loss", ["ce", "focal", "efl"])
 def test_every_loss_trains_by_its_flag(drawn: Path, tmp_path: Path, loss: str) -> None:
     run(small(drawn, "--loss", loss, "--sampler", "rfs"), tmp_path / "run")
@@ -313,7 +313,7 @@ def test_every_loss_trains_by_its_flag(drawn: Path, tmp_path: Path, loss: str) -
 
 def test_every_process_needs_an_image(drawn: Path, tmp_path: Path) -> None:
     experiment = dataclasses.replace(small(drawn, batch_size=3), devices=4, accelerator="cpu")
-    with pytest.raises(ConfigError, match=r"batch_size = 3 doesn't give each of 4 processes"):
+    with pytest.raises(ConfigError, match=r"batch_size = 3 is less than one image for each of 4"):
         run(experiment, tmp_path / "run")
 
 
@@ -336,7 +336,9 @@ def test_weights_that_nothing_measured_give_way_to_measured_ones(
     out = tmp_path / "run"
     run(small(drawn, iterations=1, evaluations=0), out)
     before = RunFolder(out).weights.read_bytes()
-    with pytest.warns(HyperfocalWarning, match="goes on with other settings"):
+    with pytest.warns(
+        HyperfocalWarning, match="settings that differ from those it was started with"
+    ):
         result = run(small(drawn, "--resume", iterations=2, evaluations=1), out)
     assert result.evaluation is not None
     assert RunFolder(out).weights.read_bytes() != before

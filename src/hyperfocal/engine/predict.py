@@ -1,4 +1,4 @@
-"""A trained detector, ready to use on pictures."""
+"""A trained detector, for inference on images."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from hyperfocal.types import Category, ConfigError, Detections
 
 
 class Predictor:
-    """A detector with the transforms and categories that it was trained with.
+    """A trained detector with its transforms and categories, as returned by `hyperfocal.load`.
 
-    Made by `hyperfocal.load`. Example::
+    Example::
 
         model = hyperfocal.load("runs/demo")
         for found in model.predict(["a.jpg", "b.jpg"]):
@@ -32,12 +32,12 @@ class Predictor:
 
     Attributes:
         detector: the module, in eval mode.
-        categories: ``categories[label]`` has the name and the id that the person's file used.
-        transform: how an image is resized before it is shown to the detector.
-        device: where the detector is.
-        precision: arithmetic of the network: as it was trained; where that was auto, this device's.
+        categories: ``categories[label]`` has the name and id from the user's annotations.
+        transform: how images are resized for the detector.
+        device: the detector's device.
+        precision: as in training; if that was auto, the one that suits this device.
         divisor: images are padded to a multiple of this many pixels.
-        max_pixels: pixels that an image file may have.
+        max_pixels: maximum number of pixels of an image file.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Predictor:
 
     @property
     def max_detections(self) -> int | None:
-        """Most detections of an image; None if the detector doesn't say."""
+        """Maximum detections per image; None if the detector has no such setting."""
         inference = getattr(self.detector, "inference", None)
         return inference.max_detections if isinstance(inference, Inference) else None
 
@@ -78,10 +78,10 @@ class Predictor:
             images: a path, PIL image, array ``(H, W, 3)`` or ``(H, W)`` uint8, or tensor
                 ``(3, H, W)`` (uint8, or float in [0, 1]); or a list of these, of any sizes.
             batch_size: images per forward pass.
-            advance: called with the number of images done, for a progress bar.
+            advance: called with the number of images processed, for a progress bar.
 
         Returns:
-            One `Detections` an image, in order, boxes in that image's pixels, best first.
+            One `Detections` per image, in order; boxes in pixels of that image, best scores first.
 
         Raises:
             DataError: an image can't be read.
@@ -98,24 +98,24 @@ class Predictor:
         return found
 
     def autocast(self) -> torch.autocast:
-        """The context that the detector runs in."""
+        """The autocast context of the detector."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
 
 Size = tuple[int, int | None]
-"""Pixels of an image's shorter side, and the most of its longer one; None: in proportion to those
-that the run was trained with."""
+"""Shorter side and maximum longer side of an image in pixels; None: keep the run's ratio of the
+two."""
 
 
 def adjusted(
     experiment: Experiment, size: Size | None = None, max_detections: int | None = None
 ) -> Experiment:
-    """A run's settings for images of another size, or for more or fewer detections an image.
+    """A run's settings with another image size or number of detections per image.
 
     Args:
-        experiment: the run's.
-        size: of the images as the detector sees them; None: as in the run.
-        max_detections: best detections of an image; None: as in the run.
+        experiment: the run's settings.
+        size: of the images that the detector gets; None: as in the run.
+        max_detections: maximum per image; None: as in the run.
 
     Raises:
         ConfigError: an impossible value, or a detector without such a setting.
@@ -147,8 +147,8 @@ def load(
     """Load the best weights of a run folder.
 
     Args:
-        run: what ``hyperfocal train`` or ``hyperfocal import`` wrote.
-        device: ``"auto"`` takes a CUDA device where there is one.
+        run: folder written by ``hyperfocal train`` or ``hyperfocal import``.
+        device: ``"auto"``: a CUDA device if there is one, else the CPU.
         trust: modules outside the package that the run's components may come from.
         size: see `adjusted`.
         max_detections: see `adjusted`.
@@ -160,7 +160,7 @@ def load(
     folder, place = RunFolder(Path(run)), find_device(device)
     experiment = adjusted(folder.read_experiment(trust), size, max_detections)
     trained = folder.read_categories()
-    # The same architecture with no initial weights to fetch: the run's own come next.
+    # Downloads no initial weights: the run's own are loaded next.
     detector = experiment.model.offline().build(len(trained.categories), trained.counts)
     load_weights(folder.weights, detector)
     warn_if_emulated(experiment.train.precision, place)

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar with rate and ETA on a terminal, a line now and then elsewhere."""
+"""Progress of long work: a bar with rate and ETA on a terminal, occasional lines elsewhere."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ SECONDS_BETWEEN_LINES = 15.0
 
 
 class ProgressBar:
-    """Counts ``total`` steps of one job.
+    """Progress of a job with ``total`` steps.
 
-    A context manager; ``advance`` moves it on and sets what is shown beside the bar. On a terminal
-    it is a live bar; in a file or a pipe it prints one line every 15 seconds. ``start`` steps were
-    done before (a resumed run) and don't count for the rate.
+    A context manager. On a terminal it is a live bar; in a file or a pipe it prints a line every
+    15 seconds. ``start`` steps were done before (a resumed run) and don't count for the rate.
     """
 
     def __init__(
@@ -55,7 +54,7 @@ class ProgressBar:
 
     @property
     def rate(self) -> float:
-        """Steps per second since the job began here."""
+        """Steps per second in this process."""
         return (self.done - self.start) / max(time.monotonic() - self.began, 1e-9)
 
     def advance(self, steps: int = 1, note: str | None = None) -> None:

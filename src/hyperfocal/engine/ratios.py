@@ -1,4 +1,4 @@
-"""Gradient ratios of losses that equalize categories: logged, and checked for saturation."""
+"""Gradient ratios of equalized losses: their log, and a check for saturation."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ POINTS = 200
 
 
 def logged_steps(total: int) -> frozenset[int]:
-    """Steps after which the ratios are written: 1, 2, 5, 10, ... and `POINTS` evenly spaced ones.
+    """Steps after which the ratios are logged: 1, 2, 5, 10, ... and `POINTS` evenly spaced ones.
 
-    The ratios move most in the first steps; later ones move slowly, and 1203 of them a line add up.
+    The ratios change most in the first steps; later ones change slowly, and a line of 1203
+    categories is long.
     """
     early = {m * 10**e for e in range(7) for m in (1, 2, 5)}
     even = {math.ceil(total * i / POINTS) for i in range(1, POINTS + 1)}
@@ -28,15 +29,15 @@ def logged_steps(total: int) -> frozenset[int]:
 
 
 class RatioLog:
-    """Appends a line to ratios.jsonl after some steps, for a detector whose loss keeps ratios.
+    """Appends a line to ratios.jsonl after some steps, for a detector whose loss has ratios.
 
-    A line has ``step`` and, by label, ``ratio``, ``pos_grad`` and ``neg_grad`` as the next step
-    uses them. With another loss there is no file. Lines after ``step`` are dropped first, so that a
-    resumed run repeats none.
+    A line has ``step`` and, by label, ``ratio``, ``pos_grad`` and ``neg_grad`` as used in the next
+    step. Other losses get no file. Lines after ``step`` are removed first, so that a resumed run
+    has no duplicates.
 
     Args:
         path: the file.
-        model: where the loss is found.
+        model: the detector.
         step: optimizer steps done so far.
         total: optimizer steps of the whole training.
     """
@@ -49,7 +50,7 @@ class RatioLog:
         self.file = LineFile(path)
 
     def after(self, step: int) -> None:
-        """Write the ratios as they are after optimizer step ``step``, if it is one to be logged."""
+        """Log the ratios after optimizer step ``step``, if it is one of the logged steps."""
         if self.loss is None or step not in self.steps:
             return
         line: dict[str, Any] = {"step": step}
@@ -59,12 +60,12 @@ class RatioLog:
         self.file.append(line)
 
     def sync(self) -> None:
-        """Bring the lines to the disk, before a checkpoint that relies on them."""
+        """Flush to disk, before a checkpoint that relies on it."""
         self.file.sync()
 
 
 NEARLY_ALL = 0.95
-"""Of the categories that occur in training."""
+"""Fraction of the categories in training that counts as nearly all."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +74,9 @@ class Saturation:
 
     Attributes:
         loss: its name.
-        plain: what it is where everything is balanced.
-        remedies: settings that give the negatives a larger share of the gradient.
-        balanced: categories with their ratio at 1 (see `GradientRatioLoss.balanced`).
+        plain: the loss that it equals if all categories are balanced.
+        remedies: settings that give negatives more weight in the gradient.
+        balanced: categories with a ratio of 1 (see `GradientRatioLoss.balanced`).
         trained: categories that occur in training.
     """
 
@@ -87,21 +88,21 @@ class Saturation:
 
     @property
     def complete(self) -> bool:
-        """Whether nearly all categories are balanced, so that the loss does nothing of its own."""
+        """Whether nearly all categories are balanced, so that the loss equals the plain one."""
         return self.balanced >= NEARLY_ALL * self.trained
 
     def __str__(self) -> str:
         return (
-            f"the gradient ratio of {self.balanced} of {self.trained} categories stands at 1: "
-            f"{self.loss} is then plain {self.plain}. On balanced data that is as it should be. On "
-            "a long tail the objects have pulled harder than everything else has pushed; what "
-            f"gives the negatives a larger share: {', '.join(self.remedies)}. ratios.png shows "
-            "when it happened."
+            f"the gradient ratio of {self.balanced} of {self.trained} categories is 1, where "
+            f"{self.loss} equals plain {self.plain}. This is expected on balanced data. On "
+            "long-tailed data it means that positive gradients outweigh negative ones; to give "
+            f"negatives more weight, use {', '.join(self.remedies)}. ratios.png shows when it "
+            "happened."
         )
 
 
 def saturation(model: nn.Module, counts: CategoryCounts) -> Saturation | None:
-    """How far the loss of a detector is saturated; None where it keeps no ratios, or uses none."""
+    """Saturation of a detector's loss; None if the loss has no ratios, or doesn't use them."""
     loss = ratio_loss(model)
     if loss is None or not loss.equalizes:
         return None
@@ -114,10 +115,10 @@ def saturation(model: nn.Module, counts: CategoryCounts) -> Saturation | None:
 class SaturationWarning:
     """Warns of complete saturation, once, at an evaluation in the second half of a training.
 
-    The ratios often start at 1 and come down as the negatives' gradients add up.
+    The ratios often start at 1 and decrease as the gradients of negatives accumulate.
 
     Args:
-        model: where the loss is found.
+        model: the detector.
         counts: of the training split.
         total: optimizer steps of the whole training.
     """
@@ -127,7 +128,7 @@ class SaturationWarning:
         self.given = False
 
     def at(self, step: int) -> None:
-        """Look at the ratios as they are after ``step``."""
+        """Check the ratios after ``step``."""
         found = saturation(self.model, self.counts)
         if self.given or found is None or not found.complete or 2 * step < self.total:
             return

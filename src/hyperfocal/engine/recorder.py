@@ -1,8 +1,8 @@
-"""Everything that a training writes into its run folder, in an order that no kill can spoil.
+"""Writes a run's logs, checkpoints and best weights, safe against being killed at any time.
 
-Logs are brought to the disk before the checkpoint that relies on them; a checkpoint is written
-before an evaluation, and says that it is still to come, so an evaluation that was cut short is made
-again and gives the same numbers, lines and best weights.
+Logs are flushed before the checkpoint that relies on them. A checkpoint is saved before each
+evaluation and marks it as pending, so an interrupted evaluation is repeated, with the same
+metrics, log lines and best weights.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from hyperfocal.types import AnnotationSet, HyperfocalError
 
 
 class Recorder:
-    """Writes logs, checkpoints and the best weights; only the main process does, all may call.
+    """Writes logs, checkpoints and best weights; all processes call it, only the main one writes.
 
     Args:
-        run: the folder.
-        experiment: of the run.
-        state: what is written.
-        fabric: of the training.
-        console: where the main process talks.
-        total: optimizer steps of the training.
-        epoch_length: images in a pass of the sampler.
+        run: the run folder.
+        experiment: settings of the run.
+        state: training state.
+        fabric: Fabric of the training.
+        console: output of the main process.
+        total: optimizer steps of the whole training.
+        epoch_length: the sampler's images per epoch.
         annotations: the training split, for the names of images.
     """
 
@@ -66,42 +66,42 @@ class Recorder:
 
     @property
     def epoch(self) -> float:
-        """Passes of the sampler so far."""
+        """Epochs of the sampler so far."""
         return self.state.step * self.experiment.train.batch_size / self.epoch_length
 
     @property
     def checkpoint_due(self) -> bool:
-        """Whether the last checkpoint is too old."""
+        """Whether the last checkpoint is older than ``checkpoint_seconds``."""
         age = time.monotonic() - self.saved_at
         return self.main and age >= self.experiment.checkpoint_seconds
 
     def write_step(self, lr: float, norm: Tensor) -> None:
-        """The line of the log that ends here: mean terms since the last one; collective."""
+        """Log the mean loss terms since the last line; collective."""
         state = self.state
         if not len(state.window):
-            return  # all of its steps were left out
+            return  # all of its steps were skipped
         values, spikes = state.window.close(self.fabric)
         values |= {"lr": lr, "epoch": self.epoch, "grad_norm": float(norm)}
         if self.main:
             self.log.write("step", state.step, values, spikes)
             for spike in spikes:
-                say(self.console, self._told(spike))
+                say(self.console, self._describe(spike))
 
-    def _told(self, spike: Spike) -> str:
+    def _describe(self, spike: Spike) -> str:
         names = {record.id: one_name(record.path.name) for record in self.annotations.images}
         images = ", ".join(names[image_id] for image_id in spike.image_ids)
-        return f"step {spike.step}: loss {spike.loss:.3g}, usually {spike.usual:.3g}: {images}"
+        return f"step {spike.step}: loss spike {spike.loss:.3g} (mean {spike.usual:.3g}): {images}"
 
     def write_evaluation(self, result: Evaluation | None, weights: Mapping[str, Tensor]) -> None:
-        """An evaluation, and its weights if they are the best, or nothing measures them."""
+        """Log an evaluation, and save the weights if they are the best or none are evaluated."""
         state, run = self.state, self.run
         ap = -math.inf
         if result is not None:
             state.evaluation = result
-            then = "the next evaluation tries again"
+            then = "the next evaluation will try again"
             attempt(lambda: result.write(run, state.step), run.metrics, then)
             ap = result.ap if math.isfinite(result.ap) else -1.0
-            state.note(ap)
+            state.record_ap(ap)
             values = {"epoch": self.epoch} | result.metrics
             if self.experiment.train.patience is not None:
                 values["evaluations_since_best"] = state.waited
@@ -111,15 +111,15 @@ class Recorder:
             self.weights_written = attempt(
                 lambda: save_tensors(run.weights, weights),
                 run.weights,
-                "the next evaluation as good tries again",
+                "the next evaluation that is as good will try again",
             )
             if self.weights_written:
-                state.best = ap  # of the weights that lie there now
+                state.best = ap  # of the weights in the folder now
 
     def save(self) -> None:
-        """Write a checkpoint, unless this one is written; collective.
+        """Save a checkpoint, unless this state is saved already; collective.
 
-        If it can't be written the training goes on without, and the next one is tried.
+        If it can't be written, training continues and tries again at the next one.
         """
         state, position = self.state, (self.state.step, self.state.evaluated)
         self.saved_at = time.monotonic()
@@ -134,13 +134,13 @@ class Recorder:
                 self.ratios.sync()
                 self.checkpoints.save(state.step, saved)
 
-            then = "the training goes on and tries again at the next checkpoint"
+            then = "training continues and tries again at the next checkpoint"
             written = attempt(write, self.run.checkpoints, then)
         if self.fabric.broadcast(written):
             self.saved = position
 
     def finish(self) -> None:
-        """Leave the folder so that nothing is lost.
+        """Save the last checkpoint and the weights.
 
         Raises:
             HyperfocalError: something could not be written.
@@ -151,14 +151,15 @@ class Recorder:
             if self.main:
                 self.write_evaluation(None, weights)
         if not self.weights_written and state.evaluated == state.step:
-            state.evaluated -= 1  # a resumed run measures and writes them again
+            state.evaluated -= 1  # a resumed run evaluates and saves them again
         self.save()
         if self.main:
             self.log.close()
         if self.saved is None or self.saved[0] != state.step or not self.weights_written:
             raise HyperfocalError(
                 f"step {state.step}: the last checkpoint or the best weights could not be written "
-                f"to {self.run.path}. Make room or let it be written, then go on with --resume."
+                f"to {self.run.path}. Free disk space or fix its permissions, then continue with "
+                "--resume."
             )
 
 

@@ -1,4 +1,4 @@
-"""Going on with a run: its newest good checkpoint, and what is no longer as it was."""
+"""Resuming a run: its newest intact checkpoint, and checks for changed settings and data."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ FREE = frozenset(
         *("accelerator", "devices", "strategy", "timeout"),
         *("train.micro_batches", "train.on_nonfinite", "evaluation.batch_size"),
         *("data.workers", "data.check", "data.bad_images", "data.max_broken"),
-        "model.weights",  # only a run's first step starts from them
+        "model.weights",  # only used before a run's first step
     )
 )
-"""Settings that may change in mid-run without another result."""
+"""Settings that can change when a run is resumed without changing its result."""
 
 
 def restore(state: TrainState, experiment: Experiment, run: RunFolder, fabric: Fabric) -> None:
-    """Bring ``state`` to the newest good checkpoint; without any it stays as it is.
+    """Load the newest intact checkpoint into ``state``, if there is one.
 
-    The main process reads and the others get it from there, so that all take the same one, and
-    only the main one needs to see the folder.
+    The main process reads it and sends it to the others, so that all use the same one, and only
+    the main process needs access to the folder.
 
     Raises:
-        HyperfocalError: no checkpoint can be read, or this model can't take it.
+        HyperfocalError: no checkpoint can be read, or it doesn't fit the model.
     """
     saved: dict[str, Any] | str | None = None
     if fabric.is_global_zero:
         try:
             saved = Checkpoints(run.checkpoints, experiment.keep).load_newest()
         except HyperfocalError as error:
-            saved = str(error)  # raised everywhere, so that nobody waits
+            saved = str(error)  # raised in all processes, so that none waits
     saved = fabric.broadcast(saved)
     if isinstance(saved, str):
         raise HyperfocalError(saved)
@@ -58,35 +58,34 @@ def restore(state: TrainState, experiment: Experiment, run: RunFolder, fabric: F
         reason = str(error).splitlines()[0]
         raise ConfigError(
             f"{run.checkpoints}: the checkpoint doesn't fit this model or optimizer ({reason}). "
-            "Resume with the settings of config.json, or choose another --out."
+            "Resume with the settings in config.json, or choose another --out."
         ) from None
 
 
 def can_resume(experiment: Experiment, run: RunFolder, fabric: Fabric) -> bool:
-    """Whether the run is to be resumed and has a checkpoint; the main process looks, all learn."""
+    """Whether to resume from a checkpoint; the main process checks, and all get the answer."""
     answer: bool = fabric.broadcast(experiment.resume and run.has_checkpoint)
     return answer
 
 
 def check_data(splits: Splits, run: RunFolder, accept: bool) -> None:
-    """Compare the data with what the run was trained on.
+    """Compare the data with the data that the run was trained on.
 
     Args:
-        splits: the data as read now.
-        run: the folder; a run of an older version recorded categories and their counts alone.
-        accept: only warn of changes that the weights can take.
+        splits: the data now.
+        run: the folder; runs of older versions have recorded only categories and their counts.
+        accept: only warn of changes that fit the weights.
 
     Raises:
-        ConfigError: it has changed; the message names the differences.
+        ConfigError: the data has changed; the message names the differences.
     """
     before, now = run.read_categories(), splits.train
     try:
         changes = category_changes(before.categories, now.categories)
     except ConfigError as error:
         raise ConfigError(
-            f"{run.path}: --resume finds {error}. The checkpoint can't take them: choose another "
-            f"--out, with --model.weights {command(run.path)} to start from what this run has "
-            "learnt."
+            f"{run.path} can't be resumed: {error}. Choose another --out, with --model.weights "
+            f"{command(run.path)} to start from this run's weights."
         ) from None
     if run.data.exists():
         recorded = RunData.from_json(read_json(run.data), run.data)
@@ -95,22 +94,22 @@ def check_data(splits: Splits, run: RunFolder, accept: bool) -> None:
         changes += count_changes(before.counts, now.counts())
     if not changes:
         return
-    told = f"{run.path}: the data has changed since the run began: {'; '.join(changes)}"
+    message = f"{run.path}: the data has changed since the run started: {'; '.join(changes)}"
     if not accept:
         raise ConfigError(
-            f"{told}. Give the data it began with; or add --accept-changed-data to go on with this "
-            f"data all the same; or choose another --out, with --model.weights {command(run.path)} "
-            "to start from what this run has learnt."
+            f"{message}. Use the original data; or add --accept-changed-data to continue with the "
+            f"changed data; or choose another --out, with --model.weights {command(run.path)} to "
+            "start from this run's weights."
         )
-    warnings.warn(f"{told}. The run goes on with it.", HyperfocalWarning, stacklevel=3)
+    warnings.warn(f"{message}. Training continues with it.", HyperfocalWarning, stacklevel=3)
 
 
 def warn_of_changes(experiment: Experiment, run: RunFolder) -> None:
-    """Name settings that differ from the run's config.json and change its result."""
+    """Warn of settings that differ from the run's config.json and change its result."""
     try:
         before = dict(flat(read_json(run.config)))
     except ConfigError:
-        return  # `RunFolder.start` writes it anew
+        return  # `RunFolder.start` rewrites it
     now = dict(flat(configs.dump(experiment)))
     changed = [
         f"{name} = {now.get(name)} (was {before.get(name)})"
@@ -119,15 +118,15 @@ def warn_of_changes(experiment: Experiment, run: RunFolder) -> None:
     ]
     if changed:
         warnings.warn(
-            f"{run.path} goes on with other settings than it began with, so it is no longer the "
-            f"run that config.json told: {'; '.join(changed)}",
+            f"{run.path} is resumed with settings that differ from those it was started with, so "
+            f"its result may differ too: {'; '.join(changed)}",
             HyperfocalWarning,
             stacklevel=3,
         )
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Settings by their dotted names."""
+    """Settings by dotted name."""
     for name, value in settings.items():
         if isinstance(value, Mapping):
             yield from flat(value, f"{prefix}{name}.")

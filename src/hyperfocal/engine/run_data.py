@@ -1,6 +1,6 @@
-"""What data a run was trained on, so that ``--resume`` can say what has changed since.
+"""Record of the data that a run was trained on, with which ``--resume`` detects changes.
 
-``data.json`` has one short digest an image: of its size, boxes and labels, not of its pixels.
+``data.json`` has one short digest per image, of its size, boxes and labels, not of its pixels.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from hyperfocal.files import shown
 from hyperfocal.types import AnnotationSet, Category, CategoryCounts, ConfigError, ImageRecord
 
 MOST_NAMED = 5
-"""Categories that a message names."""
+"""Maximum number of categories named in a message."""
 
 
 @dataclass(frozen=True)
 class RunData:
-    """The images of a run's splits, in order: a digest of the annotations by file name.
+    """Digests of the annotations of each image of a run's splits, by file name and in order.
 
     Attributes:
         train: of the training split.
@@ -38,20 +38,20 @@ class RunData:
 
     @classmethod
     def of(cls, splits: Splits) -> RunData:
-        """What is recorded of data that was read."""
+        """The record of the data in ``splits``."""
         val = splits.val
         return cls(_digests(splits.train), None if val is None else _digests(val))
 
     def as_json(self) -> dict[str, Any]:
-        """JSON-able form."""
+        """As JSON-serializable values."""
         return {"train": dict(self.train), "val": None if self.val is None else dict(self.val)}
 
     @classmethod
     def from_json(cls, data: Any, source: Path) -> RunData:
-        """Back from `as_json`.
+        """The inverse of `as_json`.
 
         Raises:
-            ConfigError: it is something else.
+            ConfigError: ``data`` is something else.
         """
         try:
             train, val = data["train"], data["val"]
@@ -62,17 +62,17 @@ class RunData:
 
 
 def category_changes(before: Sequence[Category], now: Sequence[Category]) -> list[str]:
-    """What differs between the categories of a run and those of its data now, label by label.
+    """Differences between the categories of a run and those of its data now, by label.
 
     Raises:
-        ConfigError: they aren't as many, so that the run's weights can't take them.
+        ConfigError: the numbers of categories differ, so the run's weights don't fit.
     """
     if len(before) != len(now):
         only = {"the run": _without(before, now), "the data": _without(now, before)}
-        told = "; ".join(f"only {who}: {_names(names)}" for who, names in only.items() if names)
+        extra = "; ".join(f"only in {x}: {_names(names)}" for x, names in only.items() if names)
         raise ConfigError(
-            f"{len(before)} against {len(now)} categories, the run's and the data's"
-            + (f" ({told})" if told else "")
+            f"the run has {len(before)} categories, the data has {len(now)}"
+            + (f" ({extra})" if extra else "")
         )
     changes = [
         f"label {label}: {shown(new.name)} (id {new.id}) was {shown(old.name)} (id {old.id})"
@@ -83,24 +83,24 @@ def category_changes(before: Sequence[Category], now: Sequence[Category]) -> lis
 
 
 def count_changes(before: CategoryCounts, now: CategoryCounts) -> list[str]:
-    """What differs between two training splits of which only the counts are known."""
+    """Differences between two training splits of which only the counts are known."""
     pairs = {
         "training images": (before.num_images, now.num_images),
         "training boxes": (sum(before.instances), sum(now.instances)),
     }
     changes = [f"{new} {what} (were {old})" for what, (old, new) in pairs.items() if old != new]
     if not changes and before != now:
-        changes = ["other numbers of training images or boxes per category"]
+        changes = ["different numbers of training images or boxes per category"]
     return changes
 
 
 def image_changes(before: RunData, now: RunData, same_labels: bool) -> list[str]:
-    """What differs between the images of two states of the data.
+    """Differences between the images of two versions of the data.
 
     Args:
         before: as recorded.
         now: as read.
-        same_labels: the categories are the same; otherwise labels, and so digests, differ anyhow.
+        same_labels: the categories are the same; otherwise labels and digests differ anyway.
     """
     changes = list(_split_changes("training", before.train, now.train, same_labels))
     if (before.val is None) != (now.val is None):
@@ -117,14 +117,14 @@ def _split_changes(
     other = [n for n in now if n in before and now[n] != before[n]] if same_labels else []
     kinds = (
         (new, now, "new"),
-        (gone, before, "gone"),
-        (other, now, "of another size or other boxes"),
+        (gone, before, "missing"),
+        (other, now, "with a different size or boxes"),
     )
     for names, among, what in kinds:
         if names:
             yield f"{len(names)} of {len(among)} {split} images {what}, such as {names[0]}"
     if not new and not gone and list(before) != list(now):
-        yield f"{split} images in another order"
+        yield f"{split} images in a different order"
 
 
 def _digests(split: AnnotationSet) -> dict[str, str]:
@@ -133,7 +133,7 @@ def _digests(split: AnnotationSet) -> dict[str, str]:
 
 
 def _file_names(paths: Sequence[Path]) -> list[str]:
-    """The files' names without the folders that all share, so that a data set may be moved.
+    """The files' names relative to their common folder, so that a dataset may be moved.
 
     A file that is listed several times is numbered.
     """

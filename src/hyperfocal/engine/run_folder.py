@@ -1,4 +1,4 @@
-"""A run folder: where each file of a run lives, and how it is written and read."""
+"""The run folder: paths of a run's files, and how they are written and read."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ from hyperfocal.versions import version_of
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The files of one run, by name."""
+    """Paths of a run's files."""
 
     path: Path
 
     @property
     def config(self) -> Path:
-        """The complete `Experiment`; the model reloads from it without its recipe."""
+        """The complete `Experiment`; the model can be rebuilt from it without its recipe."""
         return self.path / "config.json"
 
     @property
@@ -51,7 +51,7 @@ class RunFolder:
 
     @property
     def data(self) -> Path:
-        """A digest of each image's annotations, to tell on resuming what has changed."""
+        """A digest of each image's annotations, with which resuming detects changes."""
         return self.path / "data.json"
 
     @property
@@ -61,12 +61,12 @@ class RunFolder:
 
     @property
     def log(self) -> Path:
-        """One JSON object a line: ``kind`` is ``step`` or ``evaluation``."""
+        """One JSON object per line: ``kind`` is ``step`` or ``evaluation``."""
         return self.path / "metrics.jsonl"
 
     @property
     def ratios(self) -> Path:
-        """One JSON object a line: gradient ratios per category, if the loss keeps them."""
+        """One JSON object per line: gradient ratios per category, if the loss has them."""
         return self.path / "ratios.jsonl"
 
     @property
@@ -81,12 +81,12 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
-        """Folder of the newest few checkpoints: everything needed to go on."""
+        """Folder of the newest checkpoints, for resuming."""
         return self.path / "checkpoints"
 
     @property
     def tensorboard(self) -> Path:
-        """Folder of TensorBoard's event files: metrics.jsonl once more."""
+        """Folder of TensorBoard's event files, with the values of metrics.jsonl."""
         return self.path / "tensorboard"
 
     @property
@@ -96,17 +96,17 @@ class RunFolder:
 
     @property
     def is_trained(self) -> bool:
-        """Whether it holds what a training, or an import, took time for."""
+        """Whether it contains results of training or of an import."""
         return self.has_checkpoint or self.weights.exists() or self.metrics.exists()
 
     @property
     def has_checkpoint(self) -> bool:
-        """Whether it can be resumed."""
+        """Whether there is a checkpoint to resume from."""
         return any(self.checkpoints.glob("[0-9]*.pt"))
 
     @property
     def pictures(self) -> tuple[Path, ...]:
-        """Drawn at the end of a run, those that its files bear."""
+        """Figures drawn at the end of a run, as far as its files allow."""
         names = ("curves", "categories", "ratios", "detections")
         return tuple(self.path / f"{name}.png" for name in names)
 
@@ -118,14 +118,14 @@ class RunFolder:
 
     @property
     def folders(self) -> tuple[Path, ...]:
-        """Folders of a run, which a new run there replaces."""
+        """Folders of a run, which a new run replaces."""
         return self.checkpoints, self.tensorboard, self.blackbox
 
     def clear(self) -> None:
-        """Delete an earlier run's files, checkpoints first, so that none of it can be resumed."""
+        """Delete an earlier run's files, checkpoints first, so that it can't be resumed."""
         for folder in self.folders:
             shutil.rmtree(folder, ignore_errors=True)
-        known = (self.environment, self.data)  # written anew; what is in them isn't of the new run
+        known = (self.environment, self.data)  # rewritten; they describe the earlier run
         for file in (self.log, self.ratios, self.metrics, self.weights, *known, *self.pictures):
             file.unlink(missing_ok=True)
 
@@ -140,11 +140,11 @@ class RunFolder:
         """Write what is known before the first step.
 
         Args:
-            experiment: the config.
+            experiment: the settings.
             categories: the label space.
-            precision: what train.precision came to on this device; None: nothing is computed.
-            data: `RunData` as JSON; None: none was read.
-            weights_from: which weights the detector started from; None: what was known before.
+            precision: what train.precision is on this device; None: nothing is computed.
+            data: `RunData` as JSON; None: no data was read.
+            weights_from: initial weights of the detector; None: as recorded before.
 
         Raises:
             HyperfocalError: the folder can't be written.
@@ -165,7 +165,7 @@ class RunFolder:
             raise HyperfocalError(f"{self.path}: can't be written ({error.strerror})") from None
 
     def _weights_from(self) -> Any:
-        """What environment.json says of the weights that the detector started from."""
+        """Initial weights of the detector as recorded in environment.json."""
         try:
             known = read_json(self.environment)
         except ConfigError:
@@ -173,13 +173,13 @@ class RunFolder:
         return known.get("weights_from") if isinstance(known, dict) else None
 
     def read_experiment(self, trust: Sequence[str] = ()) -> Experiment:
-        """The config that the run was made with.
+        """Read the run's settings.
 
         Args:
             trust: modules outside the package that its components may come from.
         """
         if self.path.is_file():
-            raise ConfigError(f"{self.path}: a file; give its run folder, {self.path.parent}")
+            raise ConfigError(f"{self.path} is a file; give its run folder, {self.path.parent}")
         if not self.path.is_dir():
             raise ConfigError(f"{self.path}: no such run folder")
         if not self.config.exists():
@@ -204,7 +204,7 @@ class TrainedCategories:
     counts: CategoryCounts | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """JSON-able form."""
+        """As JSON-serializable values."""
         counts = self.counts
         entries: list[dict[str, Any]] = []
         for label, category in enumerate(self.categories):
@@ -217,7 +217,7 @@ class TrainedCategories:
 
     @classmethod
     def from_json(cls, data: Any, source: Path) -> TrainedCategories:
-        """Back from `as_json`.
+        """The inverse of `as_json`.
 
         Raises:
             ConfigError: something is missing.
@@ -238,11 +238,11 @@ class TrainedCategories:
 
 
 class MetricsLog:
-    """Appends lines to metrics.jsonl, and to TensorBoard where that is installed.
+    """Appends lines to metrics.jsonl, and to TensorBoard's files if it is installed.
 
-    Steps after ``step`` and evaluations after ``evaluated`` are dropped first, so that a resumed
-    run repeats none. TensorBoard's files are made anew from the lines that stay: its writer keeps
-    minutes of events in memory, which a killed process takes with it.
+    Steps after ``step`` and evaluations after ``evaluated`` are removed first, so that a resumed
+    run has no duplicates. TensorBoard's files are rewritten from the remaining lines: its writer
+    buffers minutes of events in memory, which are lost when a process is killed.
     """
 
     def __init__(self, run: RunFolder, step: int, evaluated: int) -> None:
@@ -262,7 +262,7 @@ class MetricsLog:
         values: Mapping[str, float | None],
         spikes: Sequence[Spike] = (),
     ) -> None:
-        """Append one line, with the ``time`` now; a value that isn't finite becomes null."""
+        """Append one line with the current ``time``; a value that isn't finite becomes null."""
         line: dict[str, Any] = {"kind": kind, "step": step}
         line |= {k: finite(v) for k, v in values.items()}
         if spikes:
@@ -272,13 +272,13 @@ class MetricsLog:
         self._draw(line)
 
     def sync(self) -> None:
-        """Bring the lines to the disk, before a checkpoint that relies on them."""
+        """Flush to disk, before a checkpoint that relies on it."""
         self._file.sync()
 
     def close(self) -> None:
         """Close the files."""
         if self._board is not None:
-            attempt(self._board.close, "TensorBoard's files", "metrics.jsonl has all of it")
+            attempt(self._board.close, "TensorBoard's files", "metrics.jsonl has the same values")
 
     def _draw(self, line: dict[str, Any]) -> None:
         if self._board is None:
@@ -292,26 +292,26 @@ class MetricsLog:
         except OSError as error:
             self._board = None
             warnings.warn(
-                f"TensorBoard's files can't be written ({error.strerror or error}) and are left "
-                "as they are; metrics.jsonl goes on",
+                f"TensorBoard's files can't be written ({error.strerror or error}); logging "
+                "continues in metrics.jsonl only",
                 HyperfocalWarning,
                 stacklevel=3,
             )
 
 
 def _is_up_to(line: Mapping[str, Any], known: Mapping[str, int]) -> bool:
-    """Whether it is a line of the log, and of a step that is known."""
+    """Whether it is a valid line of the log, up to the known step."""
     kind, step = line.get("kind"), line.get("step")
     return isinstance(kind, str) and isinstance(step, int) and step <= known.get(kind, -1)
 
 
 def finite(value: float | None) -> float | None:
-    """The value, or None for nan and infinities, which JSON has no word for."""
+    """The value, or None for nan and infinities, which JSON doesn't have."""
     return value if value is not None and abs(value) < float("inf") else None
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write JSON whole or not at all."""
+    """Write JSON atomically."""
     write_text_whole(path, json.dumps(data, indent=1) + "\n")
 
 
@@ -330,7 +330,7 @@ def read_json(path: Path) -> Any:
 
 
 def describe_environment() -> dict[str, Any]:
-    """Versions, hardware and command line, for whoever wants to repeat the run."""
+    """Versions, hardware and command line, for repeating the run."""
     packages = ("hyperfocal", "torch", "torchvision", "timm", "lightning-fabric", "numpy")
     cuda = torch.cuda.is_available()
     return {

@@ -1,9 +1,9 @@
-"""One writer a run folder: ``RUN/lock.json`` names the process that trains there.
+"""One writer per run folder: ``RUN/lock.json`` names the process that trains there.
 
-The operating system's lock on that file decides between processes of one machine. It ends with its
-process, however that ends, so a file left by a killed run is recognised as stale at once. Locks do
-not reach every other machine, so the holder also touches the file every few seconds: a file left by
-another machine is stale when it stays untouched for longer.
+Between processes of one machine the operating system's lock on that file decides. It is released
+when its process ends, even if killed, so a file left behind is recognised as stale at once. Such
+locks don't work across all machines, so the owner also touches the file every few seconds; a file
+of another machine is stale if it isn't touched for longer.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from types import TracebackType
 
 from hyperfocal.types import ConfigError, HyperfocalError
 
-if sys.platform != "win32":  # there only the touches tell
+if sys.platform != "win32":  # which has no fcntl
     import fcntl
 
 BEAT = 5.0
 """Seconds between two touches."""
 SILENCE = 30.0
-"""Seconds without a touch after which a run on another machine counts as ended."""
+"""Seconds without a touch after which a run on another machine is considered ended."""
 
 
 @dataclass(frozen=True)
 class Holder:
-    """Who trains in a run folder: the process's number, its machine, and since when."""
+    """The process that trains in a run folder: its id, its machine, and when it started."""
 
     process: int
     host: str
@@ -43,15 +43,15 @@ class Holder:
 class RunLock:
     """While entered, no other process can train in a run folder.
 
-    The folder is made if it isn't there, and removed again if nothing was written to it.
+    The folder is created if missing, and removed again if nothing was written to it.
 
     Args:
         folder: the run folder.
-        notify: told what is waited for, where the file is of another machine.
+        notify: called with a message while waiting to see whether another machine's lock is stale.
 
     Raises:
-        ConfigError: on entering, where another process trains there; it names that process.
-        HyperfocalError: on entering, where the folder can't be written.
+        ConfigError: on entering, if another process trains there; the message names it.
+        HyperfocalError: on entering, if the folder can't be written.
     """
 
     def __init__(self, folder: Path, notify: Callable[[str], None] = lambda text: None) -> None:
@@ -86,15 +86,15 @@ class RunLock:
         self._remove_folders()
 
     def _take(self) -> bool:
-        """Take the lock; False where its file was removed in the meantime, by who had it."""
+        """Take the lock; False if its file was removed in the meantime, by its previous owner."""
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             free = _lock(descriptor)
             holder = _read(descriptor)
             if free is not False and holder is not None:
                 here = holder.host == socket.gethostname()
-                if not (here and free):  # the system's answer doesn't cover it: only silence tells
-                    # A file that was opened and closed has lost its lock: ask for it again.
+                if not (here and free):  # not covered by the system's lock
+                    # Opening and closing the file released the lock: take it again.
                     free = self._silent(holder) and _lock(descriptor)
             if free is False:
                 raise ConfigError(self._busy(holder))
@@ -110,10 +110,10 @@ class RunLock:
                 os.close(descriptor)
 
     def _silent(self, holder: Holder) -> bool:
-        """Whether the file stays untouched for `SILENCE`; no clocks are compared."""
+        """Whether the file isn't touched for `SILENCE` seconds; no clocks are compared."""
         self.notify(
-            f"{self.path} names process {holder.process} on {holder.host}: waiting for "
-            f"{SILENCE:g} s to see whether that still trains here"
+            f"{self.path} names process {holder.process} on {holder.host}: checking for "
+            f"{SILENCE:g} s whether it is still training here"
         )
         first, until = self._touched(), time.monotonic() + SILENCE
         while time.monotonic() < until:
@@ -124,7 +124,7 @@ class RunLock:
 
     def _touched(self) -> int | None:
         try:
-            with self.path.open("rb") as file:  # opening asks a network file system anew
+            with self.path.open("rb") as file:  # opening refreshes a network file system's cache
                 return os.fstat(file.fileno()).st_mtime_ns
         except FileNotFoundError:
             return None
@@ -137,7 +137,7 @@ class RunLock:
 
     def _busy(self, holder: Holder | None) -> str:
         if holder is None:
-            return f"{self.folder}: another process trains here. Choose another --out."
+            return f"{self.folder}: another process is training here. Choose another --out."
         where = "" if holder.host == socket.gethostname() else f" on {holder.host}"
         return (
             f"{self.folder}: process {holder.process}{where} has been training here since "
@@ -154,7 +154,7 @@ class RunLock:
 
 
 def _lock(descriptor: int) -> bool | None:
-    """Whether this process has the file now; None where the system or its disk has no locks."""
+    """Whether this process has the lock now; None if the system or its disk has no locks."""
     if sys.platform == "win32":
         return None
     try:
@@ -172,7 +172,7 @@ def _read(descriptor: int) -> Holder | None:
         os.lseek(descriptor, 0, os.SEEK_SET)
         data = json.loads(os.read(descriptor, 4096))
         return Holder(int(data["process"]), str(data["host"]), str(data["started"]))
-    except (ValueError, KeyError, TypeError):  # empty, or not of this program
+    except (ValueError, KeyError, TypeError):  # empty, or written by another program
         return None
 
 

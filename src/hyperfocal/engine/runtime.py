@@ -1,4 +1,4 @@
-"""Where a training runs: processes, precision, and the way of a batch through Fabric."""
+"""Processes and precision of a training, and how batches pass through Fabric."""
 
 from __future__ import annotations
 
@@ -28,22 +28,24 @@ from hyperfocal.types import Batch, ConfigError
 
 
 def launch(experiment: Experiment) -> Fabric:
-    """Start the processes, seed them and set the arithmetic.
+    """Start the processes, and set their seed and precision.
 
-    Under torchrun or SLURM the processes have been started; their number is taken from there.
+    Under torchrun or SLURM the processes are already running; their number is taken from there.
 
     Raises:
         ConfigError: fewer images in a batch than processes, or settings that exclude each other.
     """
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # our own lines suffice
+    logging.getLogger("lightning_fabric").setLevel(
+        logging.WARNING
+    )  # hyperfocal prints its own messages
     wanted, device = experiment.train.precision, _device_type(experiment)
     precision: Literal["bf16-mixed", "32-true"]
     precision = "bf16-mixed" if resolve(wanted, device) == "bf16" else "32-true"
     nodes, devices = started_processes() or (1, experiment.devices)
     if experiment.train.batch_size < nodes * devices:
         raise ConfigError(
-            f"train.batch_size = {experiment.train.batch_size} doesn't give each of "
-            f"{nodes * devices} processes an image; use at least {nodes * devices}"
+            f"train.batch_size = {experiment.train.batch_size} is less than one image for each of "
+            f"{nodes * devices} processes; use at least {nodes * devices}"
         )
     if experiment.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -63,7 +65,7 @@ def launch(experiment: Experiment) -> Fabric:
 
 
 def started_processes() -> tuple[int, int] | None:
-    """Nodes and processes a node, where torchrun or SLURM's srun has started this one."""
+    """Nodes, and processes per node, if torchrun or SLURM's srun started this process."""
     if TorchElasticEnvironment.detect():
         local = int(os.environ["LOCAL_WORLD_SIZE"])
         return int(os.environ["WORLD_SIZE"]) // local, local
@@ -82,32 +84,34 @@ def _device_type(experiment: Experiment) -> str:
 def _strategy(experiment: Experiment, processes: int) -> Strategy | str:
     if processes == 1:
         return "auto"
-    # The watchdog knows which process is behind, so it speaks first.
+    # Longer than the watchdog's, which reports the process that is behind.
     timeout = timedelta(seconds=experiment.timeout + 60)
     if experiment.strategy == "ddp":
         return DDPStrategy(timeout=timeout)
     if experiment.train.micro_batches == "auto":
-        raise ConfigError("train.micro_batches = auto doesn't go with strategy fsdp; give a number")
+        raise ConfigError(
+            "train.micro_batches = auto doesn't work with strategy fsdp; give a number"
+        )
     return ModelParallelStrategy(
         shard, data_parallel_size=processes, tensor_parallel_size=1, timeout=timeout
     )
 
 
 def mesh_of(fabric: Fabric) -> DeviceMesh | None:
-    """Over which weights are sharded; None where they aren't."""
+    """The device mesh over which weights are sharded; None if they aren't."""
     strategy = fabric.strategy
     return strategy.device_mesh if isinstance(strategy, ModelParallelStrategy) else None
 
 
 def lost_contact(error: RuntimeError) -> bool:
-    """Whether an error of a collective says that another process has ended."""
+    """Whether a collective failed because another process has ended."""
     text = str(error)
     signs = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "recvBytes")
     return isinstance(error, DistError) or any(sign in text for sign in signs)
 
 
 class Sealed:
-    """Carries a batch through Fabric, which would try to rebuild every dataclass it meets."""
+    """Carries a batch through Fabric, which would otherwise rebuild every dataclass in it."""
 
     __slots__ = ("batch", "divisors")
 
@@ -116,17 +120,17 @@ class Sealed:
 
 
 class TrainingForward(nn.Module):
-    """What Fabric wraps: the detector's forward, its terms as a dict of tensors."""
+    """The module that Fabric wraps: the detector's loss terms as a dict of tensors."""
 
     def __init__(self, detector: Detector) -> None:
         super().__init__()
         self.detector = detector
-        # Where torch documents that DDP finds the names of what it must leave alone.
+        # Documented in torch as the way to exclude buffers from DDP.
         ignore = DistributedDataParallel._set_params_and_buffers_to_ignore_for_model
         ignore(self, own_buffers(self))  # type: ignore[no-untyped-call]
 
     def forward(self, sealed: Sealed) -> dict[str, Tensor]:
-        """The terms by field name of `LossTerms`; one that a detector hasn't got is left out."""
+        """Terms by field name of `LossTerms`, without those that the detector doesn't have."""
         terms = self.detector.loss_terms(sealed.batch, sealed.divisors)
         values = {
             "classification": terms.classification,

@@ -1,8 +1,8 @@
-"""Weights in shards (FSDP) and whole: one checkpoint format, whatever the number of processes.
+"""Sharded weights (FSDP); checkpoints have one format, whatever the number of processes.
 
-With ``fully_shard`` every process holds a part of each parameter and of its optimizer state, as
-`DTensor`; they are put together for a forward pass, and here for a checkpoint. Without sharding
-everything here is a plain pass-through. Buffers are whole everywhere.
+With ``fully_shard`` each process holds a part of each parameter and of its optimizer state, as
+`DTensor`; they are gathered for a forward pass, and here for a checkpoint. Without sharding the
+functions here return their inputs. Buffers are never sharded.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from hyperfocal.models import Detector
 
 
 def shard(module: nn.Module, mesh: DeviceMesh) -> nn.Module:
-    """Spread the parameters of ``module`` over the data-parallel processes, child by child."""
-    module.to(memory_format=torch.contiguous_format)  # fully_shard takes no other
+    """Shard the parameters of ``module`` over the data-parallel processes, child by child."""
+    module.to(memory_format=torch.contiguous_format)  # required by fully_shard
     data = mesh["data_parallel"]
     for child in _units(module):
         fully_shard(child, mesh=data)
@@ -31,7 +31,7 @@ def shard(module: nn.Module, mesh: DeviceMesh) -> nn.Module:
 
 
 def _units(module: nn.Module) -> list[nn.Module]:
-    """Modules that are put together at a time: a backbone's stages need not all be whole at once.
+    """Modules that are gathered separately: a backbone's stages needn't all be gathered at once.
 
     Heads and necks are left to the root: a detector calls their parts one by one.
     """
@@ -40,17 +40,17 @@ def _units(module: nn.Module) -> list[nn.Module]:
 
 
 def full(value: Tensor) -> Tensor:
-    """A tensor put together from its shards; collective if there are any."""
+    """A tensor gathered from its shards; collective if there are any."""
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
 def local(value: Tensor) -> Tensor:
-    """This process's part of a tensor, sharing its memory."""
+    """This process's shard of a tensor, sharing its memory."""
     return value.to_local() if isinstance(value, DTensor) else value
 
 
 def full_state(module: nn.Module) -> dict[str, Tensor]:
-    """``module.state_dict()`` with whole tensors; collective if sharded."""
+    """``module.state_dict()`` with full tensors; collective if sharded."""
     return {name: full(value) for name, value in module.state_dict().items()}
 
 
@@ -67,7 +67,7 @@ def load_full_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 def full_optimizer_state(optimizer: optim.Optimizer) -> dict[str, Any]:
-    """``optimizer.state_dict()`` with whole tensors; collective if sharded."""
+    """``optimizer.state_dict()`` with full tensors; collective if sharded."""
     saved = optimizer.state_dict()
     state = {
         n: {k: full(v) if isinstance(v, Tensor) else v for k, v in slots.items()}
@@ -77,7 +77,7 @@ def full_optimizer_state(optimizer: optim.Optimizer) -> dict[str, Any]:
 
 
 def shard_optimizer_state(optimizer: optim.Optimizer, saved: dict[str, Any]) -> dict[str, Any]:
-    """What `full_optimizer_state` gave, spread as the optimizer's parameters are."""
+    """The result of `full_optimizer_state`, sharded like the optimizer's parameters."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state = {
         n: {
@@ -97,7 +97,7 @@ def _like(value: Tensor, own: Tensor) -> Tensor:
 
 @contextmanager
 def whole(module: nn.Module) -> Iterator[None]:
-    """Put the parameters together while the module is used otherwise than by its forward."""
+    """Gather the parameters while the module is used other than through its forward."""
     units = [m for m in module.modules() if isinstance(m, FSDPModule)]
     with ExitStack() as stack:
         for unit in units:
@@ -107,11 +107,11 @@ def whole(module: nn.Module) -> Iterator[None]:
 
 
 def is_sharded(module: nn.Module) -> bool:
-    """Whether `shard` was here."""
+    """Whether the parameters are sharded."""
     return any(isinstance(p, DTensor) for p in module.parameters())
 
 
 def largest(module: nn.Module) -> float:
-    """Largest absolute weight of this process's part."""
+    """Largest absolute weight in this process's shards."""
     parts = [local(p.detach()) for p in module.parameters()]
     return max(float(torch.nan_to_num(p, nan=torch.inf).abs().max()) for p in parts if p.numel())

@@ -1,4 +1,4 @@
-"""Read the train and val splits of an experiment into one label space."""
+"""Reads the training and validation splits of an experiment, with the same labels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hyperfocal.types import AnnotationSet, Category, ConfigError, HyperfocalWar
 
 @dataclass(frozen=True)
 class Splits:
-    """Both splits; ``val`` is None where none was given."""
+    """Both splits; ``val`` is None if there is none."""
 
     train: AnnotationSet
     val: AnnotationSet | None
@@ -29,19 +29,19 @@ def read_split(
     *,
     check: Check | None = None,
 ) -> AnnotationSet:
-    """Read one split of a run with all settings that belong to it.
+    """Read one split of a run with all of its data settings.
 
-    Everything that looks at a run's data reads it here: Open Images needs its class descriptions
-    as well as the boxes, links are followed where the run followed them.
+    Whatever uses a run's data reads it with this function, since settings such as the class
+    descriptions of Open Images and ``follow_links`` have to be the same as in training.
 
     Args:
-        config: where the split lies.
-        name: which one.
-        categories: the training split's, for another one to get the same labels.
-        check: how far image files are looked at; None: as the config says.
+        config: data settings.
+        name: which split.
+        categories: the training split's, so that another split gets the same labels.
+        check: how thoroughly image files are checked; None: as in the config.
 
     Raises:
-        ConfigError: the config names no annotations for this split.
+        ConfigError: the config has no annotations for this split.
         DataError: something in them can't be used.
     """
     limit_pixels(config.max_pixels)
@@ -65,11 +65,11 @@ def read_split(
 
 
 def read_splits(config: DataConfig, train: AnnotationSet | None = None) -> Splits:
-    """Read and check the annotations; val gets train's labels.
+    """Read and check the annotations; the validation split gets the training split's labels.
 
     Args:
-        config: where the splits lie.
-        train: the training split, if it is in memory already.
+        config: data settings.
+        train: the training split, if it is already in memory.
 
     Raises:
         ConfigError: no training annotations are given.
@@ -90,7 +90,7 @@ def read_splits(config: DataConfig, train: AnnotationSet | None = None) -> Split
 
 
 def warn_of_shared_images(splits: Splits) -> None:
-    """A `HyperfocalWarning` with the number of images that both splits have.
+    """A `HyperfocalWarning` with the number of images that are in both splits.
 
     By path, or by content: copies under other names count too.
     """
@@ -106,7 +106,7 @@ def warn_of_shared_images(splits: Splits) -> None:
         warnings.warn(
             f"{counted(len(pairs), 'image images')} of {len(second)} in the validation split "
             f"{'is' if len(pairs) == 1 else 'are'} in the training split too (first: {other}, same "
-            f"as {one}): the AP will be too high. Leave them out of one of the two",
+            f"as {one}): the AP will be too high. Remove them from one of the splits",
             HyperfocalWarning,
             stacklevel=2,
         )

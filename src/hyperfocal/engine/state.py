@@ -1,4 +1,4 @@
-"""What changes while a training goes on."""
+"""Training state."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ from hyperfocal.models import Detector
 
 @dataclass
 class TrainState:
-    """What changes while training goes on; all but ``evaluation`` is in a checkpoint.
+    """Training state; all but ``evaluation`` is saved in checkpoints.
 
-    Samplers, augmentation and torch's generators are not: they are functions of the seed and the
-    step (`BatchStream`, `Draw.rng`, `step_seed`).
+    Samplers, augmentation and torch's generators are not saved: they are functions of the seed and
+    the step (`BatchStream`, `Draw.rng`, `step_seed`).
 
     Attributes:
         model: the detector, with its loss's statistics.
         optimizer: of the model's parameters.
-        average: of the model's weights, or None.
+        average: moving average of the model's weights, or None.
         window: loss terms since the last line of the log.
         step: optimizer steps done.
-        evaluated: the step of the last evaluation that ended.
-        best: AP of the weights in the run folder; -1 where none could be measured.
-        peak: the highest AP of all evaluations; -1 where none could be measured.
-        peak_step: the step of the evaluation that had it.
+        evaluated: step of the last completed evaluation.
+        best: AP of the weights in the run folder; -1 if it is undefined.
+        peak: highest AP of all evaluations; -1 if it is undefined.
+        peak_step: step of that evaluation.
         waited: evaluations since then.
-        evaluation: the last one, where it ended in this process; metrics.json keeps it.
+        evaluation: the last one, if this process completed it; also in metrics.json.
     """
 
     model: Detector
@@ -57,15 +57,15 @@ class TrainState:
 
     @property
     def kept(self) -> Detector:
-        """What is evaluated and kept: the average where there is one."""
+        """The model that is evaluated and saved: the average if there is one."""
         average = self.average
         return self.model if average is None else average.model  # type: ignore[return-value]
 
     def share(self, fabric: Fabric) -> None:
-        """Make what differs between processes the same: collective.
+        """Make equal what differs between processes; collective.
 
-        Batch norms see other images in each process. All go on with the main process's statistics,
-        as they would from the checkpoint.
+        The statistics of batch norms differ, since each process sees other images. All processes
+        continue with those of the main process, as they would after resuming.
         """
         self.window.share(fabric)
         if fabric.world_size > 1:
@@ -74,7 +74,7 @@ class TrainState:
                     buffer.copy_(fabric.broadcast(buffer))
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and numbers only, so that it loads without executing anything; collective."""
+        """Tensors and numbers only, so that loading executes no code; collective."""
         average = self.average
         return {
             "model": full_state(self.model),
@@ -90,30 +90,30 @@ class TrainState:
         }
 
     def load_state_dict(self, state: dict[str, Any], fabric: Fabric) -> None:
-        """Go back to where `state_dict` was taken; the optimizer keeps its own settings."""
+        """Restore what `state_dict` returned; the optimizer keeps its own settings."""
         load_full_state(self.model, with_current_names(state["model"]))
         own, saved = self.optimizer.state_dict()["param_groups"], state["optimizer"]
         groups = [
-            mine | {"lr": theirs["lr"]}  # set before every step; here only for who reads the file
+            mine | {"lr": theirs["lr"]}  # only informative: set before every step
             for mine, theirs in zip(own, saved["param_groups"], strict=True)
         ]
         saved = shard_optimizer_state(self.optimizer, saved)
         self.optimizer.load_state_dict(saved | {"param_groups": groups})
-        if self.average is not None:  # a run that starts to average starts from its weights
+        if self.average is not None:  # without a saved average it starts from the weights
             average = state["average"] or {"model": state["model"], "updates": 0}
             load_full_state(self.average.model, with_current_names(average["model"]))
             self.average.updates = average["updates"]
         self.window.load_state_dict(state["window"], fabric)
         self.step, self.evaluated = state["step"], state["evaluated"]
         self.best = state["best"]
-        # A checkpoint of an older version knows no more than its best weights.
+        # Checkpoints of older versions have only the best AP.
         self.peak = state.get("peak", self.best)
         self.peak_step = state.get("peak_step", self.evaluated)
         self.waited = state.get("waited", 0)
 
-    def note(self, ap: float) -> None:
-        """Take an evaluation's AP into ``peak``, ``peak_step`` and ``waited``."""
+    def record_ap(self, ap: float) -> None:
+        """Update ``peak``, ``peak_step`` and ``waited`` with an evaluation's AP."""
         if ap > self.peak:
             self.peak, self.peak_step, self.waited = ap, self.step, 0
-        elif self.step != self.peak_step:  # an evaluation may be made again
+        elif self.step != self.peak_step:  # an evaluation may be repeated
             self.waited += 1
