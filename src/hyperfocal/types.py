@@ -269,7 +269,7 @@ class Batch:
         images: ``(B, 3, H, W)`` uint8, or float in [0, 1]; RGB. The detector normalises.
         valid_hw: ``(B, 2)`` int64, height and width of each image without its padding.
         original_hw: ``(B, 2)`` int64, size before any transform.
-        targets: one a image, in the frame of ``images``.
+        targets: one per image, in the frame of ``images``.
         image_ids: ids in the annotation file.
     """
 

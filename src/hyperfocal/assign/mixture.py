@@ -44,7 +44,7 @@ def fit_mixtures(
 
     Args:
         values: ``(N, M)``.
-        valid: ``(N, M)`` bool, at least one a row; the rest of the values isn't looked at.
+        valid: ``(N, M)`` bool, at least one per row; the rest of the values isn't looked at.
         iterations: at most.
         tolerance: see above.
         least_variance: added to every variance, so that a component of equal values stays finite.

@@ -1,4 +1,4 @@
-"""Figures of the papers with one value a category and run: Equalized Focal Loss Figs. 2 and 4.
+"""Figures of the papers with one value per category and run: Equalized Focal Loss Figs. 2 and 4.
 
 Categories stand from the most frequent in training to the rarest. With many of them each is a faint
 point and the line of a run is a running median, so that the trend along the tail is seen.
@@ -33,7 +33,7 @@ LINES = ("-", "--", "-.", ":")
 
 @dataclass(frozen=True)
 class CategoryLine:
-    """One value a category, for one run.
+    """One value per category, for one run.
 
     Attributes:
         run: what to call the run.

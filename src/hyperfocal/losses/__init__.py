@@ -1,10 +1,10 @@
-"""Losses for imbalanced data, usable alone: each a function, a thin module and its settings.
+"""Losses for imbalanced data: each a function, a module and its Config. They need only PyTorch.
 
 Every classification loss takes ``logits (..., K)`` and either integer labels (``0..K-1`` a
-category, ``K`` background, ``-1`` ignored) or float targets, works from the logits in float32 or
-better, and is finite with a finite gradient for logits up to 1e30. The modules return the sum over
-a normalizer, which is what a dense detector trains with; those with memory want a ``step()`` after
-each optimizer step (see `memory`). What else a loss can do is declared by its base class (`roles`).
+category, ``K`` background, ``-1`` ignored) or float targets, computes from the logits in float32 or
+better, and is finite with a finite gradient for logits up to 1e30. The modules return the sum
+divided by a normalizer, as dense detectors train; call ``step()`` of those with memory after each
+optimizer step (see `memory`). Further capabilities are declared by the base class (`roles`).
 """
 
 from __future__ import annotations

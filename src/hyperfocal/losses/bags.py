@@ -1,22 +1,23 @@
-"""Balanced group softmax (BAGS): categories compete only with others about as frequent.
+"""Balanced group softmax (BAGS): a separate softmax for categories of similar frequency.
 
-Categories are grouped by their number of training boxes. Each foreground group has a softmax of its
-own over its categories and one more logit, "others"; a background group has two logits, background
-and others. Each group's loss is the mean softmax cross entropy over the rows selected for it, and
-the groups' losses are added::
+Categories are grouped by their number of training boxes. Each foreground group has its own softmax
+over its categories and one more logit, "others"; a background group has two logits, background and
+others. Each group's loss is the mean softmax cross entropy over the rows selected for it, and the
+groups' losses are summed::
 
     L = Σ_g mean over selected rows of -log softmax_g(x)[member or others]
 
-The background group selects all rows. A foreground group selects the rows of its own categories and
-a random share of the others, at most β for each of its own; without any of its own it adds 0.
+The background group selects all rows. A foreground group selects the rows of its categories and a
+random sample of the others, at most β for each of its own; without any of its own its loss is 0.
 
-Gradient with respect to the logits of a group: softmax minus one-hot, over the number selected.
+Gradient with respect to the logits of a group: softmax minus one-hot, divided by the number of
+selected rows.
 
 Source: Balanced Group Softmax (Li et al., CVPR 2020): groups cut at 10, 100 and 1000 boxes, β = 8,
 used *decoupled*: only the classifier is trained, on a frozen detector.
 
-Use it to mend the classifier of a trained two-stage detector. A category's score is its probability
-in its group times that of "others" in the background group (`bags_scores`).
+Use it to retrain the classifier of a trained two-stage detector. A category's score is its
+probability in its group times that of "others" in the background group (`bags_scores`).
 """
 
 from __future__ import annotations
@@ -36,10 +37,10 @@ from hyperfocal.types import ConfigError, DataError
 
 @dataclass(frozen=True)
 class CategoryGroups:
-    """Which group each category is in, and where its logit is.
+    """The group of each category, and the layout of the logits.
 
-    The logits of a row are ``[background, others | group 1's categories, others | ...]``, in all
-    ``K + 2 + groups`` of them; within a group categories keep their order.
+    The logits of a row are ``[background, others | group 1's categories, others | ...]``,
+    ``K + 2 + groups`` in total; within a group categories keep their order.
 
     Attributes:
         group_of: group of every category, ``0..groups-1``.
@@ -67,7 +68,7 @@ class CategoryGroups:
 
     @property
     def num_logits(self) -> int:
-        """Logits a row."""
+        """Number of logits per row."""
         return 2 + len(self.group_of) + self.groups
 
     @property
@@ -79,7 +80,7 @@ class CategoryGroups:
         )
 
     def slices(self) -> list[slice]:
-        """Where each foreground group's logits are, "others" last in each."""
+        """The logits of each foreground group, "others" last."""
         out, start = [], 2
         for members in self.columns:
             out.append(slice(start, start + len(members) + 1))
@@ -97,14 +98,14 @@ def balanced_group_softmax_loss(
 ) -> Tensor:
     """Sum over groups of each group's mean softmax cross entropy.
 
-    The means are over rows picked at random, so there is no weight, reduction or normalizer.
+    The means are over randomly sampled rows, so there is no weight, reduction or normalizer.
 
     Args:
         logits: ``(N, groups.num_logits)``.
         targets: ``(N,)`` integer labels, ``0..K-1``, ``K`` background, ``-1`` ignored.
         groups: layout of the logits.
-        beta: rows of other categories picked for each row of a group's own, at most.
-        generator: source of the random choice; None: PyTorch's.
+        beta: maximum number of rows of other categories sampled per row of the group's own.
+        generator: random generator for sampling; None: PyTorch's default.
 
     Returns:
         A scalar.
@@ -150,7 +151,7 @@ def _mean_cross_entropy(x: Tensor, labels: Tensor, chosen: Tensor) -> Tensor:
 
 
 def _pick(candidates: Tensor, most: Tensor, generator: torch.Generator | None) -> Tensor:
-    """At most ``most`` of the candidates at random, without reading a value back."""
+    """At most ``most`` random candidates, without synchronising with the device."""
     order = torch.rand(candidates.shape, device=candidates.device, generator=generator)
     order = torch.where(candidates, order, 2.0)
     rank = order.argsort().argsort()
@@ -162,7 +163,7 @@ class BalancedGroupSoftmaxLoss(nn.Module):
 
     Args:
         groups: layout of the logits.
-        beta: rows of other categories picked for each row of a group's own, at most.
+        beta: maximum number of rows of other categories sampled per row of the group's own.
     """
 
     def __init__(self, groups: CategoryGroups, beta: float = 8.0) -> None:

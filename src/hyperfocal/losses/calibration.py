@@ -1,23 +1,23 @@
-"""From a probability trained with focal loss back to the posterior.
+"""Posterior probabilities from the outputs of a model trained with focal loss.
 
 Focal loss isn't a proper loss: where the true probability of a category is η, the expected loss is
-least at some p nearer to 1/2 (and, with alpha, shifted). Setting the derivative of the expected
-loss to 0 gives the way back. With ::
+minimal at some p closer to 1/2 (and, with alpha, shifted). Setting the derivative of the expected
+loss to 0 gives the inverse map. With ::
 
     φ(v) = (1 - v)^γ - γ (1 - v)^(γ-1) v log v,     h(v) = v / φ(v)
 
     sigmoid:  η = (h(p)/α) / (h(p)/α + h(1-p)/(1-α))        (no alpha: α = 1/2)
     softmax:  η_i = h(q_i) / Σ_j h(q_j)
 
-The map keeps the order of p within a category, so it changes neither AP nor any ranking; it matters
-where the number itself is read: a threshold chosen by cost, an expected count, scores of several
-models averaged.
+The map is monotonic in p for each category, so it changes neither AP nor any ranking; use it where
+the probability itself is needed: for thresholds chosen by cost, expected counts, or averaging the
+scores of several models.
 
-Source: focal loss's lack of properness and its recovery map are known from Charoenphakdee et al.
-(CVPR 2021), for softmax without alpha; the binary form with alpha follows the same way.
+Source: Charoenphakdee et al. (CVPR 2021) show that focal loss isn't proper and give the map for
+softmax without alpha; the binary form with alpha is derived in the same way.
 
-It corrects the bias of the loss alone. A network that is over-confident because it has memorised
-its training set needs temperature scaling on held-out data as well.
+The map only corrects the bias of the loss. An overfitted, over-confident network also needs
+temperature scaling on held-out data.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from hyperfocal.losses._core.inputs import Number, check_range, check_scalar, pe
 from hyperfocal.types import DataError
 
 _INSIDE = 1e-6
-"""How far alpha must stay from 0 and 1, where the posterior can't be told."""
+"""Minimum distance of alpha from 0 and 1, where the posterior is undefined."""
 
 
 def posterior_from_focal(
@@ -40,8 +40,8 @@ def posterior_from_focal(
     Args:
         probabilities: ``(..., K)`` in [0, 1].
         gamma: the γ of the training loss.
-        alpha: the α of the training loss, in (0, 1); a number or one value a category. None: it
-            had none.
+        alpha: the α of the training loss, in (0, 1); a number or one value per category. None: the
+            loss had no alpha.
 
     Returns:
         The shape and dtype of ``probabilities``.
@@ -69,7 +69,7 @@ def posterior_from_softmax_focal(
     """Posterior from the softmax of focal-trained logits (without alpha).
 
     Args:
-        probabilities: sum to 1 along ``dim``.
+        probabilities: softmax outputs, which sum to 1 along ``dim``.
         gamma: the γ of the training loss.
         dim: dimension of the categories.
 

@@ -6,21 +6,21 @@ Formula, for a category with n_c samples among C categories::
     inverse frequency  w_c ∝ n_c^-power
     both scaled so that Σ_c w_c = C
 
-β = 0 weighs all categories alike and β → 1 is inverse frequency. A category without samples counts
-as one with a single sample.
+β = 0 gives all categories the same weight and β → 1 is inverse frequency. A category without
+samples is treated as if it had one.
 
 The *class-balanced focal loss* takes the weight of a row from its label and applies it to all K
-logits of the row, in place of alpha. Background rows weigh 1 (our choice: the paper has none). Its
-gradient is that of focal loss times the weight.
+logits of the row, in place of alpha. Background rows have weight 1 (our choice: the paper has
+none). Its gradient is that of focal loss times the weight.
 
 Source: Class-Balanced Loss Based on Effective Number of Samples (Cui et al., CVPR 2019):
 β in {0.9, 0.99, 0.999, 0.9999}, γ in {0.5, 1, 2}.
 
 Use the weights with any loss here: ``weight=weights[labels]`` per row, or ``alpha=weights`` of
-`softmax_focal_loss`. They help where a classifier sees mostly objects; they are static, and can
-make probabilities less calibrated. In a dense detector the rare categories' trouble is mostly the
-background, which these weights don't touch, and boxes of frequent categories end up lighter than
-background (measured: docs/results/long_tail.md).
+`softmax_focal_loss`. They help where most rows are objects; they are static, and can worsen
+calibration. In a dense detector rare categories suffer mostly from the background, whose weight
+doesn't change, and boxes of frequent categories get a lower weight than background (measured:
+docs/results/long_tail.md).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def class_balanced_weights(counts: Sequence[int] | Tensor, beta: float = 0.999) 
 
     Args:
         counts: samples per category, such as `CategoryCounts.instances`.
-        beta: in [0, 1); 0 weighs all alike, towards 1 it becomes inverse frequency.
+        beta: in [0, 1); 0 gives equal weights, towards 1 it becomes inverse frequency.
 
     Returns:
         ``(K,)`` float32.
@@ -68,7 +68,7 @@ def inverse_frequency_weights(counts: Sequence[int] | Tensor, power: float = 1.0
 
     Args:
         counts: samples per category.
-        power: 1 for inverse frequency, 0.5 for its square root, 0 weighs all alike.
+        power: 1 for inverse frequency, 0.5 for its square root, 0 for equal weights.
 
     Returns:
         ``(K,)`` float32.
@@ -83,7 +83,7 @@ def inverse_frequency_weights(counts: Sequence[int] | Tensor, power: float = 1.0
 def _counts(counts: Sequence[int] | Tensor) -> Tensor:
     n = torch.as_tensor(counts, dtype=torch.float64)
     if n.ndim != 1 or n.numel() == 0 or bool((n < 0).any()):
-        raise ConfigError(f"counts = {counts!r}, but they must be one number >= 0 a category")
+        raise ConfigError(f"counts = {counts!r}, but must be one number >= 0 per category")
     return n.clamp(min=1)
 
 
@@ -95,7 +95,7 @@ class ClassBalancedFocalLoss(nn.Module):
     """Focal loss weighted by the label's `class_balanced_weights`, summed over a normalizer.
 
     Args:
-        weights: ``(K,)``, one a category; background rows weigh 1.
+        weights: ``(K,)``, one per category; background rows have weight 1.
         gamma: focusing parameter; 0 is class-balanced cross entropy.
     """
 
@@ -108,7 +108,7 @@ class ClassBalancedFocalLoss(nn.Module):
         kind: ClassVar[str] = "cb_focal"
 
         beta: float = 0.999
-        """In [0, 1): 0 weighs all categories alike, towards 1 it becomes inverse frequency."""
+        """In [0, 1): 0 gives equal weights, towards 1 it becomes inverse frequency."""
         gamma: float = 2.0
         """Focusing parameter; 0 is cross entropy."""
 

@@ -10,8 +10,8 @@ Source: focal-loss paper (Lin et al., ICCV 2017), eq. 1-3 and 9.
 
 Use it where positives and negatives are within about 1:10 of each other, or labels are noisy.
 Don't use it alone in a dense detector: with one object in a thousand anchors the easy negatives
-make up nearly all of the sum (the paper's best is 31.1 AP with α = 0.75 against 34.0 for focal
-loss).
+make up nearly all of the sum (the best result in the paper is 31.1 AP with α = 0.75, against 34.0
+for focal loss).
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ def sigmoid_cross_entropy(
         targets: integer labels of the logits' shape without the categories (``0..K-1`` a category,
             ``K`` background: no positive, ``-1`` ignored), or floats in [0, 1] of the logits'
             shape, or 0/1 integers or bools of the logits' shape (-1 ignored).
-        alpha: weight of positives; negatives get ``1 - alpha``. A number or one value a category.
-            None: both weigh 1.
-        weight: extra factor, one a row or one a logit.
+        alpha: weight of positives; negatives get ``1 - alpha``. A number or one value per category.
+            None: 1 for both.
+        weight: extra factor, one per row or one per logit.
         reduction: "none", "sum" or "mean" (over what isn't ignored).
         normalizer: divides the result of "none" or "sum", such as the number of positives.
         channel_dim: dimension of the categories.
@@ -64,7 +64,7 @@ def sigmoid_cross_entropy(
     Raises:
         DataError: shapes, dtypes or (on the CPU) label values that don't fit.
         ConfigError: alpha outside [0, 1], an unknown reduction, a bad normalizer,
-            or "fused" where that can't be.
+            or "fused" where the fused form doesn't apply.
 
     Example:
         >>> import torch
@@ -95,7 +95,7 @@ class SigmoidCrossEntropyLoss(StreamableLoss):
     """`sigmoid_cross_entropy`, summed and divided by a normalizer.
 
     Args:
-        alpha: weight of positives (negatives get ``1 - alpha``); None: both weigh 1.
+        alpha: weight of positives (negatives get ``1 - alpha``); None: 1 for both.
         backend: see `sigmoid_cross_entropy`.
     """
 
@@ -107,7 +107,7 @@ class SigmoidCrossEntropyLoss(StreamableLoss):
         kind: ClassVar[str] = "ce"
 
         alpha: Alpha = None
-        """Weight of positives, negatives get 1 - alpha; none: both weigh 1. By category:
+        """Weight of positives, negatives get 1 - alpha; none: 1 for both. By category:
         cat=0.5,dog=0.2 or a file of such pairs."""
 
         def __post_init__(self) -> None:

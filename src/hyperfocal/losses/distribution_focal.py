@@ -12,8 +12,8 @@ Source: Generalized Focal Loss (Li et al., NeurIPS 2020): n = 16, t clipped to [
 weight 0.25, averaged over the four sides.
 
 Use it where object borders are ambiguous (occlusion, blur, shadow): the spread of the distribution
-says how sure a side is. It costs 4 (n + 1) box outputs instead of 4, and distances beyond n strides
-can't be expressed.
+is the uncertainty of a side. It needs 4 (n + 1) box outputs instead of 4, and distances above n
+strides can't be represented.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from hyperfocal.losses._core.inputs import (
 from hyperfocal.types import DataError
 
 CLIP = 0.1
-"""The largest distance is this much below the last bin, so that it has a bin on both sides."""
+"""Distances are clipped to this much below the last bin, so that they have a bin on both sides."""
 
 
 def distribution_focal_loss(
@@ -45,7 +45,7 @@ def distribution_focal_loss(
     """Cross entropy with the two bins around the true distance.
 
     Args:
-        logits: ``(..., n + 1)``, one a bin.
+        logits: ``(..., n + 1)``, one per bin.
         distances: ``(...)`` floats at least 0 in units of the stride; clipped to n - 0.1.
         weight: ``(...)``, extra factor per distance.
         reduction: "none", "sum" or "mean".
@@ -60,12 +60,12 @@ def distribution_focal_loss(
     """
     if distances.shape != logits.shape[:-1]:
         raise DataError(
-            f"distances have shape {tuple(distances.shape)}, but with bins last the logits have "
+            f"distances have shape {tuple(distances.shape)}, but the logits, bins last, have "
             f"{tuple(logits.shape)}"
         )
     check_range(distances, 0, float("inf"), "distances")
     if distances.dtype != torch.float64:
-        distances = distances.float()  # bfloat16 would round the clip up to the last bin
+        distances = distances.float()  # bfloat16 would round the clipped value up to the last bin
     last = logits.shape[-1] - 1
     clipped = distances.clamp(0, max(last - CLIP, 0))
     left = clipped.floor().long()

@@ -1,4 +1,4 @@
-"""Equalization loss (EQL): a rare category isn't pushed down by other categories' objects.
+"""Equalization loss (EQL): objects of other categories aren't negatives of rare categories.
 
 Formula, with y_j = 1 at the label of row r::
 
@@ -6,7 +6,7 @@ Formula, with y_j = 1 at the label of row r::
     EQL = Σ_j w_j CE(x_j)
 
 E(r) is 1 where the row is an object of some category and 0 for background; T_j is 1 where category
-j is rare: it occurs in less than a share λ of the training images.
+j is rare, that is, occurs in less than a fraction λ of the training images.
 
 Gradient with respect to the logit: w_j (σ(x_j) - y_j).
 
@@ -14,7 +14,7 @@ Source: Equalization Loss (Tan et al., CVPR 2020), sigmoid form, and its release
 for LVIS v0.5, 0.0011 for v1.
 
 Use it for the classifier of a two-stage detector, where most rows are objects. In a dense detector
-nearly all rows are background, which still pushes every category down: see `equalized_focal`.
+nearly all rows are background, which stays a negative of every category: see `equalized_focal`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from hyperfocal.types import CategoryCounts, ConfigError
 
 
 def rare_categories(counts: CategoryCounts, threshold: float = 0.0011) -> Tensor:
-    """``(K,)`` bool: categories in less than a share ``threshold`` of the training images.
+    """``(K,)`` bool: categories in less than a fraction ``threshold`` of the training images.
 
     Raises:
         ConfigError: a threshold outside [0, 1].
@@ -54,16 +54,16 @@ def equalization_loss(
     normalizer: Number | None = None,
     channel_dim: int = -1,
 ) -> Tensor:
-    """Cross entropy without other categories' objects as negatives of the rare ones.
+    """Cross entropy without objects of other categories as negatives of the rare ones.
 
     Args:
         logits: ``(..., K)`` (or ``(N, K, *spatial)`` with ``channel_dim=1``).
         targets: as for `sigmoid_cross_entropy`; with float targets a row is an object where any
             of its targets is above 0.
         rare: ``(K,)`` bool, from `rare_categories`.
-        weight: extra factor, one a row or one a logit.
+        weight: extra factor, one per row or one per logit.
         reduction: "none", "sum" or "mean" (over what isn't ignored).
-        normalizer: divides the result of "none" or "sum"; the paper has the number of rows.
+        normalizer: divides the result of "none" or "sum"; the number of rows in the paper.
         channel_dim: dimension of the categories.
 
     Returns:
@@ -103,13 +103,13 @@ class EqualizationLoss(nn.Module):
         kind: ClassVar[str] = "eql"
 
         threshold: float = 0.0011
-        """Categories in less than this share of the training images are rare."""
+        """Categories in less than this fraction of the training images are rare."""
 
         def __post_init__(self) -> None:
             self._require(0 <= self.threshold <= 1, "threshold", "in [0, 1]")
 
         def build(self, num_classes: int, counts: CategoryCounts | None = None) -> EqualizationLoss:
-            """The loss; the counts of the training split say which categories are rare."""
+            """The loss; rare categories are found from the counts of the training split."""
             return EqualizationLoss(
                 rare_categories(require_counts(counts, num_classes, self.kind), self.threshold)
             )

@@ -8,18 +8,18 @@ Formula, with the category's accumulated gradient ratio g_j (positive over negat
     EQLv2 = Σ_j [y_j r_j + (1 - y_j) q_j] CE(x_j)
 
 Gradient with respect to the logit: that of cross entropy, times the weight. Its absolute value
-|σ(x) - y| times the weight (without the normalizer) is what is accumulated. g starts at 100, where
+|σ(x) - y| times the weight (without the normalizer) is accumulated. g starts at 100, where
 q = r = 1.
 
-In a two-stage detector EQLv2 has one logit more than categories, an objectness task whose positive
-is the background: it weighs 1, stays out of the statistics, and the score of category j is
-σ(x_j)·(1 - σ(x_bg)) (`eqlv2_scores`). A dense detector's K outputs go without.
+In a two-stage detector EQLv2 has one more logit than categories, for objectness, whose positive
+class is the background: it has weight 1, is excluded from the statistics, and the score of category
+j is σ(x_j)·(1 - σ(x_bg)) (`eqlv2_scores`). A dense detector's K outputs have no such logit.
 
 Source: Equalization Loss v2 (Tan et al., CVPR 2021) and its released code: γ_e = 12, μ = 0.8,
 α_e = 4.
 
-Use it for the classifier of a two-stage detector on long-tailed data. In a dense detector the
-easy negatives still add up as with plain cross entropy: see `eqlv2_focal` and `equalized_focal`.
+Use it for the classifier of a two-stage detector on long-tailed data. In a dense detector the easy
+negatives still dominate, as with cross entropy: see `eqlv2_focal` and `equalized_focal`.
 """
 
 from __future__ import annotations
@@ -45,17 +45,17 @@ from hyperfocal.losses.roles import ClassificationLossConfig
 from hyperfocal.types import CategoryCounts, ConfigError, DataError
 
 START = 100.0
-"""Gradient ratio before the first step; the weights are then 1."""
+"""Gradient ratio before the first step, at which the weights are 1."""
 
 
 @dataclass(frozen=True)
 class RatioMap:
-    """How a gradient ratio becomes the two weights.
+    """Map from gradient ratio to the weights of positives and negatives.
 
     Attributes:
         steepness: γ_e.
         midpoint: μ, the ratio at which the negative weight is 1/2.
-        boost: α_e; the positive weight goes up to 1 + boost.
+        boost: α_e; the maximum positive weight is 1 + boost.
     """
 
     steepness: float = 12.0
@@ -72,7 +72,7 @@ class RatioMap:
         return 1 + self.boost * (1 - negative), negative
 
     def balanced(self, ratio: Tensor) -> Tensor:
-        """Bool in the shape of ``ratio``: where negatives weigh 1, to a hundredth."""
+        """Bool in the shape of ``ratio``: where the weight of negatives is 1, to within 0.01."""
         return self.weights(ratio)[1] >= BALANCED
 
 
@@ -87,7 +87,7 @@ def equalization_loss_v2(
     normalizer: Number | None = None,
     channel_dim: int = -1,
 ) -> Tensor:
-    """EQLv2 for given gradient ratios; `EqualizationLossV2` keeps them for you.
+    """EQLv2 for given gradient ratios; `EqualizationLossV2` accumulates them.
 
     Args:
         logits: ``(..., K)``, or ``(..., K + 1)`` with the objectness logit last (positive for
@@ -95,10 +95,10 @@ def equalization_loss_v2(
         targets: integer labels (``0..K-1``, ``K`` background, ``-1`` ignored), or for K logits
             also floats or 0/1 of the logits' shape.
         ratio: ``(K,)`` gradient ratios, at least 0.
-        ratio_map: how a ratio becomes weights; None: the paper's.
-        weight: extra factor, one a row or one a logit.
+        ratio_map: map from ratio to weights; None: the paper's.
+        weight: extra factor, one per row or one per logit.
         reduction: "none", "sum" or "mean" (over what isn't ignored).
-        normalizer: divides the result of "none" or "sum"; the paper has the number of rows.
+        normalizer: divides the result of "none" or "sum"; the number of rows in the paper.
         channel_dim: dimension of the categories.
 
     Returns:
@@ -132,7 +132,7 @@ def prepare_with_ratio(
     there = -logits.ndim <= channel_dim < logits.ndim  # if it isn't, `prepare` says so
     columns = logits.shape[channel_dim] if there else 1
     objectness = may_have_objectness and columns == ratio.shape[0] + 1
-    # With objectness the background has a column, K, of its own.
+    # With objectness the background has its own column, K.
     inputs = prepare(logits, targets, weight, channel_dim, background=not objectness)
     own, rest = (ratio_map or RatioMap()).weights(ratio.to(inputs.logits.dtype))
     if objectness:
@@ -147,9 +147,9 @@ def prepare_with_ratio(
 class EqualizationLossV2(GradientRatioLoss):
     """EQLv2 that accumulates its own gradient ratios.
 
-    ``forward`` returns the summed loss and keeps the statistics of the call pending; `step` folds
-    them in, once per optimizer step (see `GradientRatioLoss`). The statistics don't include the
-    normalizer, as in the released code.
+    ``forward`` returns the summed loss and stores the statistics of the call as pending; `step`,
+    called once per optimizer step, adds them to the state (see `GradientRatioLoss`). The statistics
+    don't include the normalizer, as in the released code.
 
     Args:
         num_classes: K. Logits are ``(..., K)``, or ``(..., K + 1)`` with objectness last.
@@ -168,11 +168,11 @@ class EqualizationLossV2(GradientRatioLoss):
         kind: ClassVar[str] = "eqlv2"
 
         steepness: float = 12.0
-        """How sharply the weights switch with the gradient ratio."""
+        """Steepness of the weights as a function of the gradient ratio."""
         midpoint: float = 0.8
-        """Gradient ratio at which a negative weighs 1/2."""
+        """Gradient ratio at which the weight of negatives is 1/2."""
         boost: float = 4.0
-        """A positive weighs up to 1 + boost."""
+        """The maximum weight of positives is 1 + boost."""
 
         def __post_init__(self) -> None:
             for name in ("steepness", "midpoint", "boost"):
@@ -181,7 +181,7 @@ class EqualizationLossV2(GradientRatioLoss):
         def build(
             self, num_classes: int, counts: CategoryCounts | None = None
         ) -> EqualizationLossV2:
-            """The loss for ``num_classes`` categories; it counts for itself."""
+            """The loss for ``num_classes`` categories; ``counts`` isn't used."""
             return EqualizationLossV2(num_classes, self.steepness, self.midpoint, self.boost)
 
     def __init__(
@@ -195,7 +195,7 @@ class EqualizationLossV2(GradientRatioLoss):
         self.ratio_map = RatioMap(steepness, midpoint, boost)
 
     def balanced(self) -> Tensor:
-        """``(K,)`` bool: categories whose negatives weigh 1, to a hundredth."""
+        """``(K,)`` bool: categories whose weight of negatives is 1, to within 0.01."""
         return self.ratio_map.balanced(self.ratio)
 
     def forward(self, logits: Tensor, targets: Tensor, normalizer: Number = 1.0) -> Tensor:

@@ -5,14 +5,14 @@ Formula, with the weights r_j of positives and q_j of negatives of `equalization
     Σ_j [y_j r_j + (1 - y_j) q_j] α_t (1 - p_t)^γ (-log p_t)
 
 Gradient with respect to the logit: that of focal loss, times α_t and the weight. Its absolute value
-(without the normalizer) is what is accumulated; there is no objectness logit.
+(without the normalizer) is accumulated; there is no objectness logit.
 
 Source: "EQLv2 & Focal" is a row of the Equalized Focal Loss paper's Table 1 without formula or
-code; the form here is our reading.
+code; the form here is our interpretation.
 
-Use it as the control for `equalized_focal_loss`. It hardly acts: positives' focal gradients
-outweigh the negatives' for most categories, so the ratio is large and both weights are 1, which
-agrees with the small gains published.
+Use it as the baseline for `equalized_focal_loss`. It has little effect: for most categories the
+focal gradients of positives exceed those of negatives, so the ratio is large and both weights are
+1, which agrees with the small gains published.
 """
 
 from __future__ import annotations
@@ -61,10 +61,10 @@ def equalization_loss_v2_focal(
         logits: ``(..., K)``.
         targets: as for `sigmoid_focal_loss`.
         ratio: ``(K,)`` gradient ratios, at least 0.
-        alpha: weight of positives; negatives get ``1 - alpha``. None: both weigh 1.
-        gamma: focusing parameter; a number or one value a category.
+        alpha: weight of positives; negatives get ``1 - alpha``. None: 1 for both.
+        gamma: focusing parameter; a number or one value per category.
         ratio_map: how a ratio becomes weights; None: the paper's.
-        weight: extra factor, one a row or one a logit.
+        weight: extra factor, one per row or one per logit.
         reduction: "none", "sum" or "mean" (over what isn't ignored).
         normalizer: divides the result of "none" or "sum".
         channel_dim: dimension of the categories.
@@ -106,7 +106,7 @@ def eqlv2_focal_settings(
     gamma: Number,
     num_classes: int,
 ) -> Settings:
-    """What the fused pass computes with."""
+    """Settings of the fused form."""
     focal = focal_settings(alpha, gamma, num_classes)
     ratio = torch.as_tensor(per_category(ratio, "ratio", ratio.new_empty(num_classes)))
     own, rest = (ratio_map or RatioMap()).weights(ratio)
@@ -123,13 +123,13 @@ def _with_alpha(
 class EqualizationLossV2Focal(GradientRatioLoss, StreamableLoss):
     """EQLv2's weights on focal loss, accumulating its own gradient ratios.
 
-    ``forward`` returns the summed loss and keeps the statistics of the call pending; `step` folds
-    them in, once per optimizer step (see `GradientRatioLoss`). The statistics are those of the full
-    loss, weights, alpha and modulator included, but not the normalizer.
+    ``forward`` returns the summed loss and stores the statistics of the call as pending; `step`,
+    called once per optimizer step, adds them to the state (see `GradientRatioLoss`). The statistics
+    are those of the full loss: they include weights, alpha and modulator, but not the normalizer.
 
     Args:
         num_classes: K.
-        alpha: weight of positives (negatives get ``1 - alpha``); None: both weigh 1.
+        alpha: weight of positives (negatives get ``1 - alpha``); None: 1 for both.
         gamma: focusing parameter.
         steepness: γ_e of the map from ratio to weights.
         midpoint: μ of the map.
@@ -148,16 +148,16 @@ class EqualizationLossV2Focal(GradientRatioLoss, StreamableLoss):
         kind: ClassVar[str] = "eqlv2_focal"
 
         alpha: Alpha = 0.25
-        """Weight of positives, negatives get 1 - alpha; none: both weigh 1. By category:
+        """Weight of positives, negatives get 1 - alpha; none: 1 for both. By category:
         cat=0.5,dog=0.2 or a file of such pairs."""
         gamma: float = 2.0
         """Focusing parameter."""
         steepness: float = 12.0
-        """How sharply the weights switch with the gradient ratio."""
+        """Steepness of the weights as a function of the gradient ratio."""
         midpoint: float = 0.8
-        """Gradient ratio at which a negative weighs 1/2."""
+        """Gradient ratio at which the weight of negatives is 1/2."""
         boost: float = 4.0
-        """A positive weighs up to 1 + boost."""
+        """The maximum weight of positives is 1 + boost."""
 
         def __post_init__(self) -> None:
             self._require(is_alpha(self.alpha), "alpha", f"{MUST}, or none")
@@ -167,7 +167,7 @@ class EqualizationLossV2Focal(GradientRatioLoss, StreamableLoss):
         def build(
             self, num_classes: int, counts: CategoryCounts | None = None
         ) -> EqualizationLossV2Focal:
-            """The loss for ``num_classes`` categories; it counts for itself."""
+            """The loss for ``num_classes`` categories; ``counts`` isn't used."""
             return EqualizationLossV2Focal(
                 num_classes,
                 as_number(self.alpha, num_classes),
@@ -196,7 +196,7 @@ class EqualizationLossV2Focal(GradientRatioLoss, StreamableLoss):
         self.backend = backend
 
     def balanced(self) -> Tensor:
-        """``(K,)`` bool: categories whose negatives weigh 1, to a hundredth."""
+        """``(K,)`` bool: categories whose weight of negatives is 1, to within 0.01."""
         return self.ratio_map.balanced(self.ratio)
 
     def settings(self, num_classes: int) -> Settings:
@@ -206,7 +206,7 @@ class EqualizationLossV2Focal(GradientRatioLoss, StreamableLoss):
     def forward(self, logits: Tensor, targets: Tensor, normalizer: Number = 1.0) -> Tensor:
         """Scalar: the sum over all logits ``(..., K)`` that aren't ignored, over ``normalizer``."""
         if serves(self.backend, logits, targets, normalizer=normalizer):
-            # Of this class, not of a subclass: the plain form below doesn't ask one either.
+            # This class's settings, not a subclass's: the plain form below ignores those too.
             settings = EqualizationLossV2Focal.settings(self, logits.shape[-1])
             fused, totals = fused_sum(logits, targets, settings, normalizer, sums=self.training)
             if self.training:

@@ -1,4 +1,4 @@
-"""Equalized focal loss (EFL): a focusing parameter of its own for every category.
+"""Equalized focal loss (EFL): focal loss with a separate focusing parameter per category.
 
 Formula, for category j with its gradient ratio g_j in [0, 1]::
 
@@ -6,33 +6,33 @@ Formula, for category j with its gradient ratio g_j in [0, 1]::
     EFL = - Σ_j α_t (γ_j / γ_b) (1 - p_t)^γ_j log p_t
 
 g_j is the category's accumulated positive gradient over its accumulated negative gradient, clamped
-to [0, 1]. A rare category is nearly all negatives: g is near 0, γ_j near γ_b + s, and the many easy
-negatives stop pushing it down, while the factor γ_j/γ_b keeps its hard examples as loud as before.
-With every g_j = 1, or s = 0, it is the focal loss.
+to [0, 1]. A rare category has almost only negatives: g_j is near 0 and γ_j near γ_b + s, so its
+many easy negatives contribute little, while the factor γ_j/γ_b keeps the loss of its hard examples.
+With all g_j = 1, or s = 0, it is focal loss.
 
 Gradient with respect to the logit, g_j held constant::
 
     y α_t (γ_j / γ_b) (1 - p_t)^γ_j (γ_j p_t log p_t + p_t - 1)
 
-Its absolute value, the normalizer included, is what is accumulated: over a category's positives and
-over everything else (positives of other categories are its negatives). The first statistics replace
-the start g = 1 at once, so a category not seen yet drops to g = 0; the paper's longer warm-up
-(6000 iterations) is there to ride this out.
+Its absolute value, including the normalizer, is accumulated: separately over a category's positives
+and over everything else (positives of other categories are its negatives). The first statistics
+replace the initial g = 1 at once, so a category not seen yet drops to g = 0; the paper uses a
+longer warm-up (6000 iterations) for this reason.
 
 Source: Equalized Focal Loss paper (Li et al., CVPR 2022), eq. 2-4, and its released code, which
 reads the gradients with a backward hook on the last convolution. Here they are computed from the
-logits in the forward pass, so that gradient accumulation, shared heads and half precision can't
-scramble or scale them.
+logits in the forward pass, so they don't depend on gradient accumulation, shared heads or half
+precision.
 
-The accumulated ratio tends to 1 where training settles: at a stationary point the gradient of a
-category's bias, positives minus negatives, is zero. It stays below 1 for a category whose bias has
-to fall from the prior all through the training, and above 1 (cut to 1: focal loss) for one whose
-bias has to rise. ``ratio_of="cross_entropy"`` compares |p - y| instead, which has no such end; it
-may have another: on a small set all ratios went to 0 (docs/long_tail.md).
+The accumulated ratio tends to 1 as training converges: at a stationary point the gradient of a
+category's bias, positives minus negatives, is zero. It stays below 1 for a category whose bias
+decreases from the prior throughout training, and above 1 (clamped to 1: focal loss) for one whose
+bias increases. ``ratio_of="cross_entropy"`` compares |p - y| instead, which doesn't tend to 1; on a
+small dataset all ratios went to 0 (docs/long_tail.md).
 
 Use it for long-tailed categories in a one-stage detector, with a small prior (0.001). On balanced
-data it is focal loss at a slightly higher price. Don't compare runs whose normalizers differ: the
-normalizer enters the statistics.
+data it is focal loss at a slightly higher cost. Don't compare runs with different normalizers: the
+statistics include the normalizer.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ from hyperfocal.losses.roles import ClassificationLossConfig, StreamableLoss
 from hyperfocal.types import CategoryCounts
 
 RatioOf = Literal["own", "cross_entropy"]
-"""Whose absolute gradients the ratios compare: this loss's own, as in the released code, or those
-of cross entropy, |p - y|, as in EQLv2."""
+"""The absolute gradients that the ratios compare: those of this loss, as in the released code, or
+those of cross entropy, |p - y|, as in EQLv2."""
 
 
 def equalized_focal_loss(
@@ -87,18 +87,18 @@ def equalized_focal_loss(
     channel_dim: int = -1,
     backend: Backend = "auto",
 ) -> Tensor:
-    """Equalized focal loss for given gradient ratios; `EqualizedFocalLoss` keeps them for you.
+    """Equalized focal loss for given gradient ratios; `EqualizedFocalLoss` accumulates them.
 
     Args:
         logits: ``(..., K)`` (or ``(N, K, *spatial)`` with ``channel_dim=1``), any float dtype;
             float16 and bfloat16 are computed and returned in float32.
         targets: as for `sigmoid_focal_loss`.
-        ratio: ``(K,)`` gradient ratios in [0, 1]; 1 gives a category plain focal loss.
-        alpha: weight of positives; negatives get ``1 - alpha``. None: both weigh 1.
+        ratio: ``(K,)`` gradient ratios in [0, 1]; 1 is focal loss.
+        alpha: weight of positives; negatives get ``1 - alpha``. None: 1 for both.
         gamma: γ_b, the focusing parameter at ratio 1; above 0.
-        scale: s, what is added to gamma at ratio 0.
-        factors: what the ratios move, see `Factors`.
-        weight: extra factor, one a row or one a logit.
+        scale: s, added to gamma at ratio 0.
+        factors: what depends on the ratios, see `Factors`.
+        weight: extra factor, one per row or one per logit.
         reduction: "none", "sum" or "mean" (over what isn't ignored).
         normalizer: divides the result of "none" or "sum".
         channel_dim: dimension of the categories.
@@ -114,7 +114,7 @@ def equalized_focal_loss(
     """
     check_scalar(gamma, "gamma", low=MIN_GAMMA)
     check_scalar(scale, "scale")
-    if scale == 0:  # focal loss, to the last bit
+    if scale == 0:  # bit-identical to focal loss
         return sigmoid_focal_loss(
             logits,
             targets,
@@ -155,9 +155,9 @@ def equalized_focal_gradients(
     factors: Factors = "both",
     normalizer: Number = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    """Absolute gradient of the summed loss, added up per category.
+    """Absolute gradient of the summed loss, summed per category.
 
-    Takes what `equalized_focal_loss` takes.
+    Takes the arguments of `equalized_focal_loss`.
 
     Returns:
         ``(K,)`` over the positives and ``(K,)`` over the negatives of each category.
@@ -172,7 +172,7 @@ def equalized_focal_gradients(
 def cross_entropy_gradients(
     logits: Tensor, targets: Tensor, normalizer: Number = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """|p - y| over the normalizer, added up per category: over positives and over negatives."""
+    """|p - y| over the normalizer, summed per category over positives and over negatives."""
     inputs = prepare(logits.detach(), targets)
     positive, negative = one_vs_all_sums(inputs, cross_entropy_slope)
     normalizer = scalar_normalizer(normalizer)
@@ -196,16 +196,16 @@ def _per_category(
 class EqualizedFocalLoss(GradientRatioLoss, StreamableLoss):
     """Equalized focal loss that accumulates its own gradient ratios.
 
-    ``forward`` returns the summed loss and keeps the statistics of the call pending; `step` folds
-    them in, once per optimizer step (see `GradientRatioLoss` for the buffers).
+    ``forward`` returns the summed loss and stores the statistics of the call as pending; `step`,
+    called once per optimizer step, adds them to the state (see `GradientRatioLoss`).
 
     Args:
         num_classes: K.
-        alpha: weight of positives (negatives get ``1 - alpha``); None: both weigh 1.
+        alpha: weight of positives (negatives get ``1 - alpha``); None: 1 for both.
         gamma: γ_b, the focusing parameter of a category with balanced gradients.
-        scale: s, what is added to gamma for a category without positive gradient; 0 is focal loss.
-        factors: what the ratios move, see `Factors`.
-        ratio_of: whose gradients the ratios compare, see `RatioOf`.
+        scale: s, added to gamma for a category without positive gradient; 0 is focal loss.
+        factors: what depends on the ratios, see `Factors`.
+        ratio_of: the gradients that the ratios compare, see `RatioOf`.
         backend: see `sigmoid_focal_loss`.
 
     Example:
@@ -231,18 +231,19 @@ class EqualizedFocalLoss(GradientRatioLoss, StreamableLoss):
         kind: ClassVar[str] = "efl"
 
         alpha: Alpha = 0.25
-        """Weight of positives, negatives get 1 - alpha; none: both weigh 1. By category:
+        """Weight of positives, negatives get 1 - alpha; none: 1 for both. By category:
         cat=0.5,dog=0.2 or a file of such pairs."""
         gamma: float = 2.0
         """Focusing parameter of a category with balanced gradients."""
         scale: float = 8.0
         """Added to gamma for a category without positive gradient; 0 is focal loss."""
         factors: Factors = "both"
-        """What the ratios move: gamma and the weight factor (both), or one of the two alone, for
-        the ablation of the paper's Table 3."""
+        """What depends on the ratios: gamma and the weight factor (both), or only one of them, as
+        in the ablation of the paper's Table 3."""
         ratio_of: RatioOf = "own"
-        """Whose gradients the ratios compare: this loss's own (as released), or cross entropy's,
-        which don't fade with gamma. The latter is for study: all ratios may go to 0."""
+        """The gradients that the ratios compare: those of this loss (as in the released code), or
+        those of cross entropy, which don't depend on gamma. The latter is experimental: all ratios
+        may go to 0."""
 
         def __post_init__(self) -> None:
             self._require(is_alpha(self.alpha), "alpha", f"{MUST}, or none")
@@ -252,7 +253,7 @@ class EqualizedFocalLoss(GradientRatioLoss, StreamableLoss):
         def build(
             self, num_classes: int, counts: CategoryCounts | None = None
         ) -> EqualizedFocalLoss:
-            """The loss for ``num_classes`` categories; it counts for itself."""
+            """The loss for ``num_classes`` categories; ``counts`` isn't used."""
             return EqualizedFocalLoss(
                 num_classes,
                 as_number(self.alpha, num_classes),
@@ -285,7 +286,7 @@ class EqualizedFocalLoss(GradientRatioLoss, StreamableLoss):
 
     @property
     def equalizes(self) -> bool:
-        """See `GradientRatioLoss`; with a scale of 0 it is focal loss."""
+        """See `GradientRatioLoss`; with a scale of 0 this is focal loss."""
         return self.scale != 0
 
     def settings(self, num_classes: int) -> Settings:
@@ -301,7 +302,7 @@ class EqualizedFocalLoss(GradientRatioLoss, StreamableLoss):
     def forward(self, logits: Tensor, targets: Tensor, normalizer: Number = 1.0) -> Tensor:
         """Scalar: the sum over all logits ``(..., K)`` that aren't ignored, over ``normalizer``."""
         categories = logits.shape[-1]
-        # Of this class, not of a subclass: the plain form below doesn't ask one either.
+        # This class's settings, not a subclass's: the plain form below ignores those too.
         other = EqualizedFocalLoss.statistics(self, categories) if self.training else None
         if serves(self.backend, logits, targets, normalizer=normalizer):
             own_sums = self.training and other is None

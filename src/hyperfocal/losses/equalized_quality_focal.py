@@ -1,17 +1,17 @@
-"""Equalized quality focal loss (EQFL): equalized focal loss with the box's quality as target.
+"""Equalized quality focal loss (EQFL): equalized focal loss with the box quality as target.
 
 Formula, with the γ_j of `equalized_focal_loss` and the q of `quality_focal_loss`::
 
     EQFL = Σ_j (γ_j / γ_b) |q_j - p_j|^γ_j (-q_j log p_j - (1 - q_j) log(1 - p_j))
 
 There is no alpha. Gradient with respect to the logit: γ_j/γ_b times that of QFL with β = γ_j. Its
-absolute value, the normalizer included, is accumulated per category as for EFL: at the label of
-each object as positive, everywhere else as negative.
+absolute value, including the normalizer, is accumulated per category as for EFL: as positive at the
+label of each object, as negative everywhere else.
 
-Source: the released code of the Equalized Focal Loss paper (Li et al., CVPR 2022); the paper itself
-doesn't have it.
+Source: the released code of the Equalized Focal Loss paper (Li et al., CVPR 2022); it isn't in the
+paper.
 
-Use it where you would use quality focal loss and the categories are long-tailed.
+Use it in place of quality focal loss where the categories are long-tailed.
 """
 
 from __future__ import annotations
@@ -65,16 +65,16 @@ def equalized_quality_focal_loss(
     channel_dim: int = -1,
     backend: Backend = "auto",
 ) -> Tensor:
-    """EQFL for given gradient ratios; `EqualizedQualityFocalLoss` keeps them for you.
+    """EQFL for given gradient ratios; `EqualizedQualityFocalLoss` accumulates them.
 
     Args:
         logits: ``(..., K)`` (or ``(N, K, *spatial)`` with ``channel_dim=1``).
         targets: as for `quality_focal_loss`.
-        ratio: ``(K,)`` gradient ratios in [0, 1]; 1 gives a category plain QFL.
+        ratio: ``(K,)`` gradient ratios in [0, 1]; 1 is QFL.
         quality: as for `quality_focal_loss`.
         gamma: γ_b, the focusing parameter at ratio 1; above 0.
-        scale: s, what is added to gamma at ratio 0.
-        weight: extra factor, one a row or one a logit.
+        scale: s, added to gamma at ratio 0.
+        weight: extra factor, one per row or one per logit.
         reduction: "none", "sum" or "mean" (over what isn't ignored).
         normalizer: divides the result of "none" or "sum".
         channel_dim: dimension of the categories.
@@ -120,9 +120,9 @@ def equalized_quality_focal_gradients(
     scale: float = 8.0,
     normalizer: Number = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    """Absolute gradient of the summed loss, added up per category.
+    """Absolute gradient of the summed loss, summed per category.
 
-    Takes what `equalized_quality_focal_loss` takes.
+    Takes the arguments of `equalized_quality_focal_loss`.
 
     Returns:
         ``(K,)`` over the positives and ``(K,)`` over the negatives of each category.
@@ -157,13 +157,13 @@ def _negative(x: Tensor, focus: Number, factor: Number) -> Tensor:
 class EqualizedQualityFocalLoss(GradientRatioLoss, QualityLoss):
     """Equalized quality focal loss that accumulates its own gradient ratios.
 
-    ``forward`` returns the summed loss and keeps the statistics of the call pending; `step` folds
-    them in, once per optimizer step (see `GradientRatioLoss` for the buffers).
+    ``forward`` returns the summed loss and stores the statistics of the call as pending; `step`,
+    called once per optimizer step, adds them to the state (see `GradientRatioLoss`).
 
     Args:
         num_classes: K.
         gamma: γ_b, the focusing parameter of a category with balanced gradients.
-        scale: s, what is added to gamma for a category without positive gradient.
+        scale: s, added to gamma for a category without positive gradient.
         backend: see `sigmoid_focal_loss`.
     """
 
@@ -188,7 +188,7 @@ class EqualizedQualityFocalLoss(GradientRatioLoss, QualityLoss):
         def build(
             self, num_classes: int, counts: CategoryCounts | None = None
         ) -> EqualizedQualityFocalLoss:
-            """The loss for ``num_classes`` categories; it counts for itself."""
+            """The loss for ``num_classes`` categories; ``counts`` isn't used."""
             return EqualizedQualityFocalLoss(num_classes, self.gamma, self.scale)
 
     def __init__(
@@ -205,7 +205,7 @@ class EqualizedQualityFocalLoss(GradientRatioLoss, QualityLoss):
 
     @property
     def equalizes(self) -> bool:
-        """See `GradientRatioLoss`; with a scale of 0 it is quality focal loss."""
+        """See `GradientRatioLoss`; with a scale of 0 this is quality focal loss."""
         return self.scale != 0
 
     def forward(

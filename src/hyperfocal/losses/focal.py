@@ -8,17 +8,17 @@ Gradient with respect to the logit (the paper's eq. 10, times α_t)::
 
     dFL/dx = y (1 - p_t)^γ (γ p_t log p_t + p_t - 1)
 
-Its size peaks a little above 1 (1.129 at p_t = 0.058 for γ = 2) and falls off like
-(1 - p_t)^(γ+1), so easy examples hardly count. γ = 0 is cross entropy.
+Its magnitude peaks a little above 1 (1.129 at p_t = 0.058 for γ = 2) and falls off like
+(1 - p_t)^(γ+1), so easy examples contribute little. γ = 0 is cross entropy.
 
 Source: focal-loss paper (Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017), eq. 4-5,
 10 and section 4.1.
 
-Use it in dense detectors and segmentation, from about 1:100 of positives to negatives. γ = 2 with
-α = 0.25 is the paper's best; α goes *down* as γ goes up, because focusing already silences the
-easy negatives. Don't use it as the answer to a long tail of categories (see `equalized_focal`),
-with noisy labels (prefer γ ≤ 1 or cross entropy), or where the probabilities must be calibrated as
-they are (see `calibration`): the loss isn't proper and pulls them towards 1/2.
+Use it in dense detectors and segmentation, where there are 100 or more negatives per positive.
+γ = 2 with α = 0.25 is best in the paper; *lower* α as γ increases, because focusing already
+suppresses easy negatives. Don't use it alone for long-tailed categories (see `equalized_focal`),
+with noisy labels (prefer γ ≤ 1 or cross entropy), or where the probabilities must be calibrated
+(see `calibration`): the loss isn't proper and biases them towards 1/2.
 """
 
 from __future__ import annotations
@@ -58,10 +58,10 @@ def sigmoid_focal_loss(
             ``K`` background: no positive, ``-1`` ignored), or floats in [0, 1] of the logits'
             shape, or 0/1 integers or bools of the logits' shape (-1 ignored). A float target q
             gives the expected loss ``q·FL(1) + (1 - q)·FL(0)``.
-        alpha: weight of positives; negatives get ``1 - alpha``. A number or one value a category.
-            None: both weigh 1.
-        gamma: focusing parameter, at least 0; a number or one value a category.
-        weight: extra factor, one a row or one a logit.
+        alpha: weight of positives; negatives get ``1 - alpha``. A number or one value per category.
+            None: 1 for both.
+        gamma: focusing parameter, at least 0; a number or one value per category.
+        weight: extra factor, one per row or one per logit.
         reduction: "none", "sum" or "mean" (over what isn't ignored).
         normalizer: divides the result of "none" or "sum", such as the number of positives.
         channel_dim: dimension of the categories.
@@ -74,7 +74,7 @@ def sigmoid_focal_loss(
     Raises:
         DataError: shapes, dtypes or (on the CPU) label values that don't fit.
         ConfigError: alpha outside [0, 1], negative gamma, an unknown reduction, a bad normalizer,
-            or "fused" where that can't be.
+            or "fused" where the fused form doesn't apply.
 
     Example:
         >>> import torch
@@ -107,7 +107,7 @@ class SigmoidFocalLoss(StreamableLoss):
     """`sigmoid_focal_loss`, summed and divided by a normalizer.
 
     Args:
-        alpha: weight of positives (negatives get ``1 - alpha``); None: both weigh 1.
+        alpha: weight of positives (negatives get ``1 - alpha``); None: 1 for both.
         gamma: focusing parameter.
         backend: see `sigmoid_focal_loss`.
     """
@@ -120,7 +120,7 @@ class SigmoidFocalLoss(StreamableLoss):
         kind: ClassVar[str] = "focal"
 
         alpha: Alpha = 0.25
-        """Weight of positives, negatives get 1 - alpha; none: both weigh 1. By category:
+        """Weight of positives, negatives get 1 - alpha; none: 1 for both. By category:
         cat=0.5,dog=0.2 or a file of such pairs."""
         gamma: float = 2.0
         """Focusing parameter; 0 is cross entropy."""

@@ -10,8 +10,8 @@ Gradient with respect to the logit: y α_t (p*_t - 1).
 Source: focal-loss paper, appendix A, with (γ, β) = (2, 1) and (4, 0), α = 0.25. (1, 0) is cross
 entropy.
 
-It shows that the exact form of focal loss doesn't matter as long as easy examples are silenced:
-the paper's AP is the same. Use focal loss unless you study this.
+It shows that the exact form of focal loss doesn't matter as long as easy examples are suppressed:
+the AP in the paper is the same. Use focal loss except to study this.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from hyperfocal.losses.roles import ClassificationLossConfig
 from hyperfocal.types import CategoryCounts
 
 MIN_GAMMA = 1e-6
-"""FL* divides by gamma."""
+"""Smallest gamma allowed, because FL* divides by it."""
 MIN_BETA = -1e4
-"""So that the loss stays finite."""
+"""Smallest beta allowed, so that the loss stays finite."""
 
 
 def focal_star_loss(
@@ -52,10 +52,10 @@ def focal_star_loss(
     Args:
         logits: ``(..., K)`` (or ``(N, K, *spatial)`` with ``channel_dim=1``).
         targets: as for `sigmoid_focal_loss`.
-        alpha: weight of positives; negatives get ``1 - alpha``. None: both weigh 1.
+        alpha: weight of positives; negatives get ``1 - alpha``. None: 1 for both.
         gamma: steepness, above 0.
         beta: shift, at least -1e4.
-        weight: extra factor, one a row or one a logit.
+        weight: extra factor, one per row or one per logit.
         reduction: "none", "sum" or "mean" (over what isn't ignored).
         normalizer: divides the result of "none" or "sum".
         channel_dim: dimension of the categories.
@@ -76,8 +76,8 @@ def focal_star_loss(
 
 
 def _term(x_t: Tensor, gamma: float, beta: float) -> Tensor:
-    # The value is about e^-z for large z = γ x_t + β, so that rounding z = 80 to float32 alone
-    # costs 4e-6 of it.
+    # For large z = γ x_t + β the value is about e^-z, so rounding z = 80 to float32 alone causes a
+    # relative error of 4e-6.
     z = gamma * widest(x_t) + beta
     return (cross_entropy_term(z) / gamma).to(x_t.dtype)
 
@@ -86,7 +86,7 @@ class FocalStarLoss(nn.Module):
     """`focal_star_loss`, summed and divided by a normalizer.
 
     Args:
-        alpha: weight of positives (negatives get ``1 - alpha``); None: both weigh 1.
+        alpha: weight of positives (negatives get ``1 - alpha``); None: 1 for both.
         gamma: steepness.
         beta: shift.
     """
@@ -99,7 +99,7 @@ class FocalStarLoss(nn.Module):
         kind: ClassVar[str] = "focal_star"
 
         alpha: Alpha = 0.25
-        """Weight of positives, negatives get 1 - alpha; none: both weigh 1. By category:
+        """Weight of positives, negatives get 1 - alpha; none: 1 for both. By category:
         cat=0.5,dog=0.2 or a file of such pairs."""
         gamma: float = 2.0
         """Steepness."""

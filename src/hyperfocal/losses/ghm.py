@@ -1,21 +1,20 @@
-"""Gradient harmonizing mechanism (GHM): examples weighted by how crowded their gradient size is.
+"""Gradient harmonizing mechanism (GHM): examples weighted by inverse density of gradient norms.
 
-Formula, for classification, with g = |σ(x) - y| sorted into M equal bins on [0, 1]::
+Formula, for classification, with g = |σ(x) - y| in M equal bins on [0, 1]::
 
     GHM-C = (1/n) Σ CE(x) / R_bin(g)
 
-where R is the number of elements in a bin and n the number of bins that aren't empty: each filled
-bin adds its mean to the loss, the crowd of easy negatives no more than any other, nor the outliers
-at g near 1. The weights are constants: the gradient is that of cross entropy times the weight. With
-momentum m the counts are smoothed over steps, S ← m S + (1 - m) R in the bins that aren't empty, S
-starting at 0.
+where R is the number of elements in a bin and n the number of non-empty bins: each non-empty bin
+contributes its mean, so that neither the many easy negatives nor the outliers at g near 1 dominate.
+The weights are constants: the gradient is that of cross entropy times the weight. With momentum m
+the counts are smoothed over steps, S ← m S + (1 - m) R in the non-empty bins, starting from S = 0.
 
 Source: Gradient Harmonized Single-stage Detector (Li et al., AAAI 2019): M = 30, m = 0.75,
 gradients clipped at 35. For boxes see `ghm_regression`.
 
-Use it where labels hold outliers that focal loss would chase: very hard examples are toned down
-too. There is no γ or α to tune. It needs all logits of a step at once to count well, so small
-batches and many accumulation steps blur it.
+Use it where wrong labels would dominate focal loss: very hard examples are down-weighted too. There
+is no γ or α to tune. The counts are accurate only with all logits of a step in one call, so small
+batches and gradient accumulation degrade it.
 """
 
 from __future__ import annotations
@@ -50,20 +49,20 @@ def ghm_classification_loss(
     normalizer: Number | None = None,
     channel_dim: int = -1,
 ) -> Tensor:
-    """Cross entropy harmonised by the gradient sizes of this call alone.
+    """Cross entropy harmonised by the gradient norms of this call.
 
     Args:
         logits: ``(..., K)`` (or ``(N, K, *spatial)`` with ``channel_dim=1``).
         targets: as for `sigmoid_cross_entropy`.
         bins: M.
-        weight: extra factor, one a row or one a logit; what weighs 0 isn't counted.
+        weight: extra factor, one per row or one per logit; elements of weight 0 aren't counted.
         reduction: "none", "sum", or "mean" over what isn't ignored, which is the paper's loss.
         normalizer: divides the result of "none" or "sum".
         channel_dim: dimension of the categories.
 
     Returns:
-        The logits' shape for "none", else a scalar. An element weighs N / (R_bin n), where N
-        elements count.
+        The logits' shape for "none", else a scalar. An element has weight N / (R_bin n), where N
+        is the number of elements counted.
 
     Raises:
         DataError: shapes, dtypes or (on the CPU) label values that don't fit.
@@ -85,7 +84,7 @@ def _classification_histogram(inputs: Inputs, bins: int) -> tuple[Tensor, Tensor
 
 
 def histogram(size: Tensor, inputs: Inputs, bins: int) -> tuple[Tensor, Tensor]:
-    """Bin of every element, and how many of those that count are in each of the bins."""
+    """Bin of every element, and the number of counted elements in each bin."""
     if bins < 1:
         raise ConfigError(f"bins = {bins}, but it must be at least 1")
     index = (size * bins).long().clamp(max=bins - 1)
@@ -99,7 +98,7 @@ def histogram(size: Tensor, inputs: Inputs, bins: int) -> tuple[Tensor, Tensor]:
 
 
 def harmonising_weights(index: Tensor, counts: Tensor, smoothed: Tensor) -> Tensor:
-    """N / (S n) for every element; smoothed counts of 0 are only met by what doesn't count."""
+    """N / (S n) for every element; only elements that aren't counted have smoothed counts of 0."""
     filled = (counts > 0).sum().clamp(min=1)
     per_bin = counts.sum().clamp(min=1) / (smoothed * filled)
     return torch.where(smoothed > 0, per_bin, 0.0)[index]
@@ -110,7 +109,7 @@ class SmoothedCounts(LossWithMemory):
 
     Args:
         bins: M.
-        momentum: how much of the old counts a step keeps.
+        momentum: fraction of the old counts that a step keeps.
 
     Attributes (buffers):
         counts: ``(M,)`` smoothed counts S.
@@ -130,7 +129,7 @@ class SmoothedCounts(LossWithMemory):
         self.register_buffer("pending", torch.zeros(bins))
 
     def element_weights(self, index: Tensor, counts: Tensor) -> Tensor:
-        """Weights from the state with this call's counts folded in, as the authors do."""
+        """Weights from the state updated with this call's counts, as in the released code."""
         if self.training:
             keep_pending(self.pending, counts)
             return harmonising_weights(index, counts, self._folded(self.pending).to(counts.dtype))
@@ -143,7 +142,7 @@ class SmoothedCounts(LossWithMemory):
 
     @torch.no_grad()
     def step(self) -> None:
-        """Fold the pending counts in, averaged over processes; once per optimizer step."""
+        """Add the pending counts, averaged over processes; call once per optimizer step."""
         (total,) = take_pending(self.pending)
         self.counts.copy_(self._folded(total / world_size()))
 
@@ -151,12 +150,12 @@ class SmoothedCounts(LossWithMemory):
 class GHMClassificationLoss(SmoothedCounts):
     """GHM-C with counts smoothed over steps; the mean of the harmonised cross entropy.
 
-    The weights of a call use the counts of its own step too; `step` (once per optimizer step) makes
-    them part of the state.
+    The weights of a call include the counts of its own step; `step`, called once per optimizer
+    step, adds them to the state.
 
     Args:
         bins: M.
-        momentum: how much of the old counts is kept; 0 uses this step's alone.
+        momentum: fraction of the old counts kept; 0 uses only this step's.
     """
 
     @dataclass(frozen=True)
@@ -167,9 +166,9 @@ class GHMClassificationLoss(SmoothedCounts):
         adds_up: ClassVar[bool] = False
 
         bins: int = 30
-        """Bins of the gradient's size."""
+        """Number of bins of the gradient norm."""
         momentum: float = 0.75
-        """How much of the old bin counts a step keeps."""
+        """Fraction of the old bin counts that a step keeps."""
 
         def __post_init__(self) -> None:
             self._require(self.bins >= 1, "bins", "at least 1")
@@ -178,7 +177,7 @@ class GHMClassificationLoss(SmoothedCounts):
         def build(
             self, num_classes: int, counts: CategoryCounts | None = None
         ) -> GHMClassificationLoss:
-            """The loss; it needs neither the number of categories nor their counts."""
+            """The loss; ``num_classes`` and ``counts`` aren't used."""
             return GHMClassificationLoss(self.bins, self.momentum)
 
     def __init__(self, bins: int = 30, momentum: float = 0.75) -> None:
@@ -187,8 +186,8 @@ class GHMClassificationLoss(SmoothedCounts):
     def forward(self, logits: Tensor, targets: Tensor, normalizer: Number = 1.0) -> Tensor:
         """Scalar: Σ CE / (S_bin n) over all logits that aren't ignored.
 
-        GHM divides by its own counts, so the ``normalizer`` (the number of positives, for other
-        losses) is left out of it.
+        The ``normalizer`` (the number of positives, for other losses) isn't used, because GHM
+        divides by its own counts.
         """
         inputs = prepare(logits, targets)
         loss = one_vs_all(inputs, cross_entropy_term)

@@ -11,7 +11,7 @@ Source: Gradient Harmonized Single-stage Detector (Li et al., AAAI 2019): M = 10
 μ = 0.02, loss weight 10.
 
 Use it together with GHM for classification. Unlike smooth L1, whose gradient is ±1 for all large
-errors, g tells outliers from merely large errors, and outliers are toned down.
+errors, g distinguishes outliers from large errors, and outliers are down-weighted.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from hyperfocal.losses.ghm import SmoothedCounts, harmonising_weights, histogram
 from hyperfocal.losses.roles import BoxLoss
 
 MIN_MU = 1e-12
-"""The gradient size divides by mu where the error is 0."""
+"""Smallest mu allowed, because the gradient norm is divided by mu where the error is 0."""
 
 
 def ghm_regression_loss(
@@ -46,14 +46,15 @@ def ghm_regression_loss(
     reduction: Reduction = "none",
     normalizer: Number | None = None,
 ) -> Tensor:
-    """Smoothed L1 harmonised by the gradient sizes of this call alone.
+    """Smoothed L1 harmonised by the gradient norms of this call.
 
     Args:
         pred: ``(..., 4)`` encoded deltas.
         target: the same shape.
-        mu: where the loss turns from quadratic to linear; above 0.
+        mu: where the loss changes from quadratic to linear; above 0.
         bins: M.
-        weight: extra factor, one a row or one a coordinate; what weighs 0 isn't counted.
+        weight: extra factor, one per row or one per coordinate; elements of weight 0 aren't
+            counted.
         reduction: "none", "sum", or "mean", which is the paper's loss.
         normalizer: divides the result of "none" or "sum".
 
@@ -81,9 +82,9 @@ class GHMRegressionLoss(SmoothedCounts, BoxLoss):
     """GHM-R with counts smoothed over steps; the mean of the harmonised distance.
 
     Args:
-        mu: where the loss turns from quadratic to linear.
+        mu: where the loss changes from quadratic to linear.
         bins: M.
-        momentum: how much of the old counts is kept; 0 uses this step's alone.
+        momentum: fraction of the old counts kept; 0 uses only this step's.
     """
 
     on_boxes: ClassVar[bool] = False
@@ -103,7 +104,7 @@ class GHMRegressionLoss(SmoothedCounts, BoxLoss):
     ) -> Tensor:
         """Scalar: Σ weight·ASL1 / (S_bin n) over ``(..., 4)`` deltas.
 
-        GHM divides by its own counts, so the ``normalizer`` is left out of it.
+        The ``normalizer`` isn't used, because GHM divides by its own counts.
         """
         inputs = prepare_boxes(pred, target, weight)
         loss, index, counts = _regression_terms(inputs, self.mu, self.bins)

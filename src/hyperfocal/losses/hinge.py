@@ -1,4 +1,4 @@
-"""Hinge loss on the probability of the true class: a negative result, kept for the record.
+"""Hinge loss on the probability of the true class, a negative result of the focal-loss paper.
 
 Formula::
 
@@ -9,9 +9,9 @@ Gradient with respect to the logit: -y α_t p_t (1 - p_t) below the margin, 0 ab
 Source: the focal-loss paper tried "a hinge loss on p_t" (section 5.1), found it unstable and gives
 neither formula nor numbers; this form is ours, with margins 1 and 0.5 to try.
 
-Don't use it to train a detector. The gradient vanishes for hopeless examples (p_t → 0) as well as
-for easy ones, so that a network that starts with all-background predictions never gets going. It is
-here so that the claim can be checked.
+Don't use it to train a detector. The gradient vanishes for the hardest examples (p_t → 0) as well
+as for easy ones, so a network that starts with all-background predictions doesn't learn. It is
+included so that the claim can be checked.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ def hinge_loss(
     Args:
         logits: ``(..., K)`` (or ``(N, K, *spatial)`` with ``channel_dim=1``).
         targets: as for `sigmoid_focal_loss`.
-        alpha: weight of positives; negatives get ``1 - alpha``. None: both weigh 1.
-        margin: in (0, 1]; the loss is 0 from p_t = margin on.
-        weight: extra factor, one a row or one a logit.
+        alpha: weight of positives; negatives get ``1 - alpha``. None: 1 for both.
+        margin: in (0, 1]; the loss is 0 where p_t >= margin.
+        weight: extra factor, one per row or one per logit.
         reduction: "none", "sum" or "mean" (over what isn't ignored).
         normalizer: divides the result of "none" or "sum".
         channel_dim: dimension of the categories.
@@ -68,7 +68,7 @@ def hinge_loss(
 
 
 def _term(x_t: Tensor, margin: float) -> Tensor:
-    # Of p_t and 1 - p_t the smaller has all its digits, in the value and in autograd's p (1 - p).
+    # Whichever of p_t and 1 - p_t is smaller has full precision, also in autograd's p (1 - p).
     below = torch.where(x_t > 0, torch.sigmoid(-x_t) - (1 - margin), margin - torch.sigmoid(x_t))
     return below.clamp(min=0)
 
@@ -77,8 +77,8 @@ class HingeLoss(nn.Module):
     """`hinge_loss`, summed and divided by a normalizer.
 
     Args:
-        alpha: weight of positives (negatives get ``1 - alpha``); None: both weigh 1.
-        margin: the loss is 0 from p_t = margin on.
+        alpha: weight of positives (negatives get ``1 - alpha``); None: 1 for both.
+        margin: the loss is 0 where p_t >= margin.
     """
 
     @dataclass(frozen=True)
@@ -89,10 +89,10 @@ class HingeLoss(nn.Module):
         kind: ClassVar[str] = "hinge"
 
         alpha: Alpha = None
-        """Weight of positives, negatives get 1 - alpha; none: both weigh 1. By category:
+        """Weight of positives, negatives get 1 - alpha; none: 1 for both. By category:
         cat=0.5,dog=0.2 or a file of such pairs."""
         margin: float = 0.5
-        """The loss is 0 where the true class's probability is at least this."""
+        """The loss is 0 where the probability of the true class is at least this."""
 
         def __post_init__(self) -> None:
             self._require(is_alpha(self.alpha), "alpha", f"{MUST}, or none")

@@ -1,22 +1,21 @@
-"""Box losses on the boxes themselves: IoU and generalised IoU.
+"""Losses on decoded boxes: IoU and generalised IoU.
 
-Formulas for a predicted and a true box, with the smallest enclosing box as hull::
+Formulas for a predicted and a true box, where hull is the smallest enclosing box::
 
     IoU loss     -log IoU   or   1 - IoU
     GIoU loss    1 - IoU + (|hull| - |union|) / |hull|        in [0, 2]
 
-Gradients come from autograd; a perfect match is a kink, where both sides' slopes are averaged.
-The IoU loss has no gradient for boxes that don't touch; GIoU pulls them together.
+Gradients come from autograd; at a perfect match, where the loss isn't differentiable, the one-sided
+derivatives are averaged. The IoU loss has no gradient for disjoint boxes; the GIoU loss has.
 
 Sources: UnitBox (Yu et al. 2016); Generalized IoU (Rezatofighi et al., CVPR 2019).
 
 Use GIoU for anchor-free detectors and wherever AP at high IoU matters. The IoU loss needs boxes
 that overlap from the start, as in FCOS, where every location lies inside its object.
 
-Boxes are xyxy in pixels, without the "+1 pixel" of some older code. Predicted boxes with
-negative width or height count as empty. As in torchvision, areas of about 1e-7 count as nothing, so
-boxes in fractions of an image want scaling first: with sides of a thousandth a perfect match still
-costs 0.09.
+Boxes are xyxy in pixels, without the "+1 pixel" of some older code. Predicted boxes with negative
+width or height are treated as empty. As in torchvision, 1e-7 is added to areas, so scale normalized
+boxes to pixels first: with sides of 0.001 the loss of a perfect match is 0.09.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ from hyperfocal.losses.roles import BoxLoss, BoxLossConfig
 EPS = 1e-7
 """Added to areas before dividing by them."""
 LEAST_IOU = 1e-6
-"""Below it -log IoU is constant."""
+"""Lower bound of the IoU in -log IoU."""
 
 IoUForm = Literal["log", "linear"]
 

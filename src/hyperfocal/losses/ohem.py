@@ -1,20 +1,19 @@
-"""Hard example mining: train on the anchors with the greatest loss, drop the rest.
+"""Hard example mining: train on the anchors with the highest loss only.
 
 **Online hard example mining (OHEM).** Each anchor of an image is scored by its loss;
-non-maximum suppression over the anchor boxes, ordered by loss, thins out near duplicates; the B
-hardest survivors are kept. In the 1:3 form all surviving positives are kept (at most B/4), and then
-the hardest negatives, three for each positive. Whatever isn't kept adds no gradient at all.
+non-maximum suppression over the anchor boxes, ordered by loss, removes near duplicates; the B
+hardest of the remaining anchors are kept. In the 1:3 form all remaining positives are kept (at most
+B/4), and then the hardest negatives, three per positive. Other anchors contribute no gradient.
 
 Source: focal-loss paper, section 5.1 and Table 1d (B of 128, 256, 512; NMS at 0.5 or 0.7), where
-the best setting is 3.2 AP behind focal loss. The paper leaves open what the score is and whether B
-is per image; here it is whatever loss is given (summed cross entropy of an anchor is the usual
-one), image by image, with ignored anchors left out.
+the best setting is 3.2 AP below focal loss. The paper doesn't specify the score or whether B is per
+image; here the score is the loss passed in (usually the summed cross entropy of an anchor), B is
+per image, and ignored anchors are excluded.
 
-**Hard negatives (SSD).** All positives, and the negatives with the greatest loss, three for each
-positive of the image; no suppression (Liu et al. 2016, section 2.2).
+**Hard negatives (SSD).** All positives, and the negatives with the highest loss, three per positive
+of the image; no suppression (Liu et al. 2016, section 2.2).
 
-Use them as the control for focal loss. Easy examples get no gradient, so that the selection has to
-find the confusing background anew at every step.
+Use them as baselines for focal loss. Easy examples get no gradient.
 """
 
 from __future__ import annotations
@@ -37,22 +36,22 @@ def online_hard_examples(
     nms_threshold: float = 0.7,
     one_to_three: bool = False,
 ) -> Tensor:
-    """The anchors of one image to train on.
+    """Select the anchors of one image to train on.
 
-    Suppression goes from the hardest anchor on and ends when enough have survived: what is easier
-    can't change that. On 3,228 anchors and B = 128 that takes 1 ms in place of 8 with NMS at 0.5,
-    and 3 in place of 54 at 0.7 (one CPU thread).
+    Suppression starts at the hardest anchor and stops once enough remain, because easier anchors
+    can't change the result. With 3,228 anchors and B = 128 this takes 1 ms instead of 8 with NMS at
+    0.5, and 3 ms instead of 54 at 0.7 (one CPU thread).
 
     Args:
         losses: ``(A,)`` the loss of every anchor, summed over categories.
         labels: ``(A,)`` integer labels: ``0..K-1``, ``K`` background, ``-1`` ignored.
         boxes: ``(A, 4)`` anchor boxes, xyxy.
         num_classes: K.
-        keep: B, how many anchors to keep.
+        keep: B, the number of anchors to keep.
         nms_threshold: suppress anchors that overlap a harder one by more than this IoU; 1 keeps
             all.
-        one_to_three: keep positives (at most B/4) and three negatives for each, instead of the B
-            hardest. An image without positives then keeps nothing.
+        one_to_three: keep positives (at most B/4) and three negatives per positive, instead of the
+            B hardest. Of an image without positives nothing is kept.
 
     Returns:
         ``(A,)`` bool, True for the anchors kept.
@@ -87,16 +86,16 @@ def online_hard_examples(
 
 
 def _one_to_three(alive: Tensor, is_positive: Tensor, keep: int, length: int) -> Tensor | None:
-    """At most B/4 surviving positives, and the hardest negatives, three for each.
+    """At most B/4 remaining positives, and the hardest negatives, three per positive.
 
     Args:
-        alive: survivors among the first ``length`` anchors, hardest first.
+        alive: remaining anchors of the first ``length``, hardest first.
         is_positive: ``(N,)`` of all anchors, hardest first.
         keep: B.
-        length: how many went through the suppression.
+        length: number of anchors that suppression was applied to.
 
     Returns:
-        Indices, or None if anchors after ``length`` may have to be among them.
+        Indices, or None if anchors after ``length`` may be needed.
     """
     most = keep // 4
     own = is_positive[alive]
@@ -119,7 +118,7 @@ def hard_negatives(
         losses: ``(A,)`` the loss of every anchor, summed over categories.
         labels: ``(A,)`` integer labels: ``0..K-1``, ``K`` background, ``-1`` ignored.
         num_classes: K.
-        ratio: negatives for each positive. An image without positives keeps nothing.
+        ratio: negatives per positive. Of an image without positives nothing is kept.
 
     Returns:
         ``(A,)`` bool, True for the anchors kept.
@@ -143,8 +142,8 @@ def hard_negatives(
 
 
 def _nms(boxes: Tensor, threshold: float) -> Tensor:
-    """Which float32 boxes survive, given hardest first; in the same order."""
-    from torchvision.ops import nms  # the other losses do without torchvision
+    """Indices of the float32 boxes, hardest first, that NMS keeps; in the same order."""
+    from torchvision.ops import nms  # imported here: the other losses don't need torchvision
 
     falling = torch.arange(len(boxes), 0, -1, dtype=torch.float32, device=boxes.device)
     survivors: Tensor = nms(boxes, falling, threshold)

@@ -13,9 +13,9 @@ With q = 1 it is focal loss without alpha, γ = β.
 
 Source: Generalized Focal Loss (Li et al., NeurIPS 2020): β = 2, normalised by the positives.
 
-Use it where detections are ranked by the classification score alone: the score learns to be the
-IoU as well, and no centerness or IoU branch is needed. The quality has to come from the current
-prediction (it is detached here).
+Use it where detections are ranked by the classification score alone: the score also learns the IoU,
+so no centerness or IoU branch is needed. Compute the quality from the current prediction (it is
+detached here).
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def quality_focal_loss(
             themselves as floats of the logits' shape.
         quality: with integer labels, ``(...)`` in [0, 1]: q at each row's label, read only where
             the row is an object. None: 1. No gradient flows into it.
-        beta: focusing parameter, at least 0; a number or one value a category.
-        weight: extra factor, one a row or one a logit.
+        beta: focusing parameter, at least 0; a number or one value per category.
+        weight: extra factor, one per row or one per logit.
         reduction: "none", "sum" or "mean" (over what isn't ignored).
         normalizer: divides the result of "none" or "sum".
         channel_dim: dimension of the categories.
@@ -112,7 +112,7 @@ class QualityFocalLoss(QualityLoss):
             self._require(self.beta >= 0, "beta", "at least 0")
 
         def build(self, num_classes: int, counts: CategoryCounts | None = None) -> QualityFocalLoss:
-            """The loss; it needs neither the number of categories nor their counts."""
+            """The loss; ``num_classes`` and ``counts`` aren't used."""
             return QualityFocalLoss(self.beta)
 
     def __init__(self, beta: float = 2.0, backend: Backend = "auto") -> None:

@@ -1,14 +1,14 @@
-"""What a loss declares, and the base classes of losses' settings.
+"""Base classes of losses and of their settings.
 
-A loss is any module that is called as ``loss(logits (..., K), labels (...), normalizer)`` and
-returns a scalar. What it can do beyond that it says by its base class, never by the name of a
-method:
+A classification loss is any module that is called as ``loss(logits (..., K), labels (...),
+normalizer)`` and returns a scalar. Further capabilities are declared by its base class, never by
+the name of a method:
 
 - `StreamableLoss`: a dense head may compute it a few categories at a time.
 - `QualityLoss`: it also takes ``quality``, the IoU of each predicted box.
 - `LossWithMemory`: it has a state that changes once per optimizer step.
 
-A box loss is a `BoxLoss`, which says what it compares.
+A box loss is a `BoxLoss`, which declares whether it compares boxes or deltas.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class StreamableLoss(nn.Module, ABC):
     """A sum over logits of the focal family: cross entropy, focal, EFL, EQLv2 & focal.
 
     A head with many categories computes it together with its last convolution, a few categories at
-    a time, from `settings`, and then ``forward`` is not called (see `streamed_loss`). So both must
-    be the same function: the class that defines ``forward`` defines ``settings`` as well. A
-    subclass that overrides one of them alone is no longer streamed (see `streamed.streams`).
+    a time, from `settings`, without calling ``forward`` (see `streamed_loss`). Both must therefore
+    compute the same function: the class that defines ``forward`` also defines ``settings``. A
+    subclass that overrides only one of them isn't streamed (see `streamed.streams`).
     """
 
     @abstractmethod
@@ -41,16 +41,16 @@ class StreamableLoss(nn.Module, ABC):
 class QualityLoss(nn.Module):
     """A loss whose target is the IoU of the predicted box.
 
-    It is called with ``quality=(...)``, one value in [0, 1] for each label, as well.
+    It is also called with ``quality=(...)``, one value in [0, 1] per label.
     """
 
 
 class LossWithMemory(nn.Module, ABC):
-    """A loss whose statistics are folded in once per optimizer step (see `memory`)."""
+    """A loss with a state that is updated once per optimizer step (see `memory`)."""
 
     @abstractmethod
     def step(self) -> None:
-        """Fold its own pending statistics into the state, over all processes; collective."""
+        """Add the pending statistics of all processes to the state; a collective operation."""
 
 
 class BoxLoss(nn.Module):
@@ -62,14 +62,14 @@ class BoxLoss(nn.Module):
 
 @dataclass(frozen=True)
 class ClassificationLossConfig(Config, role=True):
-    """Settings of a loss that a dense detector can train its K sigmoid outputs with.
+    """Settings of a classification loss for a dense detector's K sigmoid outputs.
 
-    Every subclass, of this package or another, can stand in ``model.loss``.
+    Every subclass, of this package or another, is a valid ``model.loss``.
     """
 
     adds_up: ClassVar[bool] = True
-    """Whether it is a sum over all logits, divided by the normalizer, so that the background's part
-    grows with its number."""
+    """Whether the loss is a sum over all logits, divided by the normalizer, so that the background
+    contributes in proportion to its size."""
 
     @abstractmethod
     def build(self, num_classes: int, counts: CategoryCounts | None = None) -> nn.Module:
@@ -77,13 +77,13 @@ class ClassificationLossConfig(Config, role=True):
 
         Args:
             num_classes: K.
-            counts: how often each category occurs in training; None where that isn't known.
+            counts: images and boxes per category in the training split; None if unknown.
         """
 
 
 @dataclass(frozen=True)
 class BoxLossConfig(Config, role=True):
-    """Settings of a loss that a dense detector can train its boxes with."""
+    """Settings of a box regression loss for a dense detector."""
 
     @abstractmethod
     def build(self) -> BoxLoss:

@@ -1,22 +1,23 @@
-"""Seesaw loss: softmax cross entropy whose negative gradients on rarer categories are turned down.
+"""Seesaw loss: softmax cross entropy with reduced negative gradients on rarer categories.
 
 Formula, for a row of label i, with N the samples seen of each category and q = softmax(x)::
 
     M_ij = min(1, N_j / N_i)^p                     mitigation: j is rarer than i
-    C_ij = max(1, q_j / q_i)^c                     compensation: j wins over i all the same
+    C_ij = max(1, q_j / q_i)^c                     compensation: j is predicted over i
     L = -log( exp(x_i) / Σ_j S_ij exp(x_j) ),      S_ij = M_ij C_ij, S_ii = 1
 
-S is a constant for the gradient, which is that of cross entropy with logits x_j + log S_ij.
+S is treated as a constant: the gradient is that of cross entropy with logits x_j + log S_ij.
 
 With objectness there are two more logits, object and background: the formula is summed over objects
 only, a softmax cross entropy over the two is added for every row, and a category's score is its
-softmax times the probability of object (`seesaw_scores`).
+softmax probability times that of object (`seesaw_scores`).
 
 Source: Seesaw Loss (Wang et al., CVPR 2021): p = 0.8, c = 2, q_i at least 0.01 in the ratio; N
-counts this batch too. The released code counts per process; here the counts are summed over all.
+includes the current batch. The released code counts per process; here the counts are summed over
+all processes.
 
 Use it for the classifier of a two-stage detector, or any softmax classifier, on long-tailed data.
-It has no form for a dense detector's sigmoids.
+There is no variant for a dense detector's sigmoids.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def seesaw_loss(
     normalizer: Number | None = None,
     channel_dim: int = -1,
 ) -> Tensor:
-    """Seesaw loss for given sample counts; `SeesawLoss` keeps them for you.
+    """Seesaw loss for given sample counts; `SeesawLoss` accumulates them.
 
     Args:
         logits: ``(..., C)`` (or ``(N, C, *spatial)`` with ``channel_dim=1``).
@@ -64,8 +65,8 @@ def seesaw_loss(
         counts: ``(C,)`` samples seen of each category; 0 counts as 1.
         p: exponent of the mitigation, at least 0.
         q: exponent of the compensation, at least 0.
-        eps: the least score of the true category in the compensation's ratio.
-        weight: extra factor, one a row.
+        eps: lower bound of the true category's score in the compensation's ratio.
+        weight: extra factor, one per row.
         reduction: "none", "sum" or "mean" (over rows that aren't ignored).
         normalizer: divides the result of "none" or "sum".
         channel_dim: dimension of the categories.
@@ -102,7 +103,7 @@ def seesaw_scores(logits: Tensor) -> Tensor:
 
 
 class SeesawLoss(LossWithMemory):
-    """Seesaw loss that counts samples itself, summed and divided by a normalizer.
+    """Seesaw loss that accumulates sample counts, summed and divided by a normalizer.
 
     Labels are ``0..K-1``, ``K`` for background and ``-1`` for ignored. With objectness the logits
     are ``(..., K + 2)``, object and background last; without, ``(..., K + 1)``, and the background
@@ -110,13 +111,13 @@ class SeesawLoss(LossWithMemory):
 
     Attributes (buffers):
         counts: int64 samples of each category over all steps and processes.
-        pending: this process's samples since the last step; a call counts them in already.
+        pending: this process's samples since the last step; a forward pass includes them.
 
     Args:
         num_classes: K.
         p: exponent of the mitigation.
         q: exponent of the compensation.
-        eps: the least score of the true category in the compensation's ratio.
+        eps: lower bound of the true category's score in the compensation's ratio.
         objectness: whether there are two logits for object and background.
     """
 
@@ -175,6 +176,6 @@ class SeesawLoss(LossWithMemory):
 
     @torch.no_grad()
     def step(self) -> None:
-        """Make the pending counts of all processes part of the state; once per optimizer step."""
+        """Add the pending counts of all processes to the state; call once per optimizer step."""
         (total,) = take_pending(self.pending)
         self.counts.add_(total)

@@ -9,9 +9,9 @@ Gradient with respect to the prediction: d/β, clamped to [-1, 1].
 Source: Fast R-CNN (β = 1); the focal-loss paper says "standard smooth L1" and its released code has
 β = 1/9 (0.11), summed over the four coordinates and divided by the number of positives.
 
-Use it on encoded deltas (see `hyperfocal.ops.coders`), the RetinaNet way; β = 0 (L1) is what
-torchvision and Detectron2 have. Where the boxes vary much in size or AP at high IoU matters, a
-loss on the boxes themselves (`giou_loss`) is the better start.
+Use it on encoded deltas (see `hyperfocal.ops.coders`), as in RetinaNet; torchvision and Detectron2
+use β = 0 (L1). Where the boxes vary much in size or AP at high IoU matters, a loss on decoded boxes
+(`giou_loss`) is the better start.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def smooth_l1_loss(
     Args:
         pred: ``(..., 4)`` (or any last dimension), usually encoded deltas.
         target: the same shape.
-        beta: where the square turns into the absolute value; 0 is L1.
-        weight: extra factor, one a row or one a coordinate.
+        beta: where the loss changes from quadratic to linear; 0 is L1.
+        weight: extra factor, one per row or one per coordinate.
         reduction: "none", "sum" or "mean".
         normalizer: divides the result of "none" or "sum".
 
@@ -64,7 +64,7 @@ class SmoothL1Loss(BoxLoss):
     """`smooth_l1_loss` on encoded deltas, summed and divided by a normalizer.
 
     Args:
-        beta: where the square turns into the absolute value; 0 is L1.
+        beta: where the loss changes from quadratic to linear; 0 is L1.
     """
 
     on_boxes: ClassVar[bool] = False
@@ -77,7 +77,7 @@ class SmoothL1Loss(BoxLoss):
         kind: ClassVar[str] = "smooth_l1"
 
         beta: float = 0.11
-        """Where the square turns into the absolute value; 0 is L1."""
+        """Where the loss changes from quadratic to linear; 0 is L1."""
 
         def __post_init__(self) -> None:
             self._require(self.beta >= 0, "beta", "at least 0")

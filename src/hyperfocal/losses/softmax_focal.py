@@ -8,16 +8,16 @@ Gradient with respect to the logit::
 
     dL/dx_k = z_c [γ (1 - q_c)^(γ-1) q_c log q_c - (1 - q_c)^γ] (1[k = c] - q_k)
 
-It is computed as the focal term of x_c - log Σ_{k≠c} exp(x_k), whose sigmoid is q_c; so 1 - q_c is
-never the difference of two rounded numbers.
+It is computed as the focal term of x_c - log Σ_{k≠c} exp(x_k), whose sigmoid is q_c, so that
+1 - q_c isn't subject to cancellation.
 
-Source: the released code of the focal-loss paper, where the background is a category of its own
-with z = 1 - α and every other category has z = α. To start from a prior π, set the background's
-bias to log(K (1 - π)/π) and the others to 0 (`softmax_prior_bias`).
+Source: the released code of the focal-loss paper, where the background is a separate category with
+z = 1 - α and every other category has z = α. To start from a prior π, set the background's bias to
+log(K (1 - π)/π) and the others to 0 (`softmax_prior_bias`).
 
-Use it where exactly one category is right: tokens, images, pixels, rows of a table. With γ = 0 it
-is (weighted) cross entropy. Dense detectors do better with sigmoids, which let a location say "none
-of these" without competing logits.
+Use it where exactly one category is correct: tokens, images, pixels, rows of a table. With γ = 0 it
+is (weighted) cross entropy. Dense detectors perform better with sigmoids, whose logits don't
+compete at background locations.
 """
 
 from __future__ import annotations
@@ -59,12 +59,12 @@ def softmax_focal_loss(
         logits: ``(..., C)`` (or ``(N, C, *spatial)`` with ``channel_dim=1``), any float dtype;
             float16 and bfloat16 are computed and returned in float32.
         targets: integer labels ``0..C-1`` of the logits' shape without the categories; -1 ignored.
-        alpha: z: a tensor with one weight a category, at least 0; or with ``background`` a number:
-            alpha for every category and 1 - alpha for the background. None: 1.
-        gamma: focusing parameter, at least 0; a number or one value a category.
+        alpha: z: a tensor with one weight per category, at least 0; or with ``background`` a
+            number: alpha for every category and 1 - alpha for the background. None: 1.
+        gamma: focusing parameter, at least 0; a number or one value per category.
         background: which of the C categories is the background (the last, C - 1, in this package's
             label convention); only for a number ``alpha``.
-        weight: extra factor, one a row.
+        weight: extra factor, one per row.
         reduction: "none", "sum" or "mean" (over rows that aren't ignored).
         normalizer: divides the result of "none" or "sum".
         channel_dim: dimension of the categories.
@@ -100,9 +100,9 @@ def true_class_logit(logits: Tensor, index: Tensor) -> Tensor:
         index: ``(..., 1)``, the label c of each row.
 
     Returns:
-        float64, where the device has it: 1 - q_c is about e^-x_t.
+        float64 where the device supports it, because 1 - q_c is about e^-x_t.
     """
-    logits = widest(logits)  # a difference of logits is the exponent of a probability
+    logits = widest(logits)  # the probability is exponential in the difference of logits
     others = logits.scatter(-1, index, -math.inf)
     return logits.gather(-1, index) - others.logsumexp(-1, keepdim=True)
 
@@ -126,12 +126,12 @@ def _class_weights(alpha: Number | None, background: int | None, logits: Tensor)
         return None
     if isinstance(alpha, Tensor) and alpha.ndim:
         if background is not None:
-            raise ConfigError("background goes with a number alpha; a tensor has its own entry")
+            raise ConfigError("background needs a number alpha; a tensor has an entry for it")
         return per_category(alpha, "alpha", logits)
     if background is None:
         raise ConfigError(
             f"alpha = {alpha!r} is a number, so background must name the background category; "
-            "or give alpha as a tensor with one weight a category"
+            "or give alpha as a tensor with one weight per category"
         )
     check_scalar(float(alpha), "alpha", 0, 1)
     weights = torch.full((c,), float(alpha), dtype=logits.dtype, device=logits.device)
@@ -143,7 +143,7 @@ class SoftmaxFocalLoss(nn.Module):
     """`softmax_focal_loss`, summed and divided by a normalizer.
 
     Args:
-        alpha: one weight a category, or a number together with ``background``; None: 1.
+        alpha: one weight per category, or a number together with ``background``; None: 1.
         gamma: focusing parameter.
         background: which category is the background.
     """
@@ -161,7 +161,7 @@ class SoftmaxFocalLoss(nn.Module):
         self.background = background
         if isinstance(alpha, Tensor) and alpha.ndim:
             self.register_buffer("alpha", alpha)
-        else:  # a number stays one: reading it from a device would stall that
+        else:  # stays a Python number: reading a tensor would synchronise with the device
             self.alpha = None if alpha is None else float(alpha)
 
     def forward(self, logits: Tensor, targets: Tensor, normalizer: Number = 1.0) -> Tensor:

@@ -1,4 +1,4 @@
-"""Varifocal loss (VFL): soft targets for objects, focal weighting for the background only.
+"""Varifocal loss (VFL): soft targets for objects, focal weighting for negatives only.
 
 Formula, with p = σ(x) and q = IoU of the predicted box with its object at the label of a positive,
 0 everywhere else::
@@ -12,8 +12,8 @@ held constant: q (p - q) where q > 0, else that of focal loss for a negative, ti
 Source: VarifocalNet (Zhang et al., CVPR 2021): α = 0.75, γ = 2, normalised by the positives.
 
 Use it like quality focal loss, where the classification score should rank boxes by their IoU.
-Unlike QFL it doesn't silence well-predicted objects: they are few and precious. Objects whose
-predicted box is poor hardly count, so that the box branch has to get going by itself.
+Unlike QFL it doesn't down-weight well-predicted objects. Objects with a poor predicted box get a
+low weight, so the box branch first has to learn without the classification branch.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ def varifocal_loss(
             themselves as floats of the logits' shape.
         quality: with integer labels, ``(...)`` in [0, 1]: q at each row's label, read only where
             the row is an object. None: 1. No gradient flows into it.
-        alpha: weight of negatives; a number or one value a category.
-        gamma: focusing parameter of negatives, at least 0; a number or one value a category.
+        alpha: weight of negatives; a number or one value per category.
+        gamma: focusing parameter of negatives, at least 0; a number or one value per category.
         iou_weighted: whether objects are weighted by q.
-        weight: extra factor, one a row or one a logit.
+        weight: extra factor, one per row or one per logit.
         reduction: "none", "sum" or "mean" (over what isn't ignored).
         normalizer: divides the result of "none" or "sum".
         channel_dim: dimension of the categories.

@@ -52,7 +52,7 @@ class DenseHead(nn.Module):
     The towers and the predictions are apart, because with many categories the last convolution
     and its loss are better computed together, without ever holding all logits.
 
-    A head with a quality branch also gives one logit a prior, from either tower.
+    A head with a quality branch also gives one logit per prior, from either tower.
 
     Args:
         in_channels: channels of the pyramid.

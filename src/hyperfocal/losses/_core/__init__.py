@@ -1,1 +1,1 @@
-"""Internals that the losses share; not for use outside the package."""
+"""Shared internals of the losses; not for use outside the package."""

@@ -1,4 +1,4 @@
-"""The category counts that some losses are built from."""
+"""Check of the category counts that some losses need."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ def require_counts(counts: CategoryCounts | None, num_classes: int, kind: str) -
     """The counts, checked.
 
     Raises:
-        ConfigError: there are none, or they are of another number of categories.
+        ConfigError: there are no counts, or they have a different number of categories.
     """
     if counts is None:
         raise ConfigError(f"the loss {kind!r} needs the category counts of the training split")

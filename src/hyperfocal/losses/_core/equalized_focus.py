@@ -1,4 +1,4 @@
-"""From a category's gradient ratio to its focusing parameter and weight factor: EFL and EQFL."""
+"""Focusing parameter and weight factor of a category from its gradient ratio, for EFL and EQFL."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from hyperfocal.losses.kernels import Settings, focal_settings
 from hyperfocal.types import ConfigError, DataError
 
 Factors = Literal["both", "focusing", "weighting"]
-"""What the ratios move: γ_j and the weight factor γ_j/γ_b; γ_j alone (weight factor 1); or the
-weight factor alone (focusing parameter γ_b). The paper's Table 3."""
+"""What depends on the ratios: both γ_j and the weight factor γ_j/γ_b; only γ_j (weight factor 1);
+or only the weight factor (focusing parameter γ_b). The paper's Table 3."""
 
 MIN_GAMMA = 1e-6
-"""The weight factor divides by gamma."""
+"""Smallest gamma allowed, because the weight factor divides by it."""
 
 
 def focus_and_factor(
@@ -48,7 +48,7 @@ def equalized_settings(
     num_classes: int,
     factors: Factors = "both",
 ) -> Settings:
-    """What the fused pass computes with; with scale 0 what it computes focal loss with."""
+    """Settings of the fused form; with scale 0 those of focal loss."""
     focal = focal_settings(alpha, gamma, num_classes)
     if scale == 0:
         return focal
@@ -65,21 +65,21 @@ def first_gradient_ratio(
     alpha: Number | None = 0.25,
     gamma: float = 2.0,
 ) -> Tensor:
-    """Gradient ratios of EFL where every probability is still the prior π, not cut to 1.
+    """Initial gradient ratios of EFL, where all probabilities are the prior π; not clamped to 1.
 
     Formula, for a category with n⁺ positives and n⁻ negatives::
 
         g = α (1-π)^γ (1 - π - γ π log π) n⁺ / ((1-α) π^γ (π - γ (1-π) log(1-π)) n⁻)
 
-    EFL differs from focal loss for categories with g below 1 alone. For a small prior these are the
-    ones with ``n⁺/n⁻ < (γ + 1) π^(γ+1) (1-α)/α``: a lower prior makes them fewer. What the network
-    learns moves the ratios from there, towards 1 in the end (docs/long_tail.md).
+    EFL differs from focal loss only for categories with g below 1. For a small prior these are the
+    ones with ``n⁺/n⁻ < (γ + 1) π^(γ+1) (1-α)/α``, fewer with a lower prior. During training the
+    ratios move towards 1 (docs/long_tail.md).
 
     Args:
-        prior: π, the probability that the head starts with, in (0, 1).
-        positives: ``(K,)``, priors that answer for an object of each category, over the data.
-        negatives: ``(K,)``, all other priors that count.
-        alpha: weight of positives, negatives get ``1 - alpha``; None: both weigh 1.
+        prior: π, the initial probability of the head, in (0, 1).
+        positives: ``(K,)``, positive priors of each category over the dataset.
+        negatives: ``(K,)``, all other priors that aren't ignored.
+        alpha: weight of positives, negatives get ``1 - alpha``; None: 1 for both.
         gamma: γ_b.
 
     Returns:

@@ -1,8 +1,8 @@
-"""What every classification loss does before and after its formula: check, lay out, reduce.
+"""Checks, layout and reduction shared by the losses.
 
-Sources differ in how they take targets and what they do with ignored ones; here there is one way.
-`prepare` checks the arguments and puts the category dimension last, in float32 or better; `reduce`
-applies weights, drops what is ignored and sums.
+`prepare` checks the arguments and moves the category dimension last, in float32 or better; `reduce`
+applies weights, drops ignored elements and sums. All losses thereby treat targets and ignored
+elements in the same way.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from hyperfocal.types import ConfigError, DataError
 
 Reduction = Literal["none", "sum", "mean"]
 Number = float | Tensor
-"""A number, or a tensor of shape ``()`` or ``(K,)`` with one value a category."""
+"""A number, or a tensor of shape ``()`` or ``(K,)`` with one value per category."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,10 @@ class Inputs:
     Attributes:
         logits: ``(..., K)`` float32, or float64 where float64 was given.
         targets: ``(...)`` int64 labels, or ``(..., K)`` floats in [0, 1].
-        kept: False where a target is ignored, ``(..., 1)`` or ``(..., K)`` bool; None where the
-            targets can't say so.
+        kept: False where a target is ignored, ``(..., 1)`` or ``(..., K)`` bool; None for float
+            targets, which can't be ignored.
         weight: broadcasts against the logits, or None.
-        channel_dim: where the categories were in the logits given.
+        channel_dim: the dimension of the categories in the logits passed in.
     """
 
     logits: Tensor
@@ -48,7 +48,7 @@ def prepare(
     channel_dim: int = -1,
     background: bool = True,
 ) -> Inputs:
-    """Check logits, targets and weight, and lay them out with the categories last.
+    """Check logits, targets and weight, and move the categories last.
 
     Args:
         logits: floats, categories along ``channel_dim``.
@@ -57,12 +57,12 @@ def prepare(
             integers of the logits' shape: 1 positive, 0 negative, -1 ignored.
         weight: a non-negative factor per target row (the shape of integer labels) or per logit.
         channel_dim: dimension of the categories.
-        background: whether the label K exists.
+        background: whether the label K is allowed.
 
     Raises:
-        DataError: shapes, dtypes or values that don't fit. Values are read on the CPU only, and
-            not under ``torch.compile`` or ``vmap``: reading them on an accelerator would stall it.
-            There a label above K acts as background and one below -1 as ignored.
+        DataError: shapes, dtypes or values that don't fit. Values are only checked on the CPU, and
+            not under ``torch.compile`` or ``vmap``, to avoid synchronising with an accelerator.
+            There a label above K is treated as background and one below -1 as ignored.
     """
     if not logits.is_floating_point():
         raise DataError(f"logits are {logits.dtype}, but they must be floating point")
@@ -105,18 +105,18 @@ def prepare(
 def per_category(
     value: Number, name: str, logits: Tensor, low: float = 0.0, high: float = math.inf
 ) -> Number:
-    """Check a setting that is a number or has one value a category.
+    """Check a setting that is one number or one value per category.
 
     Args:
         value: the number, or a tensor of shape ``()`` or ``(K,)``.
-        name: what errors call it.
-        logits: ``(..., K)``; a tensor value takes their dtype.
-        low: least value allowed.
-        high: greatest value allowed.
+        name: its name in error messages.
+        logits: ``(..., K)``; a tensor value is cast to their dtype.
+        low: smallest value allowed.
+        high: largest value allowed.
 
     Raises:
-        ConfigError: a value out of range, a shape that doesn't fit, or a tensor that asks for a
-            gradient (the losses treat their settings as constants).
+        ConfigError: a value out of range, a shape that doesn't fit, or a tensor that requires
+            gradients (the losses treat their settings as constants).
     """
     if not isinstance(value, Tensor):
         check_scalar(value, name, low, high)
@@ -125,7 +125,7 @@ def per_category(
     if value.shape not in ((), (k,)):
         raise ConfigError(f"{name} has shape {tuple(value.shape)}, but it must be () or ({k},)")
     if value.requires_grad:
-        raise ConfigError(f"{name} requires a gradient, but the loss has none with respect to it")
+        raise ConfigError(f"{name} requires a gradient, but the loss treats it as a constant")
     try:
         check_range(value, low, high, name)
     except DataError as error:
@@ -136,13 +136,13 @@ def per_category(
 def reduce(
     loss: Tensor, inputs: Inputs, reduction: Reduction, normalizer: Number | None = None
 ) -> Tensor:
-    """Weigh, drop what is ignored, and sum.
+    """Apply weights, drop ignored elements, and sum.
 
     Args:
         loss: ``(..., K)`` (or ``(..., 1)`` for a loss per row).
-        inputs: what `prepare` gave.
-        reduction: ``"none"`` keeps the shape, ``"sum"`` adds up, ``"mean"`` divides the sum by the
-            number of elements that aren't ignored (0 where there are none).
+        inputs: the result of `prepare`.
+        reduction: ``"none"`` keeps the shape, ``"sum"`` sums, ``"mean"`` divides the sum by the
+            number of elements that aren't ignored (0 if there are none).
         normalizer: divides the result of "none" or "sum"; a positive number or a scalar tensor.
 
     Raises:
@@ -150,7 +150,7 @@ def reduce(
     """
     check_choice(reduction, "reduction", Reduction)
     if normalizer is not None and reduction == "mean":
-        raise ConfigError(f"normalizer = {normalizer!r} with reduction 'mean', which has its own")
+        raise ConfigError(f"normalizer = {normalizer!r} can't be combined with reduction 'mean'")
     if inputs.weight is not None:
         loss = loss * inputs.weight
     if inputs.kept is not None:
@@ -176,7 +176,7 @@ def prepare_boxes(
         pred: ``(..., D)``.
         target: ``(..., D)``.
         weight: ``(...)``, or ``(..., D)`` unless ``boxes``.
-        boxes: D must be 4, and there is one loss a row.
+        boxes: whether D must be 4, with one loss per row.
 
     Raises:
         DataError: shapes or dtypes that don't fit.
@@ -193,7 +193,7 @@ def prepare_boxes(
     if weight is not None:
         if boxes and weight.shape != pred.shape[:-1]:
             raise DataError(
-                f"weight has shape {tuple(weight.shape)}, but with one value a box it must be "
+                f"weight has shape {tuple(weight.shape)}, but with one value per box it must be "
                 f"{tuple(pred.shape[:-1])}"
             )
         weight = _row_or_element(weight, pred, False, -1)
@@ -201,7 +201,7 @@ def prepare_boxes(
 
 
 def check_choice(value: object, name: str, choices: Any) -> None:
-    """Raise `ConfigError` unless the value is one of a ``Literal``'s."""
+    """Raise `ConfigError` unless the value is one of those of a ``Literal``."""
     if value not in get_args(choices):
         words = ", ".join(get_args(choices))
         raise ConfigError(f"{name} = {value!r}, but it must be one of {words}")
@@ -217,7 +217,7 @@ def check_scalar(value: float, name: str, low: float = 0.0, high: float = math.i
 def prepare_softmax(
     logits: Tensor, labels: Tensor, weight: Tensor | None = None, channel_dim: int = -1
 ) -> Inputs:
-    """`prepare` for losses over a softmax: integer labels ``0..C-1`` or -1, one weight a row.
+    """`prepare` for losses over a softmax: integer labels ``0..C-1`` or -1, one weight per row.
 
     Raises:
         DataError: shapes, dtypes or values that don't fit, or fewer than two categories.
@@ -225,14 +225,14 @@ def prepare_softmax(
     if labels.shape == logits.shape:
         raise DataError(
             f"targets have the logits' shape {tuple(logits.shape)}, but a softmax loss takes "
-            "integer labels, one a row"
+            "integer labels, one per row"
         )
     inputs = prepare(logits, labels, weight, channel_dim, background=False)
     if inputs.logits.shape[-1] < 2:
-        raise DataError("a softmax loss needs at least two logits a row")
+        raise DataError("a softmax loss needs at least two logits per row")
     if weight is not None and weight.shape != labels.shape:
         raise DataError(
-            f"weight has shape {tuple(weight.shape)}, but it must be one value a row, "
+            f"weight has shape {tuple(weight.shape)}, but it must be one value per row, "
             f"{tuple(labels.shape)}"
         )
     return inputs
@@ -241,18 +241,18 @@ def prepare_softmax(
 def reduce_rows(
     loss: Tensor, inputs: Inputs, reduction: Reduction, normalizer: Number | None = None
 ) -> Tensor:
-    """`reduce` for ``(...)``, one loss a row."""
+    """`reduce` for ``(...)``, one loss per row."""
     out = reduce(loss.unsqueeze(-1), inputs, reduction, normalizer)
     return out.squeeze(inputs.channel_dim) if reduction == "none" else out
 
 
 def scalar_normalizer(normalizer: Number) -> Number:
-    """Check a normalizer: a positive number, or a tensor of one element (its value isn't read)."""
+    """Check a normalizer: a positive number, or a one-element tensor (its value isn't checked)."""
     if isinstance(normalizer, Tensor):
         if normalizer.numel() != 1:
             raise ConfigError(
                 f"normalizer has shape {tuple(normalizer.shape)}, but it must be a scalar; "
-                "use weight for one factor a row"
+                "use weight for one factor per row"
             )
         return normalizer.reshape(())
     check_scalar(normalizer, "normalizer")
@@ -269,13 +269,13 @@ def _row_or_element(weight: Tensor, logits: Tensor, move: bool, channel_dim: int
     if weight.shape == logits.shape[:-1]:
         return weight.to(logits.dtype).unsqueeze(-1)
     raise DataError(
-        f"weight has shape {tuple(weight.shape)}, but it must be one value a row, "
-        f"{tuple(logits.shape[:-1])}, or one a logit, {tuple(logits.shape)} (categories last)"
+        f"weight has shape {tuple(weight.shape)}, but it must be one value per row, "
+        f"{tuple(logits.shape[:-1])}, or one per logit, {tuple(logits.shape)} (categories last)"
     )
 
 
 def widest(x: Tensor) -> Tensor:
-    """``x`` in float64, or as it is on a device without it."""
+    """``x`` in float64, or unchanged on a device without it."""
     return x if x.device.type == "mps" else x.double()
 
 
@@ -283,7 +283,7 @@ def integer_labels(labels: Tensor, num_classes: int) -> Tensor:
     """Labels as int64: ``0..K-1`` a category, K background, -1 ignored.
 
     Raises:
-        DataError: not integers or (on the CPU) others than these.
+        DataError: not integers or (on the CPU) out of range.
     """
     if labels.is_floating_point() or labels.dtype == torch.bool:
         raise DataError(f"labels are {labels.dtype}, but they must be integers")
@@ -293,27 +293,27 @@ def integer_labels(labels: Tensor, num_classes: int) -> Tensor:
 
 
 def check_labels(labels: Tensor, num_classes: int, what: str, background: bool = True) -> None:
-    """`check_range` for labels ``0..K-1``, -1 ignored, and K where there is a background."""
+    """`check_range` for labels ``0..K-1``, -1 (ignored), and K if there is a background."""
     hint = "(-1 ignored, K background)" if background else "(-1 ignored)"
     check_range(labels, -1, num_classes if background else num_classes - 1, what, hint)
 
 
 def check_range(values: Tensor, low: float, high: float, what: str, hint: str = "") -> None:
-    """Raise `DataError` naming the first value outside [low, high], where it may be read.
+    """Raise `DataError` naming the first value outside [low, high].
 
     Args:
-        values: on the CPU, else nothing is checked: reading them would stall an accelerator.
-        low: least allowed.
-        high: greatest allowed.
-        what: what the error calls them.
-        hint: what the error adds.
+        values: only checked on the CPU, to avoid synchronising with an accelerator.
+        low: smallest value allowed.
+        high: largest value allowed.
+        what: their name in the error message.
+        hint: appended to the error message.
     """
     if values.device.type != "cpu" or values.numel() == 0 or torch.compiler.is_compiling():
         return
     bad = ~((values >= low) & (values <= high))  # NaN is bad too
     try:
         found = bool(bad.any())
-    except RuntimeError:  # inside vmap no value can be read
+    except RuntimeError:  # values can't be read inside vmap
         return
     if found:
         worst = values[bad].flatten()[0].item()

@@ -1,10 +1,10 @@
 """One-vs-all sigmoid losses from integer labels, without a one-hot tensor.
 
 Such a loss is own_j·term(x_j) where category j is the row's label and rest_j·term(-x_j) everywhere
-else, for a term of x_t (see `terms`) and two factors a category: alpha and 1 - alpha, for instance.
-With integer labels all but at most one logit a row are negatives, so the negative form is taken
-everywhere and the one value at the label is replaced. With a float target y the two forms are mixed
-y to 1 - y: the expected loss if the label were drawn with that probability.
+else, for a term of x_t (see `terms`) and two factors per category, for example alpha and 1 - alpha.
+With integer labels at most one logit per row is positive, so the negative form is computed for all
+logits and replaced at the label. A float target y gives y times the positive form plus 1 - y times
+the negative form: the expected loss if the label is sampled with probability y.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Term = Callable[..., Tensor]
 
 
 def balance(alpha: Number | None, logits: Tensor) -> tuple[Number | None, Number | None]:
-    """The factors of positives and negatives, ``(alpha, 1 - alpha)``, or none where alpha is None.
+    """The factors of positives and negatives, ``(alpha, 1 - alpha)``; Nones if alpha is None.
 
     Raises:
         ConfigError: alpha outside [0, 1] or of a shape that doesn't fit.
@@ -44,9 +44,9 @@ def one_vs_all(
     """The loss of every logit, ``(..., K)``, before weights and ignored rows.
 
     Args:
-        inputs: what `prepare` gave.
+        inputs: the result of `prepare`.
         term: loss of a logit as a function of x_t.
-        parameters: passed on to ``term``; a ``(K,)`` tensor has one value a category.
+        parameters: passed on to ``term``; a ``(K,)`` tensor has one value per category.
         own: factor of positives, a number or ``(K,)``; None: 1.
         rest: factor of negatives, a number or ``(K,)``; None: 1.
     """
@@ -67,8 +67,8 @@ def one_vs_all_sums(
 ) -> tuple[Tensor, Tensor]:
     """Per category, own·term(x) summed over its positives and rest·term(-x) over all the rest.
 
-    Takes what `one_vs_all` takes (``term`` usually being the size of a gradient) and leaves ignored
-    elements out.
+    Takes the arguments of `one_vs_all` (``term`` is usually the absolute value of a gradient).
+    Ignored elements are excluded.
 
     Returns:
         Two ``(K,)`` tensors of the logits' dtype.
@@ -88,19 +88,19 @@ def one_vs_all_soft(
     negative: Term,
     *parameters: Number,
 ) -> Tensor:
-    """The same where the target of an object is a quality q in [0, 1] instead of 1.
+    """`one_vs_all` where the target of an object is a quality q in [0, 1] instead of 1.
 
     Args:
-        inputs: what `prepare` gave; float targets are the qualities themselves, constants too.
+        inputs: the result of `prepare`; float targets are the qualities, and are detached.
         quality: ``(...)``, q of each row's label, with integer labels; None: 1.
         positive: ``positive(x, q, *parameters)``, the loss where q > 0.
         negative: ``negative(x, *parameters)``, the loss elsewhere.
-        parameters: numbers, or ``(K,)`` tensors with one value a category.
+        parameters: numbers, or ``(K,)`` tensors with one value per category.
     """
     x, targets = inputs.logits, inputs.targets
     if targets.is_floating_point():
         if quality is not None:
-            raise DataError("quality goes with integer labels; float targets already are qualities")
+            raise DataError("quality needs integer labels; float targets already are qualities")
         q = targets.detach()
         return torch.where(q > 0, positive(x, q, *parameters), negative(x, *parameters))
     index, _ = label_index(targets, x.shape[-1])
@@ -112,7 +112,7 @@ def one_vs_all_soft(
 
 
 def quality_at_label(inputs: Inputs, quality: Tensor | None) -> Tensor:
-    """Q of each row, ``(..., 1)``, 1 where the row is no object.
+    """Q of each row, ``(..., 1)``, 1 where the row isn't an object.
 
     Raises:
         DataError: a shape that isn't the labels', or (on the CPU) values outside [0, 1].
@@ -134,11 +134,11 @@ def quality_at_label(inputs: Inputs, quality: Tensor | None) -> Tensor:
 def sums_by_label(inputs: Inputs, positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
     """Per category, the sum over its positives and the sum over everything else.
 
-    Nothing is got by subtraction: a category's negatives are many and tiny, and would drown in the
-    rounding of its few large positives.
+    Nothing is computed by subtraction: the sum over many small negatives would be lost in the
+    rounding error of the few large positives.
 
     Args:
-        inputs: what `prepare` gave, with integer labels.
+        inputs: the result of `prepare`, with integer labels.
         positive: ``(..., 1)``, the value of each row at its label.
         negative: ``(..., K)``, the value of each logit as a negative.
     """
@@ -153,16 +153,16 @@ def sums_by_label(inputs: Inputs, positive: Tensor, negative: Tensor) -> tuple[T
 
 
 def sum_rows(values: Tensor, inputs: Inputs) -> Tensor:
-    """``(..., K)`` summed to ``(K,)``, without what is ignored."""
+    """``(..., K)`` summed to ``(K,)``, without ignored elements."""
     if inputs.kept is not None:
         values = torch.where(inputs.kept, values, 0.0)
     return values.reshape(-1, values.shape[-1]).sum(0)
 
 
 def label_index(labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Column of each row's label, ``(..., 1)``, and whether the label is a category at all.
+    """Column of each row's label, ``(..., 1)``, and whether the label is a category.
 
-    Background and ignored rows get some valid column, so that gather and scatter need no mask.
+    Background and ignored rows get an arbitrary valid column, so gather and scatter need no mask.
     """
     index = labels.clamp(0, num_classes - 1).unsqueeze(-1)
     is_category = ((labels >= 0) & (labels < num_classes)).unsqueeze(-1)
@@ -170,19 +170,19 @@ def label_index(labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
 
 
 def at_label(value: Any, index: Tensor) -> Any:
-    """The value of each row's label, ``(..., 1)``, where there is one a category."""
+    """The value at each row's label, ``(..., 1)``; a number is returned unchanged."""
     return value[index] if isinstance(value, Tensor) and value.ndim else value
 
 
 def replace_at_label(everywhere: Tensor, inputs: Inputs, value: Tensor) -> Tensor:
-    """``everywhere (..., K)`` with ``value (..., 1)`` in the label's column of each object."""
+    """``everywhere (..., K)`` with ``value (..., 1)`` in the column of each object's label."""
     index, is_category = label_index(inputs.targets, everywhere.shape[-1])
     value = torch.where(is_category, value, everywhere.gather(-1, index))
     return everywhere.scatter(-1, index, value)
 
 
 def times(value: Tensor, factor: Number | None) -> Tensor:
-    """``value`` times ``factor``, where there is one."""
+    """``value`` times ``factor``, unless that is None."""
     return value if factor is None else value * factor
 
 

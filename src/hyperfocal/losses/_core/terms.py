@@ -1,4 +1,4 @@
-"""The scalar functions that the sigmoid losses are made of, exact at every logit.
+"""Elementwise functions of the sigmoid losses, accurate at every logit.
 
 With the logit x, the label y = ±1 and x_t = y·x, so that p_t = σ(x_t)::
 
@@ -8,14 +8,14 @@ With the logit x, the label y = ±1 and x_t = y·x, so that p_t = σ(x_t)::
                          dFL/dx_t = (1 - p_t)^γ (γ p_t log p_t + p_t - 1)
     soft_focal_term      focal loss for a soft label q instead of ±1
 
-(focal-loss paper, appendix B, eq. 9-10.) Nothing is ever formed from a rounded p: log p_t is
--softplus(-x_t), and 1 - p_t is σ(-x_t). Both summands of the focal derivative have the same sign,
-so nothing cancels, and the relative error stays at a few units in the last place however far the
-logit is out. With a soft label, p - q does cancel where p is near q; it is formed in float64. The
-derivatives are written out rather than left to autograd because the derivative of a power has a
-pole at 0 for γ < 1, and exp(-γ·softplus(x_t)), which has none, loses digits in proportion to γ·x_t.
-Second derivatives go through the written derivative by autograd (with γ < 1 they are NaN where
-1 - p_t underflows).
+(focal-loss paper, appendix B, eq. 9-10.) Nothing is computed from a rounded p: log p_t is
+-softplus(-x_t), and 1 - p_t is σ(-x_t). Both terms of the focal derivative have the same sign, so
+there is no cancellation, and the relative error is a few units in the last place for any logit.
+With a soft label, p - q does cancel where p is near q; it is computed in float64. The derivatives
+are explicit rather than left to autograd because the derivative of a power has a pole at 0 for
+γ < 1, and exp(-γ·softplus(x_t)), which has none, loses precision in proportion to γ·x_t. Second
+derivatives are those of the explicit derivative, by autograd (with γ < 1 they are NaN where 1 - p_t
+underflows).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from hyperfocal.losses._core.inputs import Number, widest
 
 
 def softplus(x: Tensor) -> Tensor:
-    """log(1 + e^x), to the last digits in float64 too (PyTorch's own cuts over at x = 20)."""
+    """log(1 + e^x), accurate in float64 too (PyTorch's default is linear above x = 20)."""
     return F.softplus(x, threshold=40.0)
 
 
@@ -40,7 +40,7 @@ def cross_entropy_term(x_t: Tensor) -> Tensor:
 
 
 def focal_term(x_t: Tensor, gamma: Number) -> Tensor:
-    """-(1 - p_t)^γ log p_t, elementwise. ``gamma`` broadcasts and is a constant."""
+    """-(1 - p_t)^γ log p_t, elementwise; ``gamma`` broadcasts and is a constant."""
     return _FocalTerm.apply(x_t, gamma)  # type: ignore[no-any-return]
 
 
@@ -61,7 +61,7 @@ def soft_focal_term(x: Tensor, q: Tensor, gamma: Number) -> Tensor:
 
 
 def soft_focal_derivative(x: Tensor, q: Tensor, gamma: Number) -> Tensor:
-    """Derivative of `soft_focal_term` with respect to x; it has either sign."""
+    """Derivative of `soft_focal_term` with respect to x."""
     p, wrong, error = torch.sigmoid(x), torch.sigmoid(-x), soft_error(x, q)
     size = error.abs()
     # For γ < 1 there is a cusp at p = q; the derivative there is taken as 0.
@@ -71,7 +71,7 @@ def soft_focal_derivative(x: Tensor, q: Tensor, gamma: Number) -> Tensor:
 
 
 def soft_error(x: Tensor, q: Tensor) -> Tensor:
-    """The error p - q with all its digits, be p near q, near 0 or near 1."""
+    """The error p - q in full precision, also for p near q, 0 or 1."""
     x, q, dtype = widest(x), widest(q), x.dtype
     return ((1 - q) * torch.sigmoid(x) - q * torch.sigmoid(-x)).to(dtype)
 

@@ -1,14 +1,14 @@
-"""One pass over the logits instead of a dozen: the fast twin of the sigmoid losses.
+"""Fused kernels of the sigmoid losses, with one pass over the logits.
 
 Cross entropy, focal, EFL, EQLv2 and quality focal loss are one function of the logit with three
-settings per category: the power γ and a weight each for positives and negatives. So they share one
-kernel, which reads the logits once and writes the gradient once, in the forward pass, and adds up
-the loss and (for losses with memory) each category's absolute gradients on the way. On the CPU it
-is C++, built on first use (`cpu`); on CUDA it is Triton (`cuda`).
+settings per category: the power γ and the weights of positives and negatives. They share one
+kernel, which in the forward pass reads the logits once, writes the gradient once, and sums the loss
+and (for losses with memory) each category's absolute gradients. On the CPU it is C++, built on
+first use (`cpu`); on CUDA it is Triton (`cuda`).
 
-`serves` decides whether a call can take it. The plain PyTorch form in ``losses/`` is the
-definition, and serves everything else: other reductions, float targets, weights per row or logit,
-float64, ``torch.compile``, ``torch.func`` and second derivatives.
+`serves` decides whether a call uses it. The plain PyTorch form in ``losses/`` is the definition and
+handles everything else: other reductions, float targets, weights per row or logit, float64,
+``torch.compile``, ``torch.func`` and second derivatives.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from hyperfocal.losses.kernels.function import DTYPES, FusedSum, Problem, has_ke
 from hyperfocal.types import ConfigError, DataError
 
 Backend = Literal["auto", "plain", "fused"]
-"""Which form computes a summed loss: the fused one where it can, the plain one, or the fused one
-or an error."""
+"""Implementation of a summed loss: "auto" uses the fused form where possible, "plain" never, and
+"fused" raises where it isn't possible."""
 
 SMALLEST = 1 << 15
-"""Logits below which "auto" stays with the plain form: no time to gain, and no compiler started."""
+"""With fewer logits "auto" uses the plain form: no speed-up, and the kernel needn't be built."""
 
 
 def serves(
@@ -52,25 +52,25 @@ def serves(
     """Whether the fused form computes this call.
 
     Args:
-        backend: what the caller asked for.
+        backend: the requested form.
         logits: ``(..., K)``, or with the categories at ``channel_dim``.
-        targets: as the losses take them; only integer labels are served.
-        weight: only None is served.
-        reduction: only "sum" is served.
+        targets: as for the losses; only integer labels are supported.
+        weight: only None is supported.
+        reduction: only "sum" is supported.
         normalizer: a constant.
         channel_dim: dimension of the categories.
 
     Raises:
-        ConfigError: an unknown backend, or "fused" where that can't be.
+        ConfigError: an unknown backend, or "fused" where the fused form doesn't apply.
     """
     check_choice(backend, "backend", Backend)
-    # is_compiling comes first: torch.compile then never looks at the rest.
+    # is_compiling is checked first, so that torch.compile doesn't trace the rest.
     if backend == "plain" or torch.compiler.is_compiling():
         return False
     reason = _obstacle(logits, targets, weight, reduction, normalizer, channel_dim)
     if backend == "fused":
         if reason is None and not has_kernel(logits.device):
-            reason = f"a kernel for {logits.device.type!r}, which can't be built here"
+            reason = f"a kernel for {logits.device.type!r}, which isn't available"
         if reason is not None:
             raise ConfigError(f"backend = 'fused' needs {reason}; use 'auto' or 'plain'")
         return True
@@ -79,12 +79,12 @@ def serves(
 
 @dataclass(frozen=True)
 class Settings:
-    """A loss of the focal family: what `fused_sum` and the streamed head need to know of it.
+    """Settings of a loss of the focal family, for `fused_sum` and the streamed head.
 
     Attributes:
-        gamma: the power, a number or one a category.
-        own: factor of positives, a number or one a category.
-        rest: factor of negatives, a number or one a category.
+        gamma: the power, a number or one per category.
+        own: factor of positives, a number or one per category.
+        rest: factor of negatives, a number or one per category.
     """
 
     gamma: Number
@@ -98,7 +98,7 @@ class Settings:
         normalizer: Number | None,
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:
-        """``(3, K)``: γ and both factors, these divided by the normalizer."""
+        """``(3, K)``: γ, and both factors divided by the normalizer."""
         table = torch.empty((3, num_classes), device=device, dtype=dtype)
         for row, value in zip(table, (self.gamma, self.own, self.rest), strict=True):
             if isinstance(value, Tensor):
@@ -118,7 +118,7 @@ def focal_settings(alpha: Number | None, gamma: Number, num_classes: int) -> Set
     Raises:
         ConfigError: alpha outside [0, 1], negative gamma, or a shape that doesn't fit.
     """
-    like = torch.empty(num_classes)  # settings stay float32 whatever the logits are
+    like = torch.empty(num_classes)  # settings are float32 for logits of any dtype
     gamma = per_category(gamma, "gamma", like)
     if alpha is None:
         return Settings(gamma)
@@ -143,13 +143,13 @@ def fused_sum(
     rows labelled -1 add nothing.
 
     Args:
-        logits: ``(..., K)`` float32, bfloat16 or float16, not empty. Strides other than those of a
-            contiguous tensor (or of a slice of its columns) cost a copy.
+        logits: ``(..., K)`` float32, bfloat16 or float16, not empty. Copied unless contiguous (or a
+            slice of the columns of a contiguous tensor).
         labels: integers of shape ``(...)``: ``0..K-1``, K background, -1 ignored.
         settings: γ and factors.
-        normalizer: divides everything: loss, gradient and sums.
+        normalizer: divides loss, gradient and sums.
         quality: floats in [0, 1] of the labels' shape, read where the label is a category.
-        sums: also add up the absolute gradients.
+        sums: also sum the absolute gradients.
         channel_dim: dimension of the categories.
 
     Returns:
@@ -157,7 +157,7 @@ def fused_sum(
         summed over its positives and over its negatives (zeros unless ``sums``).
 
     Raises:
-        DataError: impossible labels or qualities (on the CPU).
+        DataError: labels or qualities out of range (on the CPU).
     """
     logits = logits.movedim(channel_dim, -1)
     k = logits.shape[-1]
@@ -174,18 +174,18 @@ def fused_sum(
         gamma=None if isinstance(settings.gamma, Tensor) else settings.gamma,
     )
     rows = logits.reshape(-1, k)
-    if not torch.is_grad_enabled():  # which autograd functions can't see from inside
+    if not torch.is_grad_enabled():  # an autograd function can't check this itself
         rows = rows.detach()
     if rows.stride(1) != 1:
         rows = rows.contiguous()
     loss, totals, bad_row = FusedSum.apply(rows, problem)
     if bad_row >= 0:
-        prepare(logits.detach(), labels)  # says what is wrong with the labels
+        prepare(logits.detach(), labels)  # raises the error about the labels
     return loss, totals
 
 
 def _row_labels(labels: Tensor) -> Tensor:
-    """``(N,)`` int64, or int32 as they are on a GPU, whose kernel reads both."""
+    """``(N,)`` int64; on a GPU int32 labels are kept, because its kernel reads both."""
     labels = labels.detach().reshape(-1)
     if labels.dtype != torch.int32 or labels.device.type == "cpu":
         labels = labels.long()
@@ -193,7 +193,7 @@ def _row_labels(labels: Tensor) -> Tensor:
 
 
 def _checked_quality(quality: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """``(N,)`` float32, 1 where the label is no category."""
+    """``(N,)`` float32, 1 where the label isn't a category."""
     if quality.shape != labels.shape:
         raise DataError(
             f"quality has shape {tuple(quality.shape)}, but the labels have {tuple(labels.shape)}"
@@ -212,7 +212,7 @@ def _obstacle(
     normalizer: Number | None,
     channel_dim: int,
 ) -> str | None:
-    """What the fused form would need and doesn't have; None where it can serve."""
+    """The unmet requirement of the fused form; None if it can compute the call."""
     if reduction != "sum":
         return "reduction = 'sum'"
     if weight is not None:
@@ -220,12 +220,12 @@ def _obstacle(
     if logits.dtype not in DTYPES or logits.ndim < 2 or logits.numel() == 0:
         return "float32, bfloat16 or float16 logits (..., K) that aren't empty"
     if not -logits.ndim <= channel_dim < logits.ndim:
-        return "a channel_dim that exists"
+        return "a valid channel_dim"
     rows = list(logits.shape)
     del rows[channel_dim]
     integer = not (targets.is_floating_point() or targets.dtype == torch.bool)
     if not integer or list(targets.shape) != rows or targets.device != logits.device:
-        return "integer labels, one a row, on the logits' device"
+        return "integer labels, one per row, on the logits' device"
     if isinstance(normalizer, Tensor) and normalizer.requires_grad:
         return "a normalizer that is a constant"
     if logits.device.type not in ("cpu", "cuda"):
@@ -236,7 +236,7 @@ def _obstacle(
 
 
 def _watched() -> bool:
-    """Whether something records or transforms the operations, which would miss the kernel's."""
+    """Whether operations are being traced or transformed, which doesn't work for the kernel's."""
     return (
         torch._C._are_functorch_transforms_active()
         or torch._C._len_torch_dispatch_stack() > 0

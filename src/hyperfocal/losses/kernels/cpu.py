@@ -1,12 +1,13 @@
-"""The fused sum on the CPU: C++ with OpenMP, compiled on first use and kept on disk.
+"""The fused sum on the CPU: C++ with OpenMP, compiled on first use and cached on disk.
 
-The source knows nothing of PyTorch, so a build takes a few seconds and depends on no ABI; it is
-called through ctypes with the tensors' addresses. It is compiled for the machine at hand
-(``-march=native``), so the file's name holds a hash of the source, the flags and the processor. Two
-processes may build at once: each writes a file of its own and moves it into place.
+The source doesn't include PyTorch's headers, so a build takes a few seconds and doesn't depend on
+PyTorch's ABI; it is called through ctypes with the tensors' addresses. It is compiled for the
+processor of this machine (``-march=native``), so the file name contains a hash of the source, the
+flags and the processor. Processes may build at the same time: each writes its own file and renames
+it.
 
-Without a C++ compiler (g++, clang++, or what ``CXX`` names) there is one warning, and the plain
-form computes the same numbers.
+Without a C++ compiler (g++, clang++, or ``CXX``) a warning is issued once, and the plain form
+computes the same numbers.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ _ARGUMENTS = "i pp qqqqq ppp p p p p i"
 
 
 def available() -> bool:
-    """Whether the kernel is there, building it if need be; warns once where it can't be built."""
+    """Whether the kernel can be used; builds it if necessary and warns once if that fails."""
     return _library() is not None
 
 
@@ -50,9 +51,9 @@ def sigmoid_sum(
     grad: Tensor | None,
     with_sums: bool,
 ) -> tuple[Tensor, Tensor, int]:
-    """One pass: the gradient into ``grad``; loss, sums ``(2, K)``, a row with a bad label or -1.
+    """Write the gradient to ``grad``; return loss, sums ``(2, K)``, a row with a bad label or -1.
 
-    `hyperfocal.losses.kernels.function` says what the arguments are.
+    The arguments are described in `hyperfocal.losses.kernels.function`.
     """
     library = _library()
     assert library is not None
@@ -81,7 +82,7 @@ def sigmoid_sum(
 
 
 def cache_dir() -> Path:
-    """Where builds are kept: ``HYPERFOCAL_CACHE``, else the user's cache directory."""
+    """Directory of the builds: ``HYPERFOCAL_CACHE``, else the user's cache directory."""
     if given := os.environ.get("HYPERFOCAL_CACHE"):
         return Path(given)
     base = os.environ.get("XDG_CACHE_HOME")
@@ -96,7 +97,7 @@ def _library() -> ctypes.CDLL | None:
     except (OSError, RuntimeError) as error:
         warnings.warn(
             f"no fused CPU losses ({error}); the plain PyTorch form computes the same numbers, "
-            "some twenty times slower. Install a C++ compiler such as g++, or name one in CXX",
+            "about twenty times slower. Install a C++ compiler such as g++, or set CXX",
             HyperfocalWarning,
             stacklevel=2,
         )
@@ -117,15 +118,15 @@ def _load() -> ctypes.CDLL:
         if not target.exists():
             _build(target, flags)
         return ctypes.CDLL(str(target))
-    except OSError:  # a cache that can't be written, or what can't be loaded from it
-        # Never a shared temporary directory: what lies there ready to load may be another's.
+    except OSError:  # the cache can't be written, or the library can't be loaded from it
+        # Never a fixed path in a shared temporary directory: another user could put a file there.
         with tempfile.TemporaryDirectory(prefix="hyperfocal-") as folder:
             _build(Path(folder) / name, flags)
             return ctypes.CDLL(str(Path(folder) / name))
 
 
 def _build(target: Path, flags: list[str]) -> None:
-    """Compile and link to ``target``, whole or not at all."""
+    """Compile and link to ``target``, atomically."""
     compiler = os.environ.get("CXX") or next(
         filter(None, map(shutil.which, ("g++", "clang++", "c++"))), None
     )
@@ -133,7 +134,7 @@ def _build(target: Path, flags: list[str]) -> None:
         raise RuntimeError("no C++ compiler found")
     with tempfile.TemporaryDirectory(dir=target.parent, prefix="build-") as folder:
         made = Path(folder) / "made.so"
-        # Linking with PyTorch's own OpenMP library shares its threads; two pools would fight.
+        # Linking with PyTorch's OpenMP library shares its threads; two pools would compete.
         attempts = [["-fopenmp", str(path)] for path in _torch_openmp()] + [["-fopenmp"], []]
         for extra in attempts:
             command = [*compiler.split(), *flags, str(SOURCE), "-o", str(made), *extra]
@@ -150,7 +151,7 @@ def _build(target: Path, flags: list[str]) -> None:
 def _flags() -> list[str]:
     x86 = platform.machine().lower() in ("x86_64", "amd64")
     machine = ["-march=native", "-mprefer-vector-width=512"] if x86 else ["-mcpu=native"]
-    # No -ffast-math: it would take NaN for a number and undo the compensated exponent.
+    # No -ffast-math: it assumes that NaNs don't occur and removes the compensated exponent.
     arithmetic = ["-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"]
     return ["-O3", "-std=c++17", "-fPIC", "-shared", "-fopenmp-simd", *machine, *arithmetic]
 
@@ -162,7 +163,7 @@ def _torch_openmp() -> list[Path]:
 
 
 def _processor() -> str:
-    """What ``-march=native`` depends on."""
+    """Description of the processor, on which ``-march=native`` depends."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

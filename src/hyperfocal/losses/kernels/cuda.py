@@ -1,8 +1,8 @@
-"""The fused sum on CUDA, in Triton (which PyTorch's CUDA builds bring along).
+"""The fused sum on CUDA, in Triton (which PyTorch's CUDA builds include).
 
-Before the first use on a machine a small problem is solved and compared with the plain form, which
-serves from then on if it differs. `hyperfocal.losses.kernels.tiling` chooses how a problem is cut
-up for the GPU. Speed: ``docs/results/gpu.md``.
+On first use in a process a small problem is compared with the plain form, which is used from then
+on if the results differ. `hyperfocal.losses.kernels.tiling` chooses how a problem is split for the
+GPU. Speed: ``docs/results/gpu.md``.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from hyperfocal.losses.kernels.tiling import Tiling, best_tiling
 from hyperfocal.types import HyperfocalWarning
 
 SCALED_AT_ONCE = 4096
-"""Logits that a program of `scale_in_place` works on at once."""
+"""Logits that a program of `scale_in_place` processes at once."""
 
 
 def available() -> bool:
-    """Whether the kernel runs here and is right; warns once where it isn't."""
+    """Whether the kernel runs on this machine and is correct; warns once if it isn't."""
     found = torch.cuda.is_available() and importlib.util.find_spec("triton") is not None
     return found and _self_test()
 
@@ -41,12 +41,12 @@ def sigmoid_sum(
     gamma: float | None = None,
     tiling: Tiling | None = None,
 ) -> tuple[Tensor, Tensor, int]:
-    """One pass: the gradient into ``grad``; loss, sums ``(2, K)``, -1: nobody looked at the labels.
+    """Write the gradient to ``grad``; return loss, sums ``(2, K)`` and -1 (labels aren't checked).
 
-    `hyperfocal.losses.kernels.function` says what the arguments are. A label above
-    ``background`` acts as background and one below -1 as ignored. Logits whose rows don't follow
-    each other in memory are copied. ``gamma`` is γ where all categories have one, ``tiling`` how
-    the problem is cut up (None: as is best for this GPU).
+    The arguments are described in `hyperfocal.losses.kernels.function`. A label above
+    ``background`` is treated as background and one below -1 as ignored. Logits that aren't
+    contiguous are copied. ``gamma`` is γ if it is the same for all categories; ``tiling`` is how
+    the problem is split (None: the best for this GPU).
     """
     from hyperfocal.losses.kernels.sigmoid_triton import sigmoid_sum_kernel
 
@@ -92,28 +92,28 @@ def sigmoid_sum(
 
 
 def _own_errors(logits: Tensor, labels: Tensor, quality: Tensor, first: int) -> Tensor:
-    """``(N,)``: probability of each row's own category minus its quality, which may cancel.
+    """``(N,)``: probability of each row's category minus its quality.
 
-    It takes float64 to keep the digits; one number a row is cheap. Rows without a category here
-    have some number that the kernel doesn't use.
+    Computed in float64 because it may cancel. Rows without a category in these columns get an
+    arbitrary number that the kernel doesn't use.
     """
     own = (labels.long() - first).clamp(0, logits.shape[1] - 1)[:, None]
     return soft_error(logits.gather(1, own)[:, 0].float(), quality)
 
 
 def scale_in_place(grad: Tensor, factor: Tensor) -> Tensor:
-    """``grad *= factor`` without reading the factor on the host; nothing moves where it is 1."""
+    """``grad *= factor`` without reading the factor on the host; no memory access if it is 1."""
     from hyperfocal.losses.kernels.sigmoid_triton import scale_kernel
 
     size = grad.numel()
-    # A few programs that go on: where the factor is 1, starting the others would take the time.
+    # Few programs that loop: if the factor is 1, the time is that of launching programs.
     programs = max(1, min(-(-size // SCALED_AT_ONCE), 8 * _processors(grad.device)))
     scale_kernel[(programs,)](grad, factor, size, BLOCK=SCALED_AT_ONCE)
     return grad
 
 
 def add_to_columns(rows: Tensor, values: Tensor, tiling: Tiling | None = None) -> None:
-    """``rows (N, K) += values (K,)`` in place; the rows follow each other in memory."""
+    """``rows (N, K) += values (K,)`` in place; the rows are contiguous."""
     from hyperfocal.losses.kernels.sigmoid_triton import add_to_columns_kernel
 
     assert rows.is_contiguous()
@@ -133,7 +133,7 @@ def add_to_columns(rows: Tensor, values: Tensor, tiling: Tiling | None = None) -
 
 @functools.cache
 def _processors(device: torch.device) -> int:
-    """Multiprocessors of a GPU; one where Triton's interpreter runs on the CPU."""
+    """Number of multiprocessors of a GPU; 1 for Triton's interpreter on the CPU."""
     if device.type != "cuda":
         return 1
     return int(torch.cuda.get_device_properties(device).multi_processor_count)
@@ -152,7 +152,7 @@ def _self_test() -> bool:
         torch.testing.assert_close(loss, wanted_loss, rtol=1e-5, atol=0)
         torch.testing.assert_close(mine, plains, rtol=1e-5, atol=1e-30)
         torch.testing.assert_close(sums, wanted_sums, rtol=1e-5, atol=0)
-    except Exception as error:  # the compiler, the driver, the numbers: all mean "not here"
+    except Exception as error:  # compiler, driver or wrong results: unavailable
         warnings.warn(
             f"no fused CUDA losses ({type(error).__name__}: {str(error)[:300]}); the plain PyTorch "
             "form computes the same numbers, slower",

@@ -1,4 +1,4 @@
-"""The fused sum as an autograd function: the gradient is there when the forward pass ends."""
+"""The fused sum as an autograd function that computes the gradient in the forward pass."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from torch import Tensor
 from hyperfocal.losses.kernels import cpu, cuda, plain
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-"""What the kernels read."""
+"""Dtypes of the logits that the kernels support."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What is constant in a fused sum over ``(N, K)`` logits.
+    """The constant inputs of a fused sum over ``(N, K)`` logits.
 
     Attributes:
         labels: ``(N,)`` int64; int32 too on a GPU.
         table: ``(3, K)`` float32: γ, factor of positives, factor of negatives.
         quality: ``(N,)`` float32, or None.
-        background: greatest label there is.
+        background: largest label.
         sums: whether absolute gradients are summed per category.
-        first: category of the first column; categories in other columns act as background.
-        gamma: γ where all categories have one and the host knows it: a faster power.
+        first: category of the first column; labels of other columns are treated as background.
+        gamma: γ if it is one Python number for all categories, which allows a faster power.
     """
 
     labels: Tensor
@@ -39,12 +39,12 @@ class Problem:
 
 @dataclass(frozen=True)
 class Solution:
-    """What one pass gives besides the gradient.
+    """The results of one pass besides the gradient.
 
     Attributes:
         loss: float32 scalar.
         sums: ``(2, K)`` float32, absolute gradients of positives and of negatives.
-        bad_row: a row with an impossible label, -1 if there is none or nobody looked.
+        bad_row: a row with a label out of range; -1 if there is none or labels aren't checked.
     """
 
     loss: Tensor
@@ -53,18 +53,18 @@ class Solution:
 
 
 def has_kernel(device: torch.device) -> bool:
-    """Whether there is a kernel for the device; builds and tests it on the first call."""
+    """Whether a kernel is available for the device; builds and tests it on the first call."""
     return {"cpu": cpu.available, "cuda": cuda.available}.get(device.type, lambda: False)()
 
 
 def solve(logits: Tensor, problem: Problem, grad: Tensor | None) -> Solution:
-    """One pass over the logits, by the kernel of their device or, without one, the plain forms.
+    """One pass over the logits, with the kernel of their device or, without one, the plain form.
 
     Args:
-        logits: ``(N, K)``, columns next to each other.
-        problem: everything else.
-        grad: ``(N, K)`` contiguous, where the gradient goes; it may be the logits themselves.
-            None: no gradient.
+        logits: ``(N, K)``, with contiguous columns.
+        problem: the constant inputs.
+        grad: ``(N, K)`` contiguous, overwritten with the gradient; may be the logits. None: no
+            gradient.
     """
     arguments = (
         logits,
@@ -93,13 +93,13 @@ class FusedSum(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, problem: Problem) -> tuple[Tensor, Tensor, int]:
-        """One pass; without a gradient where none will be asked for."""
+        """One pass; the gradient is only computed if the logits require it."""
         needed = ctx.needs_input_grad[0]
         unit = unit_of(rows.dtype, problem.table) if needed else None
         ctx.problem, ctx.unit = replace(problem, table=in_units(problem.table, unit)), unit
         ctx.grad = torch.empty(rows.shape, dtype=rows.dtype, device=rows.device) if needed else None
         solution = solve(rows, ctx.problem, ctx.grad)
-        # Kept for a second backward pass, and so that autograd notices changes in place.
+        # Saved for a second backward pass, and so that autograd detects in-place changes.
         ctx.save_for_backward(rows)
         ctx.mark_non_differentiable(solution.sums)
         ctx.set_materialize_grads(False)
@@ -113,7 +113,7 @@ class FusedSum(torch.autograd.Function):
         (rows,) = ctx.saved_tensors
         if grad_loss is None:
             return None, None
-        # Given away: what receives it may add to it in place. A second pass starts anew.
+        # The receiver may modify the gradient in place, so a second backward pass recomputes it.
         grad, ctx.grad = ctx.grad, None
         if grad is None:
             grad = torch.empty(rows.shape, dtype=rows.dtype, device=rows.device)
@@ -124,27 +124,27 @@ class FusedSum(torch.autograd.Function):
 
 
 class OnlyOnce(torch.autograd.Function):
-    """``(value, *inputs) -> value``, for a caller that may differentiate it again: it can't be."""
+    """``(value, *inputs) -> value``, which raises if it is differentiated a second time."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, *inputs: Tensor) -> Tensor:
-        """The value as it is."""
+        """The value, unchanged."""
         return value.view_as(value)
 
     @staticmethod
     def backward(ctx: Any, *_: Tensor) -> None:
-        """Say what to do instead."""
+        """Raise an error with the alternative."""
         raise RuntimeError(
             "a fused loss can't be differentiated twice: pass backend='plain' to the loss"
         )
 
 
 def unit_of(dtype: torch.dtype, table: Tensor) -> Tensor | None:
-    """The power of two that float16 gradients are kept multiplied by, None for other dtypes.
+    """The power of two that float16 gradients are scaled by; None for other dtypes.
 
-    Loss scaling comes with the gradient from above, after ours has been rounded: most of it would
-    have been below 6e-8, float16's least number. The greatest factor is brought near 2^12 instead;
-    a derivative is at most a few times its factor.
+    The gradient is computed in the forward pass, before loss scaling can apply, and most of it
+    would be below 6e-8, the smallest float16 number. It is scaled so that the largest factor is
+    near 2^12; a derivative is at most a few times its factor.
     """
     if dtype != torch.float16:
         return None
@@ -153,7 +153,7 @@ def unit_of(dtype: torch.dtype, table: Tensor) -> Tensor | None:
 
 
 def in_units(table: Tensor, unit: Tensor | None) -> Tensor:
-    """A table ``(..., 3, K)`` of the problem with loss, gradient and sums times ``unit``."""
+    """The table ``(..., 3, K)`` that gives loss, gradient and sums times ``unit``."""
     if unit is None:
         return table
     table = table.clone()
@@ -162,7 +162,7 @@ def in_units(table: Tensor, unit: Tensor | None) -> Tensor:
 
 
 def scaled(grad: Tensor, factor: Tensor, unit: Tensor | None = None) -> Tensor:
-    """``grad``, which is in units, times ``factor``; in place, and untouched where that is 1."""
+    """``grad`` times ``factor / unit`` in place; no memory access if that is 1."""
     if unit is not None:
         factor = factor / unit
     if grad.device.type == "cpu":

@@ -1,7 +1,7 @@
-"""What the kernels compute, by the plain forms: for machines and dtypes that have no kernel.
+"""The computation of the kernels in PyTorch, for machines and dtypes without a kernel.
 
-Used where a gradient has to be there at the end of the forward pass all the same, as in the
-streamed head. The losses themselves fall back to their own plain form.
+Used where the gradient is needed in the forward pass, as in the streamed head. The losses
+themselves fall back to their own plain form.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ def sigmoid_sum(
     grad: Tensor | None,
     with_sums: bool,
 ) -> tuple[Tensor, Tensor, int]:
-    """One pass: the gradient into ``grad``; loss, sums ``(2, K)``, -1: nobody looked at the labels.
+    """Write the gradient to ``grad``; return loss, sums ``(2, K)`` and -1 (labels aren't checked).
 
-    `hyperfocal.losses.kernels.function` says what the arguments are.
+    The arguments are described in `hyperfocal.losses.kernels.function`.
     """
     cols = logits.shape[1]
     column = labels - first

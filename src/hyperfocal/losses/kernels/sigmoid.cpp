@@ -2,14 +2,14 @@
 //
 // A logit x whose category isn't the row's label ("negative") has the loss
 //     w p^g softplus(x),   p = sigmoid(x),   derivative   w p^g (g (1-p) softplus(x) + p)
-// and the labelled one ("positive") the same of -x with a weight of its own; g and both weights are
+// and the labelled one ("positive") the same of -x with a separate weight; g and both weights are
 // per category. With a quality q the positive is w |q-p|^g BCE(p, q) instead.
 //
-// Rows are read in tiles short enough for a float sum over one to be accurate; tiles add up in
-// double. A tile that holds labelled or ignored cells is copied and these cells masked by a logit so
-// low that it adds exactly zero; labelled cells are collected and done on their own. So the loop
-// over the other 99 % knows no label and has no branch. Rows are cut into chunks by the shape
-// alone and chunks add up in order: the result doesn't depend on the number of threads.
+// Rows are read in tiles short enough for a float sum over one to be accurate; sums over tiles are
+// in double. A tile that contains labelled or ignored cells is copied and these cells masked by a
+// logit so low that it adds exactly zero; labelled cells are collected and computed separately. So
+// the loop over the other 99 % reads no labels and has no branches. Rows are split into chunks by
+// shape only and chunks are summed in order: the result doesn't depend on the number of threads.
 
 #include <algorithm>
 #include <cmath>
@@ -29,7 +29,7 @@
 
 namespace {
 
-constexpr int64_t kPiece = 256;    // elements worked on at once; buffers of it fit the L1 cache
+constexpr int64_t kPiece = 256;    // elements processed at once; their buffers fit the L1 cache
 constexpr int64_t kFlush = 32;     // tiles between float and double gradient sums
 constexpr int64_t kChunks = 64;
 constexpr int64_t kChunkElements = 1 << 15;  // no smaller chunks than this
@@ -53,7 +53,7 @@ struct Float16 {
 inline float load(float x) { return x; }
 inline float load(BFloat16 x) { return bits<float>(uint32_t(x.bits) << 16); }
 inline float load(Float16 x) {
-  // Exponent and mantissa into place, then a multiplication mends the bias and subnormals.
+  // Shift exponent and mantissa, then multiply to correct the exponent bias and subnormals.
   uint32_t magnitude = uint32_t(x.bits & 0x7fff) << 13;
   float y = bits<float>(magnitude) * 0x1p112f;
   y = magnitude >= 0x0f800000u ? bits<float>(magnitude | 0x7f800000u) : y;  // inf, NaN
@@ -68,7 +68,7 @@ inline void store(BFloat16& to, float x) {
 }
 inline void store(Float16& to, float x) {
   uint32_t u = bits<uint32_t>(x), sign = (u >> 16) & 0x8000, a = u & 0x7fffffffu;
-  // Adding 1/2 puts a subnormal half's last bit on the float's last bit, so the sum rounds it.
+  // Adding 1/2 aligns the last bit of a subnormal half with that of the float: the sum rounds it.
   uint32_t subnormal = bits<uint32_t>(bits<float>(a) + 0.5f) - 0x3f000000u;
   uint32_t normal = (a + 0xc8000fffu + ((a >> 13) & 1)) >> 13;
   uint32_t h = a < 0x38800000u ? subnormal : normal;
@@ -96,7 +96,7 @@ constexpr double kLog2eExact = 1.4426950408889634;
 constexpr float kLog2e = 1.44269502f, kLog2eTail = 1.92596299e-8f;
 constexpr float kRound = 12582912.f;  // 1.5 * 2^23: the low bits of kRound + x hold round(x)
 
-// 2^(r + n), |r| <= 1/2, where `rounded` = kRound + n; 0 where that is below FLT_MIN.
+// 2^(r + n), |r| <= 1/2, where `rounded` = kRound + n; 0 where the result is below FLT_MIN.
 inline float exp2(float r, float rounded) {
   float y = 0.0013276449f;  // minimax polynomial, relative error 7.5e-8
   y = std::fma(y, r, 0.009675564f);
@@ -120,8 +120,8 @@ inline float log1p_from(float q) {
 
 // p^g for p = sigmoid(x), given l = log1p(exp(-|x|)) and g / ln 2 in two parts.
 //
-// It is 2^(g log2 p) with log p = min(x, 0) - l. The exponent reaches -126, where its own rounding
-// would cost 1e-5, so only its integer part is taken from the rounded product.
+// It is 2^(g log2 p) with log p = min(x, 0) - l. The exponent goes down to -126, where rounding it
+// would cause an error of 1e-5, so only its integer part is taken from the rounded product.
 inline float power(float x, float l, float log2, float tail) {
   float m = x < 0.f ? x : 0.f;
   float z = std::fma(m - l, log2, kRound), k = z - kRound;
@@ -139,8 +139,8 @@ struct Category {
 
 // Loss and derivative of n <= kPiece negatives; returns the loss summed, adds |derivative| to sums.
 //
-// Several short loops over buffers in the L1 cache instead of a long one: from logit to gradient it
-// is 150 cycles, more than a core looks ahead; the iterations of short loops overlap.
+// Several short loops over buffers in the L1 cache instead of a long one: from logit to gradient
+// takes 150 cycles, more than out-of-order execution covers; iterations of short loops overlap.
 template <int P, bool Sums, class T>
 inline float negatives(const T* logits, Category category, int64_t n, T* grad, float* sums) {
   alignas(64) float wide[kPiece], e[kPiece], r[kPiece], l[kPiece];
@@ -174,7 +174,7 @@ inline float negatives(const T* logits, Category category, int64_t n, T* grad, f
   return loss;
 }
 
-// The positive of the quality focal loss; in double, since q - p may cancel. There are few of them.
+// The positive of the quality focal loss, in double since q - p may cancel; there are few of them.
 inline double quality_positive(double x, double q, double gamma, double weight, float& grad) {
   double e = std::exp(-std::fabs(x)), l = std::log1p(e), r = 1 / (1 + e);
   double p = x >= 0 ? r : e * r, not_p = x >= 0 ? e * r : r;
@@ -191,12 +191,12 @@ inline double quality_positive(double x, double q, double gamma, double weight, 
 struct Job {
   const void* logits;
   const int64_t* labels;
-  int64_t rows, cols, stride;  // elements from a row to the next; columns follow each other
+  int64_t rows, cols, stride;  // stride: elements from a row to the next; columns are contiguous
   int64_t first;               // category of column 0
-  int64_t background;          // greatest label there is
-  const float *gamma, *positive_weight, *negative_weight;  // one a column
-  const float* quality;        // one a row, or null
-  void* grad;                  // rows x cols, may be the logits; or null for the loss alone
+  int64_t background;          // largest label
+  const float *gamma, *positive_weight, *negative_weight;  // one per column
+  const float* quality;        // one per row, or null
+  void* grad;                  // rows x cols, may be the logits; null: no gradient
   double* sums;                // 2 x cols: |gradient| of positives, of negatives; or null
 };
 
@@ -219,7 +219,7 @@ struct Tiled {
   Category category() const { return {gamma.data(), log2.data(), tail.data(), weight.data()}; }
 };
 
-// A run of rows, done by one thread.
+// Consecutive rows, processed by one thread.
 template <class T, int P, bool Sums>
 class Chunk {
  public:
@@ -281,7 +281,7 @@ class Chunk {
                                  Sums ? partial.data() + k : nullptr);
   }
 
-  // The labelled cells met since the last call; their tiles have written a 0 to their gradient.
+  // The labelled cells found since the last call; their tiles have set their gradient to 0.
   void positives() {
     float x[kPiece], slope[kPiece];
     for (size_t start = 0; start < pending.size(); start += kPiece) {
@@ -317,7 +317,7 @@ class Chunk {
   }
 };
 
-// Subnormal numbers cost some cores a hundred cycles each; here they may as well be 0.
+// Subnormal numbers take a hundred cycles on some processors and are flushed to 0 instead.
 struct FlushSubnormals {
 #if defined(__x86_64__)
   unsigned saved = _mm_getcsr();
@@ -328,7 +328,7 @@ struct FlushSubnormals {
 #endif
 };
 
-// A fresh gradient is first touched here: faulting it in by 2 MiB instead of 4 KiB is cheaper.
+// A new gradient is first accessed here: page faults of 2 MiB instead of 4 KiB are cheaper.
 void ask_for_huge_pages(void* memory, int64_t bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
   const uintptr_t huge = uintptr_t(1) << 21, start = uintptr_t(memory);
@@ -342,7 +342,7 @@ void ask_for_huge_pages(void* memory, int64_t bytes) {
 template <class T, int P, bool Sums>
 int64_t run(const Job& job, double* loss, int threads) {
   const int64_t cols = job.cols;
-  // Several short rows make a tile: no loop remainders, and a single column (K = 1) works too.
+  // Several short rows form a tile: no loop remainders, and a single column (K = 1) works too.
   const bool dense = job.stride == cols;
   const int64_t tile = dense ? std::max<int64_t>(1, kPiece / cols) : 1;
   const Tiled tiled(job.gamma, job.negative_weight, cols, tile);

@@ -1,13 +1,13 @@
-"""The Triton functions of `cuda`; a file of its own because importing Triton takes a while.
+"""The Triton functions of `cuda`, in a separate file because importing Triton is slow.
 
-The logits are one flat array, cut into chunks of V elements. A lane works on one chunk, then on the
-one ``step`` chunks further on, and so on. step · V is a multiple of K, so a lane keeps its columns:
-their settings and sums stay in registers, and all loads and stores are aligned and contiguous
-whatever K is. Most programs meet no labelled or ignored row in most turns: then the short formula
-of a negative serves, which knows no labels.
+The logits are one flat array, split into chunks of V elements. A lane processes one chunk, then the
+one ``step`` chunks later, and so on. step · V is a multiple of K, so a lane keeps its columns:
+their settings and sums stay in registers, and all loads and stores are aligned and contiguous for
+any K. In most iterations a program has no labelled or ignored rows: then the shorter formula of a
+negative is used, which doesn't read labels.
 
-The arithmetic is chosen by DIGITS. 6, for float32 logits: right to 3e-6, exponents are kept in two
-parts. 5 and 4, for 16-bit logits with and without a power: right to 1e-4 before the gradient is
+DIGITS selects the arithmetic. 6, for float32 logits: accurate to 3e-6, with exponents in two parts.
+5 and 4, for 16-bit logits with and without a power: accurate to 1e-4 before the gradient is
 rounded.
 """
 
@@ -25,7 +25,7 @@ NOWHERE = tl.constexpr(1 << 30)
 
 @triton.jit
 def exp2(x, HARDWARE: tl.constexpr):
-    """2^x to 2^-22; 0 where that is below the least normal number."""
+    """2^x to 2^-22; 0 where the result is below the smallest normal number."""
     if HARDWARE:
         return tl.inline_asm_elementwise(
             "ex2.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1
@@ -58,7 +58,7 @@ def reciprocal(x, HARDWARE: tl.constexpr):
 
 @triton.jit
 def not_hoisted(x, HARDWARE: tl.constexpr):
-    """int32 ``x``; what is computed from it stays where it is, and takes no register elsewhere."""
+    """int32 ``x``; keeps the compiler from hoisting computations on it, which costs registers."""
     if HARDWARE:
         return tl.inline_asm_elementwise(
             "mov.b32 $0, $1;", "=r,r", [x], dtype=tl.int32, is_pure=False, pack=1
@@ -126,9 +126,9 @@ def sigmoid_power(x, small, gamma, HARDWARE: tl.constexpr):
 
 @triton.jit
 def negative(x, gamma, weight, POWER: tl.constexpr, DIGITS: tl.constexpr, HARDWARE: tl.constexpr):
-    """Loss over its last factor, that factor, and derivative, of logits without their label.
+    """Loss over its last factor, that factor, and derivative, of negatives.
 
-    With DIGITS 5, ``weight`` is its logarithm to base 2: it goes into the power's exponent.
+    With DIGITS 5, ``weight`` is the weight's logarithm to base 2, added to the power's exponent.
     """
     p, not_p, softplus, small = sigmoid_parts(x, DIGITS, HARDWARE)
     if POWER == 0:
@@ -159,7 +159,7 @@ def any_logit(
     DIGITS: tl.constexpr,
     HARDWARE: tl.constexpr,
 ):
-    """Loss and derivative of any logits, labelled ones too; 0 where they aren't kept."""
+    """Loss and derivative of positives and negatives; 0 where they are ignored."""
     x = tl.where(positive, -given, given)
     weight = tl.where(positive, own, rest)
     if DIGITS == 5:
@@ -188,31 +188,31 @@ def sigmoid_sum_kernel(
     labels,
     table,
     quality,
-    errors,  # of each row's own logit: its probability minus its quality
+    errors,  # probability minus quality of each row's labelled logit
     grad,
-    losses,  # one a program
-    sums,  # (2, step * V): of positives, which start at 0, and of negatives
-    size,  # logits
+    losses,  # one per program
+    sums,  # (2, step * V): of positives, initialised to 0 here, and of negatives
+    size,  # number of logits
     cols,
-    steps,  # for which every lane has a whole chunk
-    step,  # chunks from one of a lane's to its next; step * V is a multiple of cols
+    steps,  # iterations in which every lane has a full chunk
+    step,  # chunks between successive chunks of a lane; step * V is a multiple of cols
     row_step,  # step * V / cols
     first,  # category of column 0
-    background,  # greatest label there is
+    background,  # largest label
     POWER: tl.constexpr,  # 0: γ = 0, 2: γ = 2, -1: γ from the table
     WITH_QUALITY: tl.constexpr,
     WITH_GRAD: tl.constexpr,
     WITH_SUMS: tl.constexpr,
     DIGITS: tl.constexpr,
     HARDWARE: tl.constexpr,
-    ROWS: tl.constexpr,  # that a chunk can touch: 1, 2
+    ROWS: tl.constexpr,  # rows that a chunk can span: 1, 2
     V: tl.constexpr,
     CHUNKS: tl.constexpr,
 ):
     """Loss, gradient and the sums of its absolute values, in one pass."""
     lane = tl.program_id(0) * CHUNKS + tl.arange(0, CHUNKS)
     active = lane < step
-    lane = tl.where(active, lane, 0)  # idle ones follow the first and store nothing
+    lane = tl.where(active, lane, 0)  # idle lanes repeat the first and store nothing
     element = tl.arange(0, V)[None, :]
     at = lane[:, None] * V + element
     stored = active[:, None] & (element >= 0)
@@ -224,7 +224,7 @@ def sigmoid_sum_kernel(
     gamma = tl.full([1, 1], 2.0, tl.float32)
     if POWER != 2:
         gamma = tl.load(table + col)
-        if DIGITS < 6:  # with an infinite logit, 0 would give NaN
+        if DIGITS < 6:  # 0 gives NaN with an infinite logit
             gamma = tl.where(gamma == 0.0, 1e-30, gamma)
     weight = tl.load(table + 2 * cols + col)
     if DIGITS == 5:
@@ -234,7 +234,7 @@ def sigmoid_sum_kernel(
 
     if WITH_SUMS:
         tl.store(sums + at, tl.zeros([CHUNKS, V], dtype=tl.float32), mask=stored)
-    # One chunk ahead, so that the arithmetic of one hides the way to memory of the next.
+    # Loads are one chunk ahead, so that arithmetic hides their latency.
     whole = tl.where(active, steps, 0) > 0
     ahead = tl.load(logits + at, mask=whole[:, None] & (element >= 0))
     near_ahead = tl.load(labels + start_row, mask=whole)
@@ -298,7 +298,7 @@ def sigmoid_sum_kernel(
         if WITH_GRAD:
             tl.store(grad + base + at, slope.to(grad.dtype.element_ty), mask=stored)
 
-    # What is left: at most one chunk a lane, the last of them perhaps not whole.
+    # The remainder: at most one chunk per lane, of which the last may be partial.
     base = steps.to(tl.int64) * step * V
     base_row = steps.to(tl.int64) * row_step
     inside = stored & (base + at < size)
@@ -344,7 +344,7 @@ def sigmoid_sum_kernel(
 
 @triton.jit
 def scale_kernel(grad, factor, size, BLOCK: tl.constexpr):
-    """Multiply in place; where the factor is 1, touch nothing."""
+    """Multiply in place; no memory access if the factor is 1."""
     by = tl.load(factor)
     if by != 1.0:
         start = tl.program_id(0).to(tl.int64) * BLOCK
@@ -357,7 +357,7 @@ def scale_kernel(grad, factor, size, BLOCK: tl.constexpr):
 
 @triton.jit(do_not_specialize=["size", "cols", "step"])
 def add_to_columns_kernel(rows, values, size, cols, step, V: tl.constexpr, CHUNKS: tl.constexpr):
-    """Add a value a column in place; lanes keep their columns as in `sigmoid_sum_kernel`."""
+    """Add one value per column in place; lanes keep their columns as in `sigmoid_sum_kernel`."""
     lane = tl.program_id(0) * CHUNKS + tl.arange(0, CHUNKS)
     active = lane < step
     element = tl.arange(0, V)[None, :]

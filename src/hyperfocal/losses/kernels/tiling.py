@@ -1,9 +1,9 @@
-"""How a fused sum is cut up for a GPU, and which way is fastest on the GPU at hand.
+"""Tiling of a fused sum on a GPU, and selection of the fastest on this GPU.
 
-The first large problem of a `Kind` on a machine times a few `Tiling`s and keeps the fastest in a
-file, by the GPU's name and the versions of torch and Triton. All later processes read it: a run
-that resumes, and the other processes of a run, add up in the same order. Where the file can't be
-written, nothing is timed and the first candidate serves.
+The first large problem of a `Kind` on a machine times a few `Tiling`s and saves the fastest in a
+file, per GPU name and versions of torch and Triton. All later processes read it, so that resumed
+runs and all processes of a run sum in the same order. If the file can't be written, nothing is
+timed and the first candidate is used.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from hyperfocal.losses.kernels.cpu import cache_dir
 from hyperfocal.versions import version_of
 
 TIMED_FROM = 1 << 23
-"""Logits from which a problem is worth timing for."""
+"""Smallest problem, in logits, for which tilings are timed."""
 TIMED_ROWS, TIMED_CATEGORIES = 400_000, 160
-"""The problem that is timed."""
+"""Size of the timed problem."""
 
 
 class Cut(NamedTuple):
-    """A problem cut up for the kernel.
+    """A problem split for the kernel.
 
     Attributes:
-        elements: logits of a chunk.
-        step: chunks from one of a lane's to its next; whole rows.
-        programs: how many are started.
+        elements: logits per chunk.
+        step: chunks between successive chunks of a lane; a whole number of rows.
+        programs: number of programs launched.
     """
 
     elements: int
@@ -47,14 +47,14 @@ class Cut(NamedTuple):
 
 @dataclass(frozen=True)
 class Tiling:
-    """A way to cut problems up.
+    """How problems are split.
 
     Attributes:
-        elements: logits of a chunk, which one or two threads load at once.
-        chunks: chunks that a program works on at once.
-        warps: warps of a program.
-        warps_per_processor: warps that a multiprocessor gets in all.
-        registers: of a thread, at most; None: as many as the compiler wants.
+        elements: logits per chunk, which one or two threads load at once.
+        chunks: chunks that a program processes at once.
+        warps: warps per program.
+        warps_per_processor: total number of warps per multiprocessor.
+        registers: maximum per thread; None: chosen by the compiler.
     """
 
     elements: int
@@ -64,10 +64,10 @@ class Tiling:
     registers: int | None = None
 
     def cut(self, size: int, cols: int, processors: int) -> Cut:
-        """The cut of ``size`` logits in rows of ``cols`` for a GPU's multiprocessors."""
-        # With fewer columns than elements a chunk would touch many rows.
+        """Split ``size`` logits in rows of ``cols`` for a number of multiprocessors."""
+        # With fewer columns than elements a chunk would span many rows.
         elements = self.elements if cols >= self.elements - 1 else 1
-        period = cols // math.gcd(cols, elements)  # chunks after which columns are the same
+        period = cols // math.gcd(cols, elements)  # chunks after which columns repeat
         wanted = processors * self.warps_per_processor // self.warps * self.chunks
         enough = -(-size // (elements * period))
         step = max(1, min(wanted // period, enough)) * period
@@ -79,13 +79,13 @@ Solver = Callable[..., Any]
 
 
 class Kind(NamedTuple):
-    """What decides which tiling is fastest.
+    """The properties of a problem that determine its fastest tiling.
 
     Attributes:
-        dtype: of the logits.
-        power: each category has a power of its own.
-        sums: absolute gradients are summed.
-        aligned: rows start where chunks do.
+        dtype: dtype of the logits.
+        power: whether γ is read from the table.
+        sums: whether absolute gradients are summed.
+        aligned: whether rows start at chunk boundaries.
     """
 
     dtype: torch.dtype
@@ -95,7 +95,7 @@ class Kind(NamedTuple):
 
 
 def candidates(kind: Kind) -> list[Tiling]:
-    """The few that were fastest on an H200, the best first."""
+    """The tilings that were fastest on an H200, best first."""
     if kind.dtype == torch.float32:
         wide, narrow = Tiling(4, 64, 1, 24), Tiling(4, 32, 1, 32, 64)
         if kind.power:
@@ -109,7 +109,7 @@ def candidates(kind: Kind) -> list[Tiling]:
 
 
 def best_tiling(logits: Tensor, power: bool, sums: bool, solver: Solver) -> Tiling:
-    """The tiling for these logits ``(N, K)``, timed where that is worth it and not known yet."""
+    """The tiling for these logits ``(N, K)``, timed if the problem is large and none is saved."""
     aligned = logits.shape[1] * logits.element_size() % 16 == 0
     kind = Kind(logits.dtype, power, sums, aligned)
     if logits.device.type != "cuda" or logits.numel() < TIMED_FROM:
@@ -129,10 +129,10 @@ def _timed(device: torch.device, kind: Kind, solver: Solver) -> Tiling:
 
 
 def recall(path: Path, choices: list[Tiling], find: Callable[[], Tiling]) -> Tiling:
-    """The tiling in a file, else what ``find`` finds, kept in the file.
+    """The tiling in a file, else the result of ``find``, which is saved in the file.
 
-    Of processes that find at once the first to write decides for all. The first choice, and nothing
-    is sought, where the file can't be written.
+    If several processes call this at once, the first to write decides for all. If the file can't be
+    written, ``find`` isn't called and the result is the first choice.
     """
     if (known := _read(path)) is not None:
         return known
@@ -140,13 +140,13 @@ def recall(path: Path, choices: list[Tiling], find: Callable[[], Tiling]) -> Til
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix="tiling-") as folder:
             made = Path(folder) / "made"
-            made.write_text("")  # fails here, if at all, before time is spent
+            made.write_text("")  # fails before any time is spent
             best = find()
             made.write_text(json.dumps(asdict(best)))
             try:
                 os.link(made, path)
             except FileExistsError:
-                if _read(path) is None:  # it is broken
+                if _read(path) is None:  # the file is corrupt
                     os.replace(made, path)
     except OSError:
         return choices[0]
@@ -171,7 +171,7 @@ def _fastest(device: torch.device, kind: Kind, solver: Solver) -> Tiling:
         start, stop = _event(), _event()
         arguments = logits, labels, table, None, 0, cols, grad, kind.sums, gamma, tiling
         solver(*arguments)  # compiles
-        # The GPU waits until all calls are in its queue, so that the host's time doesn't count.
+        # The GPU sleeps until all calls are queued, so that launch overhead isn't measured.
         torch.cuda._sleep(20_000_000)  # type: ignore[no-untyped-call]
         start.record()
         for _ in range(10):
