@@ -195,10 +195,12 @@ def test_causes_are_ranked_by_the_evidence(drawn: Path) -> None:
         return likely_causes(config, model, batch_with(box), 5, 100)[0]
 
     good = [0.0, 0.0, 9.0, 9.0]
-    assert first([3, 3, 3, 9], prior=0.5, lr=10.0).startswith("a broken box: image 7")
-    assert first(good, prior=0.5).startswith("no prior: the classifier's bias says 0.50")
-    assert first(good, prior=0.5, lr=100.0).startswith("the learning rate")
-    assert first(good).startswith("the learning rate for the batch: train.lr = 0.01")
+    assert first([3, 3, 3, 9], prior=0.5, lr=10.0).startswith("an invalid box: image 7")
+    assert first(good, prior=0.5).startswith(
+        "no prior: the classifier's bias gives every anchor a score of 0.50"
+    )
+    assert first(good, prior=0.5, lr=100.0).startswith("learning rate")
+    assert first(good).startswith("learning rate: train.lr = 0.01")
     assert first(good, lr=1e-4, precision="bf16").startswith("precision")
 
 
@@ -257,7 +259,9 @@ def test_auto_micro_batches_make_the_same_global_batch(
 
 
 def test_out_of_memory_says_what_fits(drawn: Path, tmp_path: Path, one_image_fits: None) -> None:
-    with pytest.raises(HyperfocalError, match=r"4 of 1 images fit: add --train\.micro-b"):
+    with pytest.raises(
+        HyperfocalError, match=r"4 of up to 1 images each fit into memory: add --train\.micro-b"
+    ):
         run(tiny(drawn), tmp_path)
 
 

@@ -213,7 +213,7 @@ def test_a_killed_rank_restarts_the_group_and_the_run_goes_on(
     assert process.returncode == 0, text
     assert [line["step"] for line in lines(out)] == list(range(1, STEPS + 1))
     assert losses(out) == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
-    assert "lost the other processes in" in text
+    assert "lost the connection to the other processes in" in text
 
 
 @pytest.mark.slow
@@ -239,7 +239,7 @@ def test_two_nodes_train_lose_one_and_go_on(
     assert first.returncode == 0, text
     assert seen < 40
     assert [line["step"] for line in lines(out)] == list(range(1, 41))
-    assert "lost the other processes" in text
+    assert "lost the connection to the other processes" in text
 
 
 @pytest.mark.slow

@@ -368,7 +368,7 @@ def test_best_is_that_of_the_weights_that_lie_there(drawn: Path, tmp_path: Path)
 
 def test_going_on_and_replacing_exclude_each_other(drawn: Path, tmp_path: Path) -> None:
     plan = dataclasses.replace(small(drawn), resume=True, overwrite=True)
-    with pytest.raises(ConfigError, match="one of the two"):
+    with pytest.raises(ConfigError, match="only one of them"):
         run(plan, tmp_path / "run")
 
 

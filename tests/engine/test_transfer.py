@@ -167,7 +167,7 @@ def test_what_was_taken_is_told(tmp_path: Path) -> None:
     other = experiment("--model.neck.channels", "64", "--model.pixels.bgr")
     _, taken = started(other, tmp_path / "run", ["Bar", "disc"])
     text = str(taken)
-    assert "0 of 2 categories new: Bar, disc; left behind: bar, disc, ring, star" in text
+    assert "0 of 2 categories new: Bar, disc; dropped: bar, disc, ring, star" in text
     assert "'Bar' is new, but the source has 'bar'" in text
     assert "model.pixels.bgr = True (source: False)" in text
     assert "model.neck.channels = 64 (source: 96)" in text
@@ -190,7 +190,7 @@ def test_a_file_alone_has_no_names_so_the_classifier_starts_anew(tmp_path: Path)
 @pytest.mark.parametrize(
     ("tensors", "told"),
     [
-        ({"x": torch.zeros(1)}, "it holds 1 tensors, such as x"),
+        ({"x": torch.zeros(1)}, "it has 1 tensors, such as x"),
         ({"backbone.body.conv1.weight": torch.zeros(1)}, "hyperfocal import torchvision"),
     ],
 )
@@ -220,11 +220,11 @@ def test_missing_sources_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="not a run folder"):
         read_source(tmp_path)
     RunFolder(tmp_path).start(experiment(), TrainedCategories(named(SOURCE)))
-    with pytest.raises(ConfigError, match="no weights here yet"):
+    with pytest.raises(ConfigError, match="no weights yet"):
         read_source(tmp_path)
     RunFolder(tmp_path).checkpoints.mkdir()
     (RunFolder(tmp_path).checkpoints / "00000001.pt").write_bytes(b"")
-    with pytest.raises(ConfigError, match="a checkpoint, which --resume takes"):
+    with pytest.raises(ConfigError, match="is a checkpoint, for --resume"):
         read_source(RunFolder(tmp_path).checkpoints / "00000001.pt")
 
 

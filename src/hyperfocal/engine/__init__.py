@@ -1,1 +1,1 @@
-"""The training engine: it knows the protocol of a detector, never a concrete one."""
+"""The training engine, which uses only the interface of detectors, never a concrete one."""

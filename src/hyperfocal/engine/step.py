@@ -19,14 +19,14 @@ from hyperfocal.engine.sharding import full, whole
 from hyperfocal.engine.state import TrainState
 from hyperfocal.types import Batch, HyperfocalError, HyperfocalWarning, LossTerms
 
-_KEY = 3  # keeps these seeds apart from those of `data.samplers` and `data.batches`
+_KEY = 3  # separates these seeds from those of `data.samplers` and `data.batches`
 
 
 class Gradients(NamedTuple):
-    """What a forward and backward pass left beside the parameters' gradients.
+    """Results of a forward and backward pass, besides the parameters' gradients.
 
     Attributes:
-        terms: of each micro-batch.
+        terms: loss terms of each micro-batch.
         norm: the gradient's L2 norm before clipping.
         bad: bool scalar on the device; this process's loss or the gradient isn't finite.
     """
@@ -37,22 +37,22 @@ class Gradients(NamedTuple):
 
 
 class Stepper:
-    """Gradients of a global batch, and the update that they make.
+    """Computes the gradients of a global batch, and updates the weights.
 
-    Before each step the model's buffers (batch norms' and losses' statistics) are put by, so that a
-    step that goes wrong can be undone: `gradients` changes nothing else. The copies are a few
-    hundred kilobytes.
+    Before each step the model's buffers (batch norms' and losses' statistics) are copied, so that a
+    failed step can be undone: `gradients` changes nothing else. The copies take a few hundred
+    kilobytes.
 
     Args:
-        fabric: of the training.
-        forward: the detector, as Fabric wrapped it.
-        optimizer: as Fabric wrapped it.
-        state: what the update changes.
-        config: the optimizer's settings.
-        seed: of the run.
+        fabric: Fabric of the training.
+        forward: the detector, wrapped by Fabric.
+        optimizer: wrapped by Fabric.
+        state: training state to update.
+        config: settings of the optimizer.
+        seed: the run's seed.
 
     Attributes:
-        parts: micro-batches of a step.
+        parts: micro-batches per step.
     """
 
     def __init__(
@@ -79,10 +79,10 @@ class Stepper:
         Args:
             batch: on the device.
             divisors: ``(B, ...)``; by default the batch's own.
-            rank: whose random numbers to draw; by default this process's.
+            rank: process whose random numbers to use; by default this one.
 
         Raises:
-            HyperfocalError: out of memory, and not ``micro_batches = "auto"``.
+            HyperfocalError: out of memory, unless ``micro_batches = "auto"``.
         """
         torch._foreach_copy_(self._kept, self._buffers)
         seed = step_seed(
@@ -93,7 +93,7 @@ class Stepper:
             self.undo()
             self._split_further(batch)
         if self.parts != tried:
-            say_what_fits(self.auto, tried, self.parts, len(batch))
+            report_micro_batches(self.auto, tried, self.parts, len(batch))
         norm = self.fabric.clip_gradients(
             self.forward,
             self.optimizer,
@@ -106,16 +106,16 @@ class Stepper:
         return Gradients(terms, norm, ~(losses.isfinite().all() & norm.isfinite()))
 
     def _passes(self, batch: Batch, divisors: Tensor | None, seed: int) -> list[LossTerms] | None:
-        """Forward and backward over all micro-batches; None where the memory didn't suffice."""
+        """Forward and backward over all micro-batches; None if out of memory."""
         model = self.state.model
         model.train()
         torch.manual_seed(seed)
-        # A process that runs out of memory must leave none of the others in a collective, so with
-        # "auto" they meet only when all have come through.
+        # A process that runs out of memory must not leave others waiting in a collective, so with
+        # "auto" they synchronise only after all have finished.
         apart = self.auto and self.fabric.world_size > 1
         z, parts = divisors, micro_batches(len(batch), self.parts)
         if z is None and (apart or self.parts > 1):
-            # In one piece the forward pass finds it itself, with the assignment it makes.
+            # For a whole batch the forward pass computes it, from its own assignment.
             with whole(model), self.fabric.autocast():  # it may run the network
                 z = model.divisors(batch, parts)
         terms: list[LossTerms] = []
@@ -150,12 +150,12 @@ class Stepper:
             torch.cuda.empty_cache()
 
     def undo(self) -> None:
-        """Put everything back as it was before `gradients`."""
+        """Restore buffers and gradients to their state before `gradients`."""
         torch._foreach_copy_(self._buffers, self._kept)
         self.optimizer.zero_grad()
 
     def update(self) -> None:
-        """Move the weights, their average and the losses' statistics; a step is done."""
+        """Update the weights, their average and the losses' statistics; completes a step."""
         state = self.state
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -166,7 +166,7 @@ class Stepper:
 
 
 def average_gradients(model: nn.Module) -> None:
-    """Mean gradient over all processes, for passes that were made apart; collective."""
+    """Average gradients over all processes, after passes without synchronisation; collective."""
     gradients = []
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -181,40 +181,40 @@ def average_gradients(model: nn.Module) -> None:
         gradient.copy_(part.view_as(gradient))
 
 
-def say_what_fits(auto: bool, before: int, now: int, images: int) -> None:
-    """Warn of the new split, or stop where it was not asked for.
+def report_micro_batches(auto: bool, before: int, now: int, images: int) -> None:
+    """Warn of the new number of micro-batches, or raise if it is fixed.
 
     Raises:
-        HyperfocalError: not ``auto``; the message has the split that fits.
+        HyperfocalError: not ``auto``; the message has the number that fits.
     """
     if not auto:
         raise HyperfocalError(
-            f"{out_of_memory(before)} {now} of {-(-images // now)} images fit: add "
-            f"--train.micro-batches {now}"
+            f"{out_of_memory(before)} {now} of up to {-(-images // now)} images each fit into "
+            f"memory: add --train.micro-batches {now}"
         )
     warnings.warn(
-        f"out of memory: from here on {now} micro-batches of up to {-(-images // now)} images make "
-        "the same global batch",
+        f"out of memory: using {now} micro-batches of up to {-(-images // now)} images from now "
+        "on, which gives the same result",
         HyperfocalWarning,
         stacklevel=2,
     )
 
 
 def out_of_memory(parts: int) -> str:
-    """The first sentences of the message."""
+    """First sentences of the message."""
     return (
-        f"out of memory with train.micro_batches = {parts}. More and smaller ones give the same "
-        "result: --train.micro-batches auto finds how many."
+        f"out of memory with train.micro_batches = {parts}. More of them need less memory and give "
+        "the same result: --train.micro-batches auto finds the number."
     )
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:
-    """Seed of torch's generators in one step, so that dropout and its like need no saved state."""
+    """Seed of torch's generators in one step, so that dropout needs no saved state."""
     return int(np.random.SeedSequence([seed, step, rank, _KEY]).generate_state(1)[0])
 
 
 def micro_batches(images: int, parts: int) -> list[slice]:
-    """``parts`` slices of ``images`` as even as can be; fewer where there are fewer images."""
+    """``parts`` slices of ``images``, as even as possible; fewer if there are fewer images."""
     parts = min(parts, images)
     bounds = [images * i // parts for i in range(parts + 1)]
     return [slice(start, stop) for start, stop in itertools.pairwise(bounds)]

@@ -56,16 +56,16 @@ from hyperfocal.types import Batch, ConfigError, HyperfocalError, HyperfocalWarn
 
 @dataclass(frozen=True)
 class TrainResult:
-    """How a training ended.
+    """Result of a training.
 
     Attributes:
         run: its folder.
-        splits: what it was trained and measured on.
-        evaluation: the last evaluation; None without a val split, or where ``is_main`` is False.
+        splits: the data that it used.
+        evaluation: the last evaluation; None without a val split, or if ``is_main`` is False.
         stopped_by: the signal that stopped it early, or None.
-        early: why it ended before its last step by ``train.patience``; None if it didn't.
-        is_main: whether this process is the one that writes files and talks.
-        saturation: how far a loss that equalizes categories still does; None for other losses.
+        early: message about early stopping by ``train.patience``; None if it didn't stop early.
+        is_main: whether this is the main process, which writes files and output.
+        saturation: of a loss that equalizes categories; None for other losses.
         trust: the modules outside the package that its components came from.
     """
 
@@ -82,32 +82,32 @@ class TrainResult:
 def train(
     experiment: Experiment, run: RunFolder, console: Console, splits: Splits | None = None
 ) -> TrainResult:
-    """Train, evaluate and keep the best weights in ``run``.
+    """Train, evaluate and save the best weights in ``run``.
 
-    Each optimizer step draws ``batch_size`` images over all processes; each process runs its share
-    in ``micro_batches`` parts under one normaliser, so that neither number changes the result.
+    Each optimizer step uses ``batch_size`` images over all processes; each process splits its share
+    into ``micro_batches`` parts with a common normaliser, so neither number changes the result.
 
     Args:
         experiment: the settings.
-        run: where everything is written.
+        run: run folder to write to.
         console: where progress is shown.
-        splits: the data, if it is in memory; None reads the files that the experiment names.
+        splits: the data, if it is in memory; None reads the files named in the settings.
 
     Raises:
-        HyperfocalError: settings or data that can't work, before the first step; a loss that is
-            no longer finite; or a run that ended without its last files.
+        HyperfocalError: unusable settings or data, before the first step; a loss that isn't finite;
+            or last files that could not be written.
     """
     if experiment.resume and experiment.overwrite:
         raise ConfigError(
-            "--resume goes on with a run, --overwrite replaces it: give one of the two"
+            "--resume continues a run, --overwrite replaces it: give only one of them"
         )
     check_folder(run.path, "--out")
-    check_reloads(experiment)  # not only after the last step
+    check_reloads(experiment)  # now rather than after the last step
     check_run_outputs(run, experiment)
     fabric = launch(experiment)
-    if not fabric.is_global_zero:  # one process says what is to be said
+    if not fabric.is_global_zero:  # only the main process warns
         warnings.simplefilter("ignore", HyperfocalWarning)
-        warnings.simplefilter("default", BrokenFileWarning)  # only one process met the file
+        warnings.simplefilter("default", BrokenFileWarning)  # only one process reads the file
     with claimed(experiment, run, fabric, console):
         return _train(experiment, run, fabric, console, splits)
 
@@ -119,14 +119,14 @@ def _train(
     console: Console,
     splits: Splits | None,
 ) -> TrainResult:
-    """`train`, in a run folder that no other process writes to."""
+    """`train`, with the run folder locked."""
     if splits is None:
         splits = read_splits(experiment.data)
     read = splits
     on_main(fabric, lambda: check_image_outputs(run, read))
     experiment = with_categories(experiment, splits.train.categories)
     counts, epoch = splits.train.counts(), epoch_length(experiment.data, splits.train)
-    if splits.val is not None:  # annotations that lack what the protocol needs end it here
+    if splits.val is not None:  # fails here if annotations lack what the protocol needs
         try_protocol(splits.val, counts, experiment.evaluation)
         warn_of_coco(splits.val, experiment.evaluation)
         warn_of_limits(splits.val, experiment.evaluation, detector_limit(experiment.model))
@@ -152,12 +152,12 @@ def _train(
         if not experiment.resume:
             run.clear()
         elif state.step == 0:
-            say(console, f"{run.path}: no checkpoint yet, so this starts at the first step")
+            say(console, f"{run.path}: no checkpoint yet; starting at the first step")
         if started is not None:
             say(console, f"model.weights {started}")
         precision = resolve(experiment.train.precision, fabric.device)
         if experiment.train.precision == "auto" and precision == "fp32":
-            console.print("train.precision: fp32, for this device has no bf16 instructions")
+            console.print("train.precision: fp32, as this device has no bf16 instructions")
         if state.step < total_steps(experiment.train, epoch):
             categories = TrainedCategories(splits.train.categories, counts)
             run.start(
@@ -176,7 +176,7 @@ def _train(
         )
         return loop.run_all()
 
-    # Around both loops, so that no request is lost between them.
+    # Around both loops, so that no signal is lost between them.
     with Watchdog(experiment.timeout) as dog, StopRequest() as stop:
         try:
             try:
@@ -188,13 +188,13 @@ def _train(
             if not lost_contact(error):
                 raise
             raise HyperfocalError(
-                f"rank {fabric.global_rank} lost the other processes in {dog.place}: one of them "
-                "ended. Its own message says why; go on with --resume."
+                f"rank {fabric.global_rank} lost the connection to the other processes in "
+                f"{dog.place}: one of them ended, see its message. Continue with --resume."
             ) from None
 
 
 class _Loop:
-    """One call of `train`: the loop and what it needs at every turn."""
+    """The training loop of one call of `train`."""
 
     def __init__(
         self,
@@ -225,14 +225,14 @@ class _Loop:
         self.watch, self.unseen = watch, torch.zeros((), dtype=torch.bool, device=fabric.device)
 
     def run_all(self) -> TrainResult:
-        """From the state's step to the last one."""
+        """Train from the current step to the last one."""
         state = self.state
         with self.progress:
-            self.save()  # a folder that can't be written is known before the first hour
+            self.save()  # fails early if the folder can't be written
             batches = self.batches()
             while not self.stopping():
                 if self.evaluation_due():
-                    self.save()  # first, so that an evaluation that is cut short is made again
+                    self.save()  # so that an interrupted evaluation is repeated
                     if not self.evaluate():
                         break
                 if state.step == self.total or self.early is not None:
@@ -244,13 +244,13 @@ class _Loop:
                 self.progress.advance(1, state.window.note)
                 if self.verdict.save:
                     self.save()
-            self.look()
+            self.check_finite()
             self.recorder.finish()
         early = self.early
         ended = (state.step == self.total or early is not None) and not self.evaluation_due()
         stopped_by = None if ended else self.stop.received or "another process"
         main = self.fabric.is_global_zero
-        if ended and main and state.evaluation is None:  # it had ended before
+        if ended and main and state.evaluation is None:  # the run had ended before
             state.evaluation = Evaluation.read(self.run, state.evaluated)
         saturated = saturation(state.model, self.splits.train.counts())
         if early is not None and main:
@@ -268,7 +268,7 @@ class _Loop:
 
     @property
     def early(self) -> str | None:
-        """Why the training ends before its last step, where it does."""
+        """Message about early stopping; None while training continues."""
         state, patience = self.state, self.config.patience
         if patience is None or state.waited < patience or state.step == self.total:
             return None
@@ -284,7 +284,7 @@ class _Loop:
         return self.verdict.stop or (alone and self.stop.received is not None)
 
     def evaluation_due(self) -> bool:
-        """Whether the state is to be measured before it goes on."""
+        """Whether to evaluate before the next step."""
         return self.state.step in self.evaluation_steps and self.state.evaluated < self.state.step
 
     def batches(self) -> Iterator[Batch]:
@@ -317,7 +317,7 @@ class _Loop:
             save=self.recorder.checkpoint_due,
         )
         if self.verdict.bad:
-            self.leave_out(batch, gradients)
+            self.skip(batch, gradients)
         else:
             self.skipped = 0
             self.stepper.update()
@@ -325,14 +325,14 @@ class _Loop:
         if self.fabric.is_global_zero:
             self.recorder.ratios.after(state.step)
         if state.step % config.log_every == 0 or state.step == self.total:
-            self.look()
+            self.check_finite()
             self.recorder.write_step(lr, gradients.norm)
 
-    def leave_out(self, batch: Batch, gradients: Gradients) -> None:
-        """Go on without a step that isn't finite, or stop.
+    def skip(self, batch: Batch, gradients: Gradients) -> None:
+        """Skip a step that isn't finite, or stop.
 
         Raises:
-            HyperfocalError: ``on_nonfinite`` is stop, or too many such steps came in a row.
+            HyperfocalError: ``on_nonfinite`` is stop, or there were too many such steps in a row.
         """
         message = examine(self.stepper, batch, gradients, self.run, self.splits.train, self.total)
         self.unseen.zero_()
@@ -345,13 +345,13 @@ class _Loop:
         self.state.step += 1
 
     def save(self) -> None:
-        """Write a checkpoint of a state that is sound."""
-        self.look()
+        """Save a checkpoint, if all steps so far were finite."""
+        self.check_finite()
         self.dog.at(f"the checkpoint of step {self.state.step}")
         self.recorder.save()
 
-    def look(self) -> None:
-        """Make sure that all steps so far were finite.
+    def check_finite(self) -> None:
+        """Check that all steps so far were finite.
 
         Raises:
             Rewind: one wasn't.
@@ -360,10 +360,10 @@ class _Loop:
             raise Rewind
 
     def evaluate(self) -> bool:
-        """Measure on the val split; keep the weights if they are the best so far.
+        """Evaluate on the val split; save the weights if they are the best so far.
 
         Returns:
-            False where a signal cut it short.
+            False if a signal interrupted it.
         """
         val, state, fabric = self.splits.val, self.state, self.fabric
         state.share(fabric)

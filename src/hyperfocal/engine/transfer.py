@@ -1,7 +1,7 @@
-"""Fine-tuning: a detector starts from another one's weights (``--model.weights RUN|FILE``).
+"""Fine-tuning: a detector starts with another one's weights (``--model.weights RUN|FILE``).
 
-What has the same name and shape is taken. The last classification convolution has a row for each
-anchor and category; a row is taken where a category of the same name exists, the others keep their
+Tensors of the same name and shape are copied. The last classification convolution has a row for
+each anchor and category: rows of categories of the same name are copied, the others keep their
 initialisation, with the prior in their bias. So the number of categories may differ, and before the
 first step a kept category is detected exactly as by the source.
 """
@@ -31,24 +31,24 @@ OF_TRAINING = (
     *("backbone.frozen_stages", "backbone.norm", "pixels.mean", "pixels.std", "quality.weight"),
     "stream_logits",
 )
-"""Settings of a detector that its weights can do without, or bring along."""
+"""Detector settings that don't affect the meaning of the weights, or are saved with them."""
 
 
 @dataclass(frozen=True)
 class Transfer:
-    """What a detector took from a `Source`.
+    """What was copied from a `Source` to a detector.
 
     Attributes:
         source: path of the run or file.
-        taken: names of the tensors taken, the classifier's included if a row was.
-        left: the detector's other tensors, which start anew.
+        taken: names of the tensors copied, with the classifier's if a row was.
+        left: the detector's other tensors, which keep their initialisation.
         unused: the source's other tensors.
-        kept: categories whose rows were taken.
-        new: categories that start anew.
+        kept: categories whose rows were copied.
+        new: the other categories, newly initialised.
         dropped: the source's other categories.
         similar: of ``new``, the source's category of nearly the same name.
-        no_names: the source has no category names, so that no row could be taken.
-        settings: those in which the two detectors differ, ``(name, own, source's)``.
+        no_names: the source has no category names, so that no row could be copied.
+        settings: those that differ between the two detectors, ``(name, own, source's)``.
     """
 
     source: Path
@@ -63,7 +63,7 @@ class Transfer:
     settings: tuple[tuple[str, Any, Any], ...]
 
     def as_json(self) -> dict[str, Any]:
-        """All of it, for environment.json."""
+        """As JSON-serializable values, for environment.json."""
         return {
             "source": str(self.source),
             "tensors_taken": list(self.taken),
@@ -77,27 +77,27 @@ class Transfer:
 
     def __str__(self) -> str:
         total = len(self.taken) + len(self.left)
-        lines = [f"{self.source}: {len(self.taken)} of {total} tensors taken"]
+        lines = [f"{self.source}: {len(self.taken)} of {total} tensors copied"]
         if self.left:
             lines[0] += f"; new: {some(self.left)}"
         if self.no_names:
             lines.append(
-                "the classifier starts anew: no categories.json beside the weights says what its "
-                "outputs stand for"
+                "the classifier is newly initialised: there is no categories.json beside the "
+                "weights, so the categories of its outputs are unknown"
             )
         else:
-            told = [f"kept by name: {some(self.kept)}"] if self.kept else []
-            told += [f"new: {some(self.new)}"] if self.new else []
-            told += [f"left behind: {some(self.dropped)}"] if self.dropped else []
-            all_of_them = len(self.kept) + len(self.new)
-            lines.append(f"{len(self.kept)} of {all_of_them} categories {'; '.join(told)}")
+            parts = [f"kept by name: {some(self.kept)}"] if self.kept else []
+            parts += [f"new: {some(self.new)}"] if self.new else []
+            parts += [f"dropped: {some(self.dropped)}"] if self.dropped else []
+            total = len(self.kept) + len(self.new)
+            lines.append(f"{len(self.kept)} of {total} categories {'; '.join(parts)}")
         lines += [
             f"{shown(new)} is new, but the source has {shown(old)}"
             for new, old in self.similar.items()
         ]
         if self.settings:
             rows = [f"model.{name} = {own} (source: {its})" for name, own, its in self.settings]
-            lines.append(f"its weights meant something else there: {'; '.join(rows)}")
+            lines.append(f"settings that change the meaning of the weights: {'; '.join(rows)}")
         return "\n  ".join(lines)
 
 
@@ -107,13 +107,13 @@ def build_detector(
     counts: CategoryCounts | None,
     resumes: bool = False,
 ) -> tuple[Detector, Transfer | None]:
-    """The detector of a training, with the weights that it starts from.
+    """Build the detector for training, with its initial weights.
 
     Args:
         config: with or without ``weights``.
         categories: in label order.
         counts: how often each occurs in training.
-        resumes: a checkpoint comes next, so no initial weights are read or downloaded.
+        resumes: a checkpoint is loaded next, so no initial weights are read or downloaded.
 
     Raises:
         ConfigError: the weights can't be read, or don't fit.
@@ -132,19 +132,19 @@ def build_detector(
 def transfer(
     model: Detector, source: Source, names: Sequence[str], settings: Mapping[str, Any]
 ) -> Transfer:
-    """Put what fits of ``source`` into ``model``.
+    """Copy the tensors of ``source`` that fit into ``model``.
 
-    Statistics of the training data start anew; only a loss's memory is taken where the categories
-    are the same, in the same order, and the loss is of the same kind.
+    Statistics of the training data are not copied; a loss's memory is copied only for the same
+    categories, in the same order, and a loss of the same kind.
 
     Args:
-        model: as it was initialised.
-        source: what to start from.
+        model: newly initialised.
+        source: the weights to start from.
         names: of the model's categories, in label order.
         settings: of the model, as in config.json.
 
     Raises:
-        ConfigError: the source lacks part of the backbone, so it is of another detector.
+        ConfigError: the source lacks part of the backbone, so it is another detector's.
     """
     own, given = model.state_dict(), source.tensors
     fitting = {n: given[n] for n, v in own.items() if n in given and given[n].shape == v.shape}
@@ -179,9 +179,9 @@ def transfer(
 
 
 def _pairs(names: Sequence[str], source: Sequence[str] | None) -> dict[int, int]:
-    """The source's label of each label, where both have a category of that name.
+    """The source's label for each label, if both have a category of that name.
 
-    A name that several categories share stands for none, unless all categories are the same.
+    A name that several categories share matches none, unless all categories are the same.
     """
     if source is None:
         return {}
@@ -205,7 +205,7 @@ def _rows(
 ) -> Tensor | None:
     """The classifier's own tensor ``(A·K, ...)`` with the rows of the paired categories replaced.
 
-    None where the source's has other anchors or channels.
+    None if the source has other anchors or channels.
     """
     if given is None or source is None or not source or given.shape[1:] != own.shape[1:]:
         return None
@@ -224,7 +224,7 @@ def _memory(
     names: Sequence[str],
     settings: Mapping[str, Any],
 ) -> set[str]:
-    """The buffers of a loss with memory, where it is the same loss of the same categories."""
+    """Buffers of a loss with memory, if it is the same loss with the same categories."""
     losses = [side.get("loss", {}) for side in (settings, source.model)]
     kinds = [(loss.get("kind"), loss.get("class")) for loss in losses]
     buffers = set(own_buffers(model)) & model.state_dict().keys()
@@ -233,7 +233,7 @@ def _memory(
 
 
 def _similar(new: Sequence[str], dropped: Sequence[str]) -> dict[str, str]:
-    """Names that differ in case, spaces and dashes alone."""
+    """Names that differ only in case, spaces and dashes."""
 
     def plain(name: str) -> str:
         return "".join(c for c in name.casefold() if c.isalnum())
@@ -243,7 +243,7 @@ def _similar(new: Sequence[str], dropped: Sequence[str]) -> dict[str, str]:
 
 
 def _differences(own: Mapping[str, Any], source: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """Settings that say what the weights mean, where the detectors differ in them."""
+    """Settings that affect the meaning of the weights and differ between the detectors."""
     if not source:
         return []
     mine, theirs = dict(flat(own)), dict(flat(source))

@@ -1,4 +1,4 @@
-"""Where fine-tuning starts from: a run folder or a file of weights, held to the detector."""
+"""Sources of initial weights for fine-tuning: a run folder or a weights file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hyperfocal.names import command, one_name
 from hyperfocal.types import ConfigError
 
 SHOWN = 5
-"""Names that a line lists; environment.json has all."""
+"""Maximum number of names in a line; environment.json has all of them."""
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,10 @@ class Source:
     """A trained detector to start from.
 
     Attributes:
-        path: as the user gave it.
+        path: as given by the user.
         tensors: by name.
-        categories: names in label order; None where no categories.json is beside the weights.
-        model: settings of its detector, as in config.json; empty where there is none.
+        categories: names in label order; None without a categories.json beside the weights.
+        model: settings of the detector, as in config.json; empty without one.
     """
 
     path: Path
@@ -36,7 +36,7 @@ class Source:
 
 
 def read_source(path: Path) -> Source:
-    """Read a run folder, or a file of weights with or without a run folder around it.
+    """Read a run folder, or a weights file inside or outside a run folder.
 
     Raises:
         ConfigError: there is no such run or file, or it is something else.
@@ -47,8 +47,7 @@ def read_source(path: Path) -> Source:
             raise ConfigError(f"{path}: not a run folder (it has no {run.config.name})")
         if not run.weights.exists():
             raise ConfigError(
-                f"{path}: no weights here yet ({run.weights.name}); has the run finished an "
-                "evaluation?"
+                f"{path}: no weights yet ({run.weights.name}); has the run finished an evaluation?"
             )
         file = run.weights
     else:
@@ -56,8 +55,8 @@ def read_source(path: Path) -> Source:
         whole = RunFolder(path.parent.parent)
         if whole.config.exists() and whole.checkpoints == path.parent:
             raise ConfigError(
-                f"{path}: a checkpoint, which --resume takes; to start from the run's best "
-                f"weights give its folder, {whole.path}"
+                f"{path} is a checkpoint, for --resume; to start from the run's best weights give "
+                f"its folder, {whole.path}"
             )
     tensors = read_state_dict(file)
     categories: tuple[str, ...] | None = None
@@ -72,14 +71,14 @@ def read_source(path: Path) -> Source:
 
 
 def check_out(run: RunFolder, weights: Path | None) -> None:
-    """Raise `ConfigError` where a new run would be written over the weights that it starts from."""
+    """Raise `ConfigError` if a new run would overwrite the weights that it starts from."""
     if weights is None:
         return
     out, source = run.path.resolve(), weights.resolve()
     if out == source or out in source.parents:
         raise ConfigError(
-            f"--out {run.path} holds the weights that model.weights names ({weights}) and would be "
-            "written over: choose another --out"
+            f"--out {run.path} contains the model.weights ({weights}), which would be overwritten: "
+            "choose another --out"
         )
 
 
@@ -89,23 +88,23 @@ def check_backbone(
     fitting: Mapping[str, Tensor],
     settings: Mapping[str, Any],
 ) -> None:
-    """Raise `ConfigError` where the source lacks part of the backbone, with what it holds.
+    """Raise `ConfigError` if the source lacks part of the backbone.
 
     Args:
         source: the weights.
         own: the detector's tensors by name.
-        fitting: those of the source that fit.
+        fitting: the source's tensors that fit.
         settings: of the detector, as in config.json.
     """
     wanted = [n for n in own if n.startswith("backbone.") and not n.endswith("batches_tracked")]
     missing = [name for name in wanted if name not in fitting]
     if not missing and fitting:
         return
-    holds = f"it holds {len(source.tensors)} tensors, such as {some(list(source.tensors), 3)}"
+    holds = f"it has {len(source.tensors)} tensors, such as {some(list(source.tensors), 3)}"
     name = settings.get("backbone", {}).get("name")
     lacks = (
-        f"of the {len(wanted)} tensors of the backbone {name} it lacks {len(missing)}, or has them "
-        f"in another shape, such as {missing[0]}"
+        f"{len(missing)} of the {len(wanted)} tensors of the backbone {name} are missing or have "
+        f"another shape, such as {missing[0]}"
         if missing
         else "it has none of this detector's tensors"
     )
@@ -125,11 +124,11 @@ def _advice(source: Source, wanted: Sequence[str], settings: Mapping[str, Any]) 
         return f"They look like torchvision's: {first} --out RUN, then --model.weights RUN"
     plain = {name.removeprefix("backbone.net.").replace(".", "_") for name in wanted}
     if plain & {name.replace(".", "_") for name in names}:
-        return f"They look like a backbone's alone: --model.backbone.weights {command(source.path)}"
+        return f"They look like backbone weights: --model.backbone.weights {command(source.path)}"
     return "Give a run folder, or the model.safetensors of one, with the same backbone"
 
 
 def some(names: Sequence[str], most: int = SHOWN) -> str:
-    """The first names of a list, and how many more there are."""
+    """The first names of a list, and the number of further ones."""
     rest = len(names) - most
     return ", ".join(map(one_name, names[:most])) + (f" and {rest} more" if rest > 0 else "")

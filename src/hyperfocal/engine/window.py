@@ -1,4 +1,4 @@
-"""Losses between two lines of the log: their means, and steps whose loss spikes."""
+"""Mean losses between two lines of the log, and detection of loss spikes."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from torch import Tensor
 from hyperfocal.types import LossTerms
 
 MEMORY = 0.02
-"""Share of the newest loss in the running mean and variance."""
+"""Weight of the newest loss in the running mean and variance."""
 LEAST_STEPS = 50
-"""Losses seen before any is called a spike."""
+"""Number of losses before spikes are detected."""
 DEVIATIONS = 6.0
 FACTOR = 2.0
 
@@ -26,8 +26,8 @@ FACTOR = 2.0
 class RunningRange:
     """Running mean and variance of a loss.
 
-    A loss is a spike where it is above the mean by `DEVIATIONS` standard deviations and by
-    `FACTOR`. It then counts only as much as would just not have been one.
+    A loss is a spike if it exceeds the mean by `DEVIATIONS` standard deviations and by `FACTOR`.
+    Mean and variance are then updated with the largest value that isn't a spike.
     """
 
     def __init__(self, state: Sequence[float] = (0.0, 0.0, 0.0)) -> None:
@@ -35,13 +35,13 @@ class RunningRange:
 
     @property
     def limit(self) -> float:
-        """What a loss has to exceed to be a spike."""
+        """Losses above this are spikes."""
         if self.seen < LEAST_STEPS:
             return math.inf
         return max(self.mean + DEVIATIONS * math.sqrt(self.variance), FACTOR * self.mean)
 
     def is_spike(self, loss: float) -> bool:
-        """Whether the next loss is one; counts it."""
+        """Whether the next loss is a spike; updates mean and variance."""
         limit = self.limit
         value = min(loss, limit)
         share = max(MEMORY, 1 / (self.seen + 1))  # a plain mean at first
@@ -58,10 +58,10 @@ class RunningRange:
 
 @dataclass(frozen=True)
 class Spike:
-    """A loss far above its running range.
+    """A loss far above its running mean.
 
     Attributes:
-        step: after which number of optimizer steps it was logged.
+        step: optimizer steps done, this one included.
         loss: of the step, over all processes.
         usual: running mean before it.
         image_ids: of the global batch.
@@ -73,18 +73,18 @@ class Spike:
     image_ids: tuple[int, ...]
 
     def as_json(self) -> dict[str, Any]:
-        """JSON-able form."""
+        """As JSON-serializable values."""
         return asdict(self)
 
 
 class LossWindow:
-    """Loss terms since the last line of the log; part of a checkpoint.
+    """Loss terms since the last line of the log; saved in checkpoints.
 
-    Nothing is read from the device before the window closes.
+    Nothing is read from the device before `close`.
 
     Attributes:
         sums: by term, over the window's optimizer steps.
-        note: the last mean loss, in words.
+        note: the last mean loss, as text.
     """
 
     def __init__(self) -> None:
@@ -97,7 +97,7 @@ class LossWindow:
         self._losses: list[Tensor] = []
         self._after: list[int] = []
         self._image_ids: list[tuple[int, ...]] = []
-        self._images = 0  # since `_began`, which a resumed run starts anew
+        self._images = 0  # since `_began`, which is reset on resuming
         self._began = time.monotonic()
 
     def __len__(self) -> int:
@@ -126,7 +126,7 @@ class LossWindow:
         self._images += images
 
     def share(self, fabric: Fabric) -> None:
-        """Replace each process's values by their mean over all: what is saved speaks for all."""
+        """Average the values over all processes, so that a checkpoint is valid for all of them."""
         if fabric.world_size == 1 or not self._losses:
             return
         flat = torch.stack([*self.sums.values(), *self._losses]).float()
@@ -143,7 +143,7 @@ class LossWindow:
         spikes = []
         for n, loss in enumerate(torch.stack(self._losses).tolist()):
             usual = self.range.mean
-            if self.range.is_spike(loss):  # in all processes alike: they share the losses
+            if self.range.is_spike(loss):  # the same in all processes, which share the losses
                 ids = self._all_ids(n, fabric)
                 spikes.append(Spike(self._after[n], loss, usual, ids))
         seconds = max(time.monotonic() - self._began, 1e-9)
@@ -169,12 +169,12 @@ class LossWindow:
         }
 
     def load_state_dict(self, state: dict[str, Any], fabric: Fabric) -> None:
-        """Go on with a window that was open when the checkpoint was written."""
+        """Restore the window that was open when the checkpoint was saved."""
         self._clear()
         self.sums = {name: value.to(fabric.device) for name, value in state["sums"].items()}
         self._losses = [value.to(fabric.device) for value in state["losses"]]
         self._after = list(state["after"])
-        # The main process's; the others' images of steps before the checkpoint are not known.
+        # Only the main process's image ids are saved.
         known = fabric.is_global_zero
         self._image_ids = [tuple(ids) if known else () for ids in state["image_ids"]]
         self.range = RunningRange(state["range"])

@@ -1,1 +1,1 @@
-"""Steps whose loss or gradient is not finite: found, recorded, explained."""
+"""Steps whose loss or gradient isn't finite: detection, records and likely causes."""

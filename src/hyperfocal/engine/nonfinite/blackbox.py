@@ -1,4 +1,4 @@
-"""RUN/blackbox: what is needed to see why a step's loss or gradient wasn't finite."""
+"""RUN/blackbox: data for finding out why a step's loss or gradient wasn't finite."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ from hyperfocal.names import command
 from hyperfocal.types import AnnotationSet, Batch, LossTerms, Target
 
 MOST = 5
-"""Black boxes in a run; a run that skips steps may meet more of them."""
+"""Maximum number of black boxes per run; a run that skips steps may have more such steps."""
 
 
 @dataclass(frozen=True)
 class Incident:
-    """A step that isn't to be taken.
+    """A step whose loss or gradient isn't finite.
 
     Attributes:
         step: optimizer steps done before.
         rank: of this process.
         batch: this process's images.
-        divisors: what their losses are divided by; None: what the batch itself gives.
-        terms: of each micro-batch.
+        divisors: normalisers of their losses; None: computed from the batch.
+        terms: loss terms of each micro-batch.
         norm: of the gradient.
         bad_gradients: names of the parameters whose gradient isn't finite.
-        causes: likeliest first.
+        causes: most likely first.
     """
 
     step: int
@@ -60,11 +60,11 @@ class Incident:
     causes: tuple[str, ...]
 
     def folder(self, run: RunFolder) -> Path:
-        """Where it is written."""
+        """Folder of its black box."""
         return run.blackbox / f"step-{self.step:08d}"
 
     def replay_command(self, run: RunFolder) -> str:
-        """What makes the step once more."""
+        """Command that replays the step."""
         return command("hyperfocal", "replay", self.folder(run) / f"batch-{self.rank}.pt")
 
 
@@ -77,14 +77,13 @@ def bad_gradients(model: nn.Module) -> tuple[str, ...]:
 def write_black_box(
     incident: Incident, run: RunFolder, model: Detector, annotations: AnnotationSet
 ) -> None:
-    """Write the batch as images with boxes, the terms, the weights and what replays the step.
+    """Save the batch as images with boxes, the loss terms, the weights and the data for a replay.
 
-    Every process writes its own images and report; the main one also the weights, which are those
-    before the step.
+    Each process writes its own images and report; the main one also the weights before the step.
 
     Args:
         incident: the step.
-        run: its folder.
+        run: the run folder.
         model: with the weights and buffers before the step.
         annotations: the training split, for names.
     """
@@ -153,7 +152,7 @@ def _as_state(incident: Incident, batch: Batch) -> dict[str, Any]:
 
 
 def draw(batch: Batch, n: int, names: Sequence[Label]) -> Image.Image:
-    """Image ``n`` of a batch as the network sees it, with its boxes; broken ones are left out."""
+    """Image ``n`` of a batch as the network gets it, with its boxes except invalid ones."""
     height, width = batch.valid_hw[n].tolist()
     pixels = batch.images[n, :, :height, :width]
     if pixels.is_floating_point():
@@ -171,12 +170,12 @@ def draw(batch: Batch, n: int, names: Sequence[Label]) -> Image.Image:
 
 
 class Replay(NamedTuple):
-    """One step made again.
+    """Result of replaying a step.
 
     Attributes:
         step: optimizer steps done before.
         image_ids: of its batch.
-        gradients: terms, norm, and whether any isn't finite.
+        gradients: loss terms, norm, and whether any isn't finite.
         bad_gradients: names of the parameters whose gradient isn't finite.
     """
 
@@ -191,11 +190,11 @@ def replay(
     accelerator: Literal["auto", "cpu", "cuda", "mps"] | None = None,
     trust: Sequence[str] = (),
 ) -> Replay:
-    """Make the forward and backward pass of a black box again, in one process.
+    """Repeat the forward and backward pass of a black box, in one process.
 
     Args:
         file: ``batch-RANK.pt`` of a black box inside its run folder.
-        accelerator: where; by default as the run.
+        accelerator: device type; by default as in the run.
         trust: modules outside the package that the run's components may come from.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Why a loss or gradient may have stopped being finite: the likely causes, likeliest first."""
+"""Likely causes of a loss or gradient that isn't finite, most likely first."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from hyperfocal.models import Detector
 from hyperfocal.types import Batch
 
 LR_FOR_16 = {"sgd": 0.01, "adamw": 1e-3}
-"""Usual peak rates for a batch of 16."""
+"""Usual peak learning rates for a batch of 16."""
 HIGH_PRIOR = 0.1
-"""An untrained classifier that sees an object in more anchors than this lacks its prior."""
+"""A higher mean score before training means that the classifier lacks its prior."""
 
 
 def broken_boxes(batch: Batch) -> list[str]:
-    """Boxes that aren't finite, have no area, or lie outside their image; by image id."""
+    """Boxes that aren't finite, have no area, or are outside their image, with the image's id."""
     found = []
     pairs = zip(batch.image_ids, batch.targets, batch.valid_hw.tolist(), strict=True)
     for image_id, target, (height, width) in pairs:
@@ -35,14 +35,14 @@ def broken_boxes(batch: Batch) -> list[str]:
 def likely_causes(
     config: TrainConfig, model: nn.Module, batch: Batch, step: int, total: int
 ) -> list[str]:
-    """Causes with what to change, likeliest first.
+    """Likely causes and what to change, most likely first.
 
     Args:
-        config: the optimizer's settings.
-        model: as it was before the step.
-        batch: of the step, with this process's images.
+        config: settings of the optimizer.
+        model: as before the step.
+        batch: this process's images.
         step: optimizer steps done before.
-        total: optimizer steps of the training.
+        total: optimizer steps of the whole training.
     """
     ranked = [
         _broken_box(batch),
@@ -56,15 +56,15 @@ def likely_causes(
 
 def _broken_box(batch: Batch) -> tuple[float, str]:
     wrong = broken_boxes(batch)
-    return 10.0 * bool(wrong), f"a broken box: {'; '.join(wrong[:3])}; mend the annotations"
+    return 10.0 * bool(wrong), f"an invalid box: {'; '.join(wrong[:3])}; fix the annotations"
 
 
 def _weights(model: nn.Module, config: TrainConfig) -> tuple[float, str]:
     most = largest(model)
     score = 9.0 if most > 1e4 else 0.0
     return score, (
-        f"earlier updates: a weight is {most:.3g} already, so train.lr = {config.lr:g} made "
-        "steps that were too large; start again with a lower one"
+        f"earlier updates: a weight has grown to {most:.3g}, so train.lr = {config.lr:g} was too "
+        "high; start again with a lower one"
     )
 
 
@@ -77,8 +77,8 @@ def _prior(model: nn.Module, step: int) -> tuple[float, str]:
     p = float(torch.sigmoid(local(bias.detach()).float()).mean())
     score = (7.0 if step < 1000 else 3.0) if p > HIGH_PRIOR else 0.0
     return score, (
-        f"no prior: the classifier's bias says {p:.2f} for every anchor, most of which are "
-        "background; --model.head.prior 0.01"
+        f"no prior: the classifier's bias gives every anchor a score of {p:.2f}, though most are "
+        "background; set --model.head.prior 0.01"
     )
 
 
@@ -86,15 +86,15 @@ def _learning_rate(config: TrainConfig, step: int, total: int) -> tuple[float, s
     usual = LR_FOR_16[config.optimizer] * config.batch_size / 16
     warmup = min(config.warmup_iterations, total // 10)
     score = min(max(5 + math.log2(config.lr / usual), 1.0), 8.0)
-    clip = "" if config.clip_norm else ", --train.clip-norm 10 bounds the steps"
+    clip = "" if config.clip_norm else "; --train.clip-norm 10 limits the gradient"
     return score, (
-        f"the learning rate for the batch: train.lr = {config.lr:g} with a batch of "
-        f"{config.batch_size}, where {usual:.2g} is usual for {config.optimizer}; the warm-up "
-        f"takes {warmup} steps, this is step {step}{clip}"
+        f"learning rate: train.lr = {config.lr:g} with a batch size of {config.batch_size}, for "
+        f"which {usual:.2g} is usual with {config.optimizer}; the warm-up takes {warmup} steps, "
+        f"this is step {step}{clip}"
     )
 
 
 def _precision(config: TrainConfig, model: nn.Module) -> tuple[float, str]:
     device = next(model.parameters()).device
     score = 4.0 if resolve(config.precision, device) == "bf16" else 0.0
-    return score, "precision: bf16 has 8 bits of mantissa; see if --train.precision fp32 is stable"
+    return score, "precision: bf16 has a mantissa of 8 bits; try --train.precision fp32"

@@ -1,10 +1,10 @@
-"""What is done about a step whose loss or gradient isn't finite.
+"""Handling of steps whose loss or gradient isn't finite.
 
-Looking at a value means waiting for the device. With several processes that is done in every step
-anyway, to agree on stopping; on a CPU it costs nothing. A single GPU would lose the overlap of its
-work with the host's, so there the flags are only added up on the device and read with the log and
-before a checkpoint. If one is up, the run goes back to its last checkpoint, which is sound, makes
-the same steps again (resuming is exact) and looks at each: `Rewind`. The normal step pays nothing.
+Reading a value means waiting for the device. With several processes that happens in every step
+anyway, to agree on stopping; on a CPU it costs nothing. On a single GPU it would prevent its work
+from overlapping with the host's, so there the flags are accumulated on the device and only read
+before a line of the log and a checkpoint. If one is set, the run returns to its last checkpoint,
+repeats the same steps (resuming is exact) and checks each: `Rewind`. Normal steps cost nothing.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from hyperfocal.engine.step import Gradients, Stepper, micro_batches
 from hyperfocal.types import AnnotationSet, Batch
 
 MOST_IN_A_ROW = 20
-"""Steps left out one after another before a run that skips stops."""
+"""Skipped steps in a row after which a run stops."""
 
 
 class Rewind(Exception):
-    """A step since the last checkpoint was not finite; which one isn't known."""
+    """A step since the last checkpoint was not finite; which one is unknown."""
 
 
 def looks_at_each_step(fabric: Fabric) -> bool:
-    """Whether reading a flag in every step costs nothing that isn't paid already."""
+    """Whether reading a flag in every step has no extra cost."""
     return fabric.world_size > 1 or fabric.device.type == "cpu"
 
 
@@ -43,7 +43,7 @@ def examine(
     annotations: AnnotationSet,
     total: int,
 ) -> str:
-    """Write the black box of a step, undo it, and say what happened; collective.
+    """Write the black box of a step, undo it, and describe it; collective.
 
     Returns:
         The message: what isn't finite, likely causes in order, where to look, how to replay.
@@ -72,23 +72,23 @@ def examine(
         attempt(
             lambda: write_black_box(incident, run, state.model, annotations),
             run.blackbox,
-            "the step can't be looked at later",
+            "the step can't be inspected later",
         )
         stepper.undo()
     return describe(incident, run, config)
 
 
 def describe(incident: Incident, run: RunFolder, config: TrainConfig) -> str:
-    """The message for a person."""
+    """The message for the user."""
     loss = math.fsum(float(terms.total.detach()) for terms in incident.terms)
     what = f"the loss is {loss:g}"
     if math.isfinite(loss):
         what = f"the loss is {loss:g}, but the gradient's norm is {incident.norm:g}"
     causes = "\n".join(f"  {n}. {text}" for n, text in enumerate(incident.causes, start=1))
     return (
-        f"step {incident.step + 1}: {what}; its update was not made. Likely causes, likeliest "
+        f"step {incident.step + 1}: {what}; its update was skipped. Likely causes, most likely "
         f"first:\n{causes}\n"
-        f"  Look at {incident.folder(run)}: the images with their boxes, report-*.json.\n"
-        f"  Make the step again: {incident.replay_command(run)}\n"
-        "  Leave such steps out: --train.on-nonfinite skip"
+        f"  See {incident.folder(run)}: images with boxes, report-*.json.\n"
+        f"  Replay the step: {incident.replay_command(run)}\n"
+        "  Skip such steps: --train.on-nonfinite skip"
     )
