@@ -23,6 +23,9 @@ DATA_SUFFIXES = frozenset(
 )
 """Endings of images and annotations."""
 
+MAX_DIGITS = 18
+"""Of a whole number that is written as text."""
+
 MAX_SHOWN = 60
 """Characters of a bad value that a message repeats."""
 
@@ -182,6 +185,15 @@ def _above(path: Path) -> Sequence[Path]:
         return path.resolve().parents
     except (OSError, RuntimeError, ValueError):
         return path.absolute().parents
+
+
+def whole_number(value: object) -> int | None:
+    """A whole number as JSON from other tools has it: 1, 1.0 (pandas) or "1"; True is none."""
+    if type(value) is str and len(value) <= MAX_DIGITS and value.strip().isdecimal():
+        return int(value)
+    if type(value) is int or (type(value) is float and value.is_integer()):
+        return int(value)
+    return None
 
 
 def is_file(path: Path) -> bool:

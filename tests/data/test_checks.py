@@ -241,7 +241,7 @@ def test_annotations_of_unknown_categories_are_an_error(coco):
     error(coco, r"category id 80 is used 2 times \(first: annotation id 5\)")
 
 
-@pytest.mark.parametrize("value", [None, "1", 1.5, True, 2**70, [1]])
+@pytest.mark.parametrize("value", [None, "1a", "", 1.5, True, 2**70, [1]])
 @pytest.mark.parametrize(
     ("entry", "key"),
     [("images", "id"), ("categories", "id"), ("annotations", "image_id")],
@@ -269,7 +269,7 @@ def test_missing_files_are_collected(coco):
 
 
 def test_a_wrong_folder_is_told_once(coco):
-    with pytest.raises(DataError, match=r"none of the 3 image files is there") as caught:
+    with pytest.raises(DataError, match=r"none of the 3 image files exists") as caught:
         read_annotations(coco.write(), coco.images.parent)
     assert "--data.train.images" in str(caught.value)
     assert str(caught.value).count("\n") <= 1

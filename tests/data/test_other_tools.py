@@ -70,7 +70,7 @@ def renamed(root: Path, names: Callable[[int], str]) -> dict[str, Any]:
         ("Snap_{}.JPG", "snap_{}.jpg", "upper and lower case"),
         ("e\u0301{}.jpg", "\u00e9{}.jpg", "Unicode"),
         ("p{}.jpg", "images/p{}.jpg", "begins with folders"),
-        ("b/p{}.jpg", "data\\B\\p{}.JPG", "upper and lower case"),
+        ("b/p{}.jpg", "data\\B\\p{}.JPG", "begins with folders"),
     ],
 )
 def test_names_written_differently_are_found(
@@ -117,7 +117,7 @@ def test_fractions_are_refused(tmp_path: Path) -> None:
     content = coco(tmp_path)
     for entry in content["annotations"]:
         entry["bbox"] = [0.1, 0.2, 0.3, 0.4]
-    with pytest.raises(DataError, match=r"all 3 boxes .*fractions .*multiply x and width"):
+    with pytest.raises(DataError, match=r"3 of 3 boxes .*fractions .*multiply x and width"):
         read(tmp_path, content)
 
 
@@ -166,7 +166,7 @@ def test_segmentations_without_boxes_give_the_boxes_around_them(tmp_path: Path) 
     ):
         del entry["bbox"]
         entry["segmentation"] = segmentation
-    with pytest.warns(HyperfocalWarning, match="3 annotations without bbox: the box around"):
+    with pytest.warns(HyperfocalWarning, match="3 annotations without bbox.*: the box around"):
         assert boxes_of(read(tmp_path, content)) == [BOX] * 3
 
 

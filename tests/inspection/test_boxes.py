@@ -69,11 +69,11 @@ def test_corners_where_sizes_are_meant(two):
         x, y, w, h = row["bbox"]
         row["bbox"] = [x + 40, y + 25, x + w + 40, y + h + 25]
     found = two.examine()
-    finding = two.only(found, "xyxy_boxes")
+    finding = two.only(found, "box_order")
     assert (finding.severity, finding.split) == ("error", "train")
 
 
 def test_large_boxes_that_stick_out_are_not_taken_for_corners(two):
     for row in two.data["train"]["annotations"]:
         row["bbox"] = [60, 50, 150, 40]
-    assert "xyxy_boxes" not in two.kinds(two.examine())
+    assert "box_order" not in two.kinds(two.examine())

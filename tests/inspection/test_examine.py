@@ -256,7 +256,7 @@ def test_sound_yolo(tmp_path):
 
 def test_yolo_with_corners(tmp_path):
     found = yolo(tmp_path, ["0 0.5 0.5 0.9 0.9", "1 0.2 0.3 0.9 0.8"])
-    assert {("xyxy_boxes", "train"), ("xyxy_boxes", "val")} <= kinds(found)
+    assert {("box_order", "train"), ("box_order", "val")} <= kinds(found)
 
 
 def test_yolo_with_classes_from_1(tmp_path):

@@ -87,3 +87,19 @@ def test_nothing_or_too_much(two, tmp_path):
     shutil.copy(two.root / "train_a.json", two.root / "train_b.json")
     with pytest.raises(DataError, match=r"several files for train \(train_a.json, train_b.json\)"):
         find_splits(two.root)
+
+
+def test_json_files_of_other_tools_beside_yolo_labels(tmp_path):
+    for name in ("images", "labels"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "labels/1.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    (tmp_path / "classes.txt").write_text("ant\n")
+    (tmp_path / "notes.json").write_text('{"categories": [], "info": {}}')
+    assert find_splits(tmp_path) == {"train": Split(tmp_path)}
+
+
+def test_hidden_json_files_are_passed_over(tmp_path):
+    text = '{"images": [], "annotations": [], "categories": []}'
+    for name in ("train.json", "._train.json", ".train.json"):
+        (tmp_path / name).write_text(text)
+    assert find_splits(tmp_path)["train"].annotations == tmp_path / "train.json"

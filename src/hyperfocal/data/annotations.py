@@ -83,13 +83,15 @@ def read_annotations(
         ... )  # doctest: +SKIP
     """
     files = _files(annotations, images, split)
-    raw = join(
-        [
-            read_raw(file, folder, split, categories, openimages=openimages, format=format)
-            for file, folder in files
-        ]
+    parts = [
+        read_raw(file, folder, split, categories, openimages=openimages, format=format)
+        for file, folder in files
+    ]
+    problems = Problems(parts[0].source)
+    raw = join(parts, problems)
+    return check_annotations(
+        raw, categories, check, bad_images, problems, follow_links=follow_links
     )
-    return check_annotations(raw, categories, check, bad_images, follow_links=follow_links)
 
 
 def _files(

@@ -1,11 +1,17 @@
-"""Boxes in another unit or scale than their format's, found by what all of them share."""
+"""Boxes in another unit, order or scale than their format's, found by what all of them share."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperfocal.data.raw import RawAnnotations, RawImage, counted
+from hyperfocal.data.images import Header
+from hyperfocal.data.raw import Problems, RawAnnotations, RawImage, counted
 from hyperfocal.files import shown
 
 LEAST_SIDE = 8
@@ -14,82 +20,228 @@ LEAST_SIDE = 8
 SLACK = 1.0
 """Pixels that boxes may stand out of their image, as annotation tools round."""
 
+LEAST_BOXES = 4
+"""Boxes from which the order of their four numbers is judged."""
 
-def fractions(
-    raw: RawAnnotations, boxes: NDArray[np.float64], sizes: NDArray[np.float64]
-) -> str | None:
-    """What is wrong if all boxes are smaller than a pixel: they are fractions of the image.
+DOUBTFUL = 0.1
+"""Share of boxes that must be impossible as written before another order is considered."""
 
-    Args:
-        raw: the annotations.
-        boxes: ``(N, 4)`` xyxy in pixels, as they would be used.
-        sizes: ``(N, 2)`` height and width of each box's image; NaN where unknown.
+NEARLY_ALL = 0.99
+"""Share of boxes that the other order or scale must fit."""
+
+EVIDENCE = math.log(100)
+"""Log odds from which a scale is believed where less than half of the images have it."""
+
+
+@dataclass(frozen=True)
+class WrongUnits:
+    """Boxes that aren't what their format says.
+
+    Attributes:
+        kind: ``fractions`` of the image in place of pixels, or ``box_order``: another order or
+            meaning of the four numbers.
+        text: what is wrong and how to correct it.
+        rows: the annotations that are impossible as written.
     """
-    good = np.isfinite(boxes).all(axis=1) & ~(sizes.min(axis=1) < LEAST_SIDE)
-    if raw.normalized or not good.any():
-        return None
-    # Pascal VOC's corners are one pixel further to the left.
-    if (np.abs(boxes[good]) > 1.5).any() or (boxes[good, 2:] - boxes[good, :2] > 2).any():
-        return None
-    return (
-        f"all {counted(int(good.sum()), 'box boxes')} lie within the first pixel of their image: "
-        "they seem to be fractions of its width and height, but this format's are in pixels; "
-        "multiply x and width by the image's width, y and height by its height"
-    )
+
+    kind: Literal["fractions", "box_order"]
+    text: str
+    rows: NDArray[np.int64]
 
 
-def scale_to_files(
-    raw: RawAnnotations, images: list[RawImage], boxes: NDArray[np.float64]
-) -> tuple[int, str, str]:
-    """Scale boxes in place that were drawn on copies of another size than the files.
+# --------------------------------------------------------------------------- units
 
-    That is the case if the annotated size of every image differs from its file's by one factor for
-    width and height (to a pixel), and every box lies inside the annotated size. Single images with
-    a wrong size are something else: their boxes stay as they are.
+
+def in_file_pixels(
+    raw: RawAnnotations, headers: Mapping[int, Header], problems: Problems
+) -> tuple[RawAnnotations, WrongUnits | None]:
+    """Scale boxes to the image files where they were drawn on copies of another size.
 
     Args:
         raw: the annotations, with the annotated sizes.
-        images: the same images with the sizes of their files.
-        boxes: ``(N, 4)`` xyxy pixels of the annotated sizes.
+        headers: of the image files, by image id; those that weren't opened are missing.
+        problems: gets a counted warning for scaled boxes, and for a few that seem to be fractions.
 
     Returns:
-        How many images, what was done, and the first case; 0 if nothing was.
+        The annotations in pixels of the files, and what is wrong if most boxes are fractions of the
+        image or have another order.
     """
-    stated = {image.id: image.hw for image in raw.images}
-    factors: dict[int, float] = {}
-    for image in images:
-        before, after = stated[image.id], image.hw
-        if raw.normalized or before is None or after is None or before == after:
-            return 0, "", ""
-        factor = max(after[0] / before[0], after[1] / before[1])
-        least = min(after[0] / before[0], after[1] / before[1])
-        pixel = 1.0 / min(before)  # one annotated pixel, as a factor
-        if factor - least > pixel * max(factor, 1.0) or abs(factor - 1) < 0.01:
-            return 0, "", ""
-        factors[image.id] = (factor + least) / 2
-    known = np.array([value in factors for value in raw.image_ids.tolist()], np.bool_)
-    finite = known & np.isfinite(boxes).all(axis=1)
-    if not finite.any():
-        return 0, "", ""
-    limits = np.array([stated[i] for i in raw.image_ids[finite].tolist()], np.float64)
-    if (boxes[finite, 2:] > limits[:, ::-1] + SLACK).any():
-        return 0, "", ""
-    true = {image.id: image.hw for image in images}
-    for row in np.flatnonzero(finite).tolist():
-        before, after = stated[int(raw.image_ids[row])], true[int(raw.image_ids[row])]
-        assert before is not None
-        assert after is not None
-        boxes[row] *= np.array([after[1] / before[1], after[0] / before[0]] * 2)
-    first = images[0]
-    before, after = stated[first.id], first.hw
-    assert before is not None
-    assert after is not None
-    case = (
+    sizes = image_sizes(raw, headers)
+    if (wrong := _fractions(raw, sizes, problems)) is not None:
+        return raw, wrong
+    raw = _scale_to_files(raw, headers, problems)
+    return raw, _order(raw, sizes)
+
+
+def image_sizes(raw: RawAnnotations, headers: Mapping[int, Header]) -> NDArray[np.float64]:
+    """``(N, 2)`` height and width of each annotation's image, NaN where unknown.
+
+    Args:
+        raw: the annotations; their sizes are taken of images without a header.
+        headers: of the image files, by image id.
+    """
+    hw: dict[int, tuple[int, int] | None] = {image.id: image.hw for image in raw.images}
+    hw |= {image: header.hw for image, header in headers.items()}
+    ids, inverse = np.unique(raw.image_ids, return_inverse=True)
+    table = np.array([hw.get(i) or (np.nan, np.nan) for i in ids.tolist()], dtype=np.float64)
+    return np.asarray(table.reshape(-1, 2)[inverse])
+
+
+def _fractions(
+    raw: RawAnnotations, sizes: NDArray[np.float64], problems: Problems
+) -> WrongUnits | None:
+    boxes = raw.boxes
+    with np.errstate(invalid="ignore"):
+        good = np.isfinite(boxes).all(axis=1) & ~(sizes.min(axis=1) < LEAST_SIDE)
+        good &= (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+        # Up to 1.5, because Pascal VOC's corners are one pixel further to the left.
+        tiny = good & (np.abs(boxes) <= 1.5).all(axis=1)
+        tiny &= (boxes[:, 2:] - boxes[:, :2] <= 2).all(axis=1)
+    rows = np.flatnonzero(tiny)
+    if raw.normalized or not len(rows):
+        return None
+    where = "in the first pixel of their image, as if they were fractions of its width and height"
+    if 2 * len(rows) < good.sum():
+        problems.warn(len(rows), "box boxes", where, raw.describe(int(rows[0])), rows.tolist())
+        return None
+    count = f"{len(rows)} of {counted(int(good.sum()), 'box boxes')}"
+    text = (
+        f"{count} are {where}, but this format's are in pixels; multiply x and width by the "
+        "image's width, y and height by its height"
+    )
+    return WrongUnits("fractions", text, rows)
+
+
+_AS_WRITTEN = {"xywh": "x y width height", "cxcywh": "cx cy w h", "xyxy": "x1 y1 x2 y2"}
+
+
+def _order(raw: RawAnnotations, sizes: NDArray[np.float64]) -> WrongUnits | None:
+    """Corners where a corner (or centre) and a size are meant, or the other way round.
+
+    Corners read as corner and size stand out of the image wherever the object isn't near its top
+    left; read as corners, all of them fit. Ordinary boxes never do: there the size would have to be
+    larger than the corner in (nearly) every box, in both directions. A corner and a size read as
+    corners are inside out wherever the object isn't near the top left, and all fit read rightly.
+    """
+    good = np.isfinite(raw.boxes).all(axis=1) & np.isfinite(sizes).all(axis=1)
+    if raw.order is None or good.sum() < LEAST_BOXES:
+        return None
+    x1, y1, x2, y2 = raw.boxes[good].T
+    height, width = np.ones_like(sizes[good].T) if raw.normalized else sizes[good].T
+    slack_x, slack_y = (0.01, 0.01) if raw.normalized else (SLACK, SLACK)
+    if raw.order == "xyxy":
+        wrong = (x2 < x1) | (y2 < y1)
+        fits = (x1 + x2 <= width + slack_x) & (y1 + y2 <= height + slack_y) & (x2 > 0) & (y2 > 0)
+        meant, seems, how = "x1 y1 x2 y2", "x y width height", "are inside out"
+    else:
+        w, h = x2 - x1, y2 - y1
+        x, y = ((x1 + x2) / 2, (y1 + y2) / 2) if raw.order == "cxcywh" else (x1, y1)
+        over = np.max([x2 / width - 1, y2 / height - 1, -x1 / width, -y1 / height], axis=0)
+        wrong = (x2 > width + slack_x) | (y2 > height + slack_y) | (x1 < -slack_x) | (y1 < -slack_y)
+        # Boxes of large objects may stand out a little, and fit by chance.
+        if wrong.any() and np.median(over[wrong]) < 0.02:
+            return None
+        fits = (w > x) & (h > y) & (w <= width + slack_x) & (h <= height + slack_y)
+        meant, seems, how = _AS_WRITTEN[raw.order], "x1 y1 x2 y2", "leave their image"
+    if not wrong.any() or wrong.mean() < DOUBTFUL or fits.mean() < NEARLY_ALL:
+        return None
+    text = (
+        f"the boxes seem to be {seems} where {meant} is meant: as written, {wrong.mean():.0%} of "
+        f"them {how}; as {seems}, {fits.mean():.1%} fit. Convert them"
+    )
+    return WrongUnits("box_order", text, np.flatnonzero(good)[np.flatnonzero(wrong)])
+
+
+# --------------------------------------------------------------------------- scale
+
+
+class _Frame(NamedTuple):
+    """An image's size as annotated, and its file's; ``(height, width)``."""
+
+    annotated: tuple[int, int]
+    file: tuple[int, int]
+
+    @property
+    def evidence(self) -> float:
+        """Log of the areas' ratio: positive if the annotated size is the smaller one."""
+        return math.log(self.file[0] * self.file[1]) - math.log(
+            self.annotated[0] * self.annotated[1]
+        )
+
+
+def _scale_to_files(
+    raw: RawAnnotations, headers: Mapping[int, Header], problems: Problems
+) -> RawAnnotations:
+    """Scale boxes that were drawn on copies of another size than the files.
+
+    Of the images whose annotated size differs from the file's, the boxes are in pixels of the
+    smaller of the two sizes if nearly all of them fit into it, else of the larger one. Where they
+    are in those of the annotated size, they are scaled to the file, each axis by itself. This is
+    believed if half of the images differ, or if so many boxes fit that it can't be chance: a single
+    image with a mistaken size keeps its boxes.
+
+    Args:
+        raw: the annotations, with the annotated sizes.
+        headers: of the image files, by image id; those that can't be read are missing.
+        problems: gets one counted warning.
+
+    Returns:
+        The annotations in pixels of the files. Areas of scaled boxes become NaN.
+    """
+    if raw.normalized:
+        return raw
+    frames = {
+        image.id: frame
+        for image in raw.images
+        if image.id in headers and (frame := _differing(image, headers[image.id])) is not None
+    }
+    rows = np.flatnonzero(
+        np.isin(raw.image_ids, np.array(list(frames), np.int64))
+        & np.isfinite(raw.boxes).all(axis=1)
+    )
+    if not len(rows):
+        return raw
+    own = [frames[image] for image in raw.image_ids[rows].tolist()]
+    annotated = np.array([frame.annotated for frame in own], np.float64)
+    file = np.array([frame.file for frame in own], np.float64)
+    evidence = sum(frame.evidence for frame in own)
+    fit_annotated = _share_inside(raw.boxes[rows], annotated)
+    fit_file = _share_inside(raw.boxes[rows], file)
+    is_annotated = fit_annotated >= NEARLY_ALL and (fit_file < NEARLY_ALL or evidence > 0)
+    enough = 2 * len(frames) >= len(headers) or abs(evidence) >= EVIDENCE
+    if not (is_annotated and enough):
+        return raw
+    boxes, area = raw.boxes.copy(), raw.area.copy()
+    boxes[rows] *= (file / annotated)[:, [1, 0, 1, 0]]
+    area[rows] = np.nan
+    first = next(image for image in raw.images if image.id in frames)
+    before, after = frames[first.id]
+    problems.warn(
+        len(frames),
+        "image images",
+        "annotated at another size than the files have; their boxes were scaled to the files",
         f"image id {first.id}, {shown(first.name)}, {before[1]}x{before[0]} in the annotations and "
-        f"{after[1]}x{after[0]} on the disk"
+        f"{after[1]}x{after[0]} on the disk",
     )
-    what = (
-        "annotated at another size than the files have, each by one factor; their boxes were "
-        "scaled to the files' pixels"
-    )
-    return len(images), what, case
+    return replace(raw, boxes=boxes, area=area)
+
+
+def _differing(image: RawImage, header: Header) -> _Frame | None:
+    """The two sizes if they differ by more than one percent, and not by EXIF's rotation alone."""
+    before, after = image.hw, header.hw
+    if before is None or before == header.stored_hw:
+        return None
+    if header.stored_hw != after and _shape_error(before, after) > _shape_error(
+        before, header.stored_hw
+    ):
+        before = before[1], before[0]  # the size from before EXIF's rotation
+    near = all(abs(a / b - 1) < 0.01 for a, b in zip(after, before, strict=True))
+    return None if near else _Frame(before, after)
+
+
+def _shape_error(first: tuple[int, int], second: tuple[int, int]) -> float:
+    return abs(math.log(first[0] / first[1]) - math.log(second[0] / second[1]))
+
+
+def _share_inside(boxes: NDArray[np.float64], hw: NDArray[np.float64]) -> float:
+    return float((boxes[:, 2:] <= 1.01 * hw[:, ::-1] + SLACK).all(axis=1).mean())

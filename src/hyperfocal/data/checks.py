@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperfocal.data.box_units import fractions, scale_to_files
+from hyperfocal.data.box_units import in_file_pixels
 from hyperfocal.data.file_names import find_files
 from hyperfocal.data.image_checks import BadImages, Check, check_images, links_out
 from hyperfocal.data.images import Header
@@ -73,7 +73,7 @@ def check_annotations(
         raise DataError(f"{raw.source}: no images in it; is it the right file?")
     if not raw.categories and not categories:
         raise DataError(f"{raw.source}: no categories in it; list them, or give other annotations")
-    if check != "none" and headers is None:
+    if headers is None:
         raw = replace(raw, images=find_files(raw.images, problems))
     _check_unique(raw, problems)
     if not follow_links:
@@ -86,20 +86,16 @@ def check_annotations(
     labels = _labels(raw, label_of, problems)
     problems.raise_errors()
 
-    images, dropped = check_images(raw, check, bad_images, problems, headers)
-    rows = _rows(raw, images, dropped, problems)
+    images, left_out, opened = check_images(raw, check, bad_images, problems, headers)
+    raw, wrong = in_file_pixels(raw, opened, problems)
+    if wrong is not None:
+        problems.errors.append(wrong.text)
+        problems.raise_errors()
+    rows = _rows(raw, images, left_out, problems)
     boxes, area = raw.boxes.astype(np.float64), raw.area.astype(np.float64)
     sizes = np.array([image.hw for image in images], dtype=np.float64).reshape(-1, 2)
     if raw.normalized:
         boxes = boxes * sizes[rows][:, [1, 0, 1, 0]]
-    elif check != "none":
-        if (wrong := fractions(raw, boxes, sizes[rows])) is not None:
-            problems.errors.append(wrong)
-            problems.raise_errors()
-        count, what, first = scale_to_files(raw, images, boxes)
-        problems.warn(count, "image images", what, first)
-        if count:
-            area = np.full_like(area, np.nan)  # of another scale
     keep = (rows >= 0) & (labels >= 0)
     clipped = _check_boxes(raw, boxes, sizes[rows], keep, check != "none", problems)
     with np.errstate(invalid="ignore", over="ignore"):

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hyperfocal.data.file_names import holds_any
 from hyperfocal.data.lvis import read_federated
-from hyperfocal.data.raw import MAX_SIDE, Problems, RawAnnotations, RawImage, holds_any, inside
+from hyperfocal.data.raw import MAX_SIDE, Problems, RawAnnotations, RawImage, inside
 from hyperfocal.data.segmentation import segmentation_box
-from hyperfocal.files import MAX_SHOWN, load_json, shown
+from hyperfocal.files import MAX_SHOWN, load_json, shown, whole_number
 from hyperfocal.types import Category, DataError
 
 
@@ -69,18 +70,18 @@ def read_coco(
         f"id {shown(repeats[0])}" if repeats else "",
     )  # fmt: skip
     xywh = _boxes(annotations)
-    boxes = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
-    around = _boxes_around(annotations, boxes)
+    boxes, around = _boxes_around(annotations, xywh)
     problems.warn(
         len(around),
         "annotation annotations",
-        "without bbox: the box around the segmentation is used",
+        "without bbox, or with one of size 0: the box around the segmentation is used",
         f"id {_id(annotation_ids[around[0]])}" if around else "",
         around,
     )
     federated = None
     if any("neg_category_ids" in entry for entry in lists["images"]):
         federated = read_federated(lists["images"], lists["categories"], problems)
+    crowd = _crowd(annotations, annotation_ids, problems)
     problems.tell()
     return RawAnnotations(
         source=path,
@@ -90,7 +91,8 @@ def read_coco(
         category_ids=np.array(category_ids, dtype=np.int64),
         boxes=boxes,
         xywh=xywh,
-        crowd=np.array([bool(entry.get("iscrowd", 0)) for entry in annotations], dtype=np.bool_),
+        order="xywh",
+        crowd=crowd,
         area=np.array([_number(entry.get("area")) for entry in annotations], dtype=np.float64),
         describe=lambda n: f"annotation id {_id(annotation_ids[n])}",
         federated=federated,
@@ -128,19 +130,15 @@ def _integers(
     values: list[Any] = [entry.get(key) for entry in entries]
     good: list[int] = []
     for n, value in enumerate(values):
-        if _is_whole(value) and abs(value) < 2**63:
-            good.append(int(value))
+        number = whole_number(value)
+        if number is not None and abs(number) < 2**63:
+            good.append(number)
         else:
             problems.errors.append(
                 f"{thing} number {n} (id {shown(entries[n].get('id'))}) has {key} = "
                 f"{shown(value)}, but it must be a whole number"
             )
     return good
-
-
-def _is_whole(value: object) -> bool:
-    """Whether it is a whole number; pandas writes 1 as 1.0. True is none."""
-    return type(value) is int or (type(value) is float and value.is_integer())
 
 
 def _name(value: object) -> str:
@@ -163,8 +161,9 @@ def _image(
         )
         return None
     size: tuple[Any, Any] = entry.get("height"), entry.get("width")
-    height, width = (int(s) if _is_whole(s) and 0 < s <= MAX_SIDE else 0 for s in size)
-    return RawImage(image_id, name, path, (height, width) if height and width else None)
+    numbers = [whole_number(value) or 0 for value in size]
+    height, width = (number if 0 < number <= MAX_SIDE else 0 for number in numbers)
+    return RawImage(image_id, name, path, (height, width) if height and width else None, folder)
 
 
 def _file_name(entry: Mapping[str, Any]) -> object:
@@ -205,24 +204,42 @@ def _boxes(annotations: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:
 
 
 def _boxes_around(
-    annotations: Sequence[Mapping[str, Any]], boxes: NDArray[np.float64]
-) -> list[int]:
-    """Fill in boxes of annotations that have a segmentation and no bbox; returns their rows."""
+    annotations: Sequence[Mapping[str, Any]], xywh: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], list[int]]:
+    """Boxes as xyxy, of a segmentation where there is no bbox, and the rows of those."""
+    boxes = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
     rows = []
     for n, entry in enumerate(annotations):
-        if entry.get("bbox") or not entry.get("segmentation"):
+        has_box = np.isfinite(xywh[n]).all() and (xywh[n, 2:] != 0).any()
+        if has_box or not entry.get("segmentation"):
             continue
         box = segmentation_box(entry["segmentation"])
         if box is not None:
             boxes[n] = box
             rows.append(n)
-    return rows
+    return boxes, rows
+
+
+def _crowd(
+    annotations: Sequence[Mapping[str, Any]], ids: Sequence[object], problems: Problems
+) -> NDArray[np.bool_]:
+    """The crowd flags: 0 or 1, also as a boolean or as text."""
+    flags = np.zeros(len(annotations), np.bool_)
+    for n, entry in enumerate(annotations):
+        value = entry.get("iscrowd", 0)
+        number = int(value or 0) if value is None or type(value) is bool else whole_number(value)
+        if number not in (0, 1):
+            problems.errors.append(
+                f"annotation id {_id(ids[n])} has iscrowd = {shown(value)}, but it must be 0 or 1"
+            )
+        flags[n] = number == 1
+    return flags
 
 
 def _number(value: object) -> float:
     try:
-        return float(value) if isinstance(value, int | float) else float("nan")
-    except OverflowError:
+        return float(value) if isinstance(value, int | float | str) else float("nan")
+    except (OverflowError, ValueError):
         return float("nan")
 
 

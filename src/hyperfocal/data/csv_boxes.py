@@ -101,7 +101,7 @@ def read_csv(
                 )
                 continue
             numbers[file] = len(numbers) + 1
-            found.append(RawImage(numbers[file], file, place, hw))
+            found.append(RawImage(numbers[file], file, place, hw, folder))
         if box is not None:
             boxes.append(box)
             names.append(name)
@@ -124,6 +124,7 @@ def read_csv(
         area=np.full(len(boxes), np.nan),
         describe=lambda n: f"line {lines[n]}",
         made_up_ids=True,
+        order="xyxy",
     )
 
 

@@ -1,12 +1,13 @@
 """Image files whose names are written differently in the annotations than on the disk.
 
-Tools write names with Windows' separators, percent-encoded, in another Unicode form, with another
-case, as absolute paths or with the image folder in front. Every reader's images go through here, so
-that such names are treated alike in all formats.
+Tools write names with Windows' separators, percent-encoded, in another Unicode form or case, as
+absolute paths, or with the image folder in front. The images of all formats go through
+`find_files`, so that such names are treated alike.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import unicodedata
 from collections import defaultdict
@@ -16,13 +17,13 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
 from hyperfocal.data.raw import Problems, RawImage, inside
-from hyperfocal.files import is_file, shown
-
-MOST_FILES = 2_000_000
-"""Files of an image folder that are searched for names that differ in case or Unicode form."""
+from hyperfocal.files import is_file, is_folder, shown
 
 IGNORED_FOLDERS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN"})
 """Folders that operating systems leave behind, with copies or thumbnails of images."""
+
+CASE = "upper and lower case or the Unicode form of the name differ"
+FOLDERS = "the name begins with folders that don't belong to it"
 
 
 def is_hidden(path: Path, folder: Path) -> bool:
@@ -44,124 +45,165 @@ def visible_files(folder: Path, suffixes: Iterable[str]) -> tuple[list[Path], li
     return [file for file in found if file not in left_out], hidden
 
 
-def warn_of_hidden(hidden: Sequence[Path], problems: Problems) -> None:
-    """Note files that were left out because they are hidden."""
+def warn_of_hidden(
+    hidden: Sequence[Path], problems: Problems, things: str = "image images"
+) -> None:
+    """Warn of files that were left out because they are hidden."""
     problems.warn(
         len(hidden),
-        "image images",
+        things,
         "left out because their names, or their folders', are hidden (begin with a dot)",
         str(hidden[0]) if hidden else "",
+    )
+
+
+class FileNames:
+    """Files by names that differ from theirs in upper and lower case or in the Unicode form.
+
+    Folders are listed once, when a name in them is looked for.
+    """
+
+    def __init__(self) -> None:
+        self._listed: dict[Path, dict[str, list[str]]] = {}
+
+    def find(self, folder: Path, name: str) -> Path | None:
+        """The file ``name`` below ``folder``; None if there is none, or several that differ so."""
+        if (path := inside(folder, name)) is None:
+            return None
+        if is_file(path):
+            return path
+        place = folder
+        for part in path.relative_to(folder).parts:
+            matches = self._names(place).get(_key(part), [])
+            exact = part in matches
+            if not exact and len(matches) != 1:
+                return None
+            place = place / (part if exact else matches[0])
+        return place if is_file(place) else None
+
+    def with_other_suffix(self, path: Path) -> str | None:
+        """A file's name in the folder of ``path`` that differs from it in the suffix, or None."""
+        stem = _key(path.stem)
+        names = [name for group in self._names(path.parent).values() for name in group]
+        return min((name for name in names if _key(Path(name).stem) == stem), default=None)
+
+    def _names(self, folder: Path) -> dict[str, list[str]]:
+        if folder not in self._listed:
+            names: dict[str, list[str]] = defaultdict(list)
+            try:
+                entries = sorted(os.listdir(folder))
+            except (OSError, ValueError):
+                entries = []
+            for entry in entries:
+                names[_key(entry)].append(entry)
+            self._listed[folder] = names
+        return self._listed[folder]
+
+
+def holds_any(folder: Path, names: Iterable[str]) -> bool:
+    """Whether one of the annotated file names, in any spelling, is a file in the folder."""
+    files = FileNames()
+    return any(
+        files.find(folder, other) is not None for name in names for _, other in _spellings(name)
     )
 
 
 def find_files(images: Sequence[RawImage], problems: Problems) -> list[RawImage]:
     """The images, with the path of the file on disk where its name is written differently.
 
-    Only images whose file doesn't exist are looked for, and only inside their image folder. A name
-    that fits several files fits none. Images that aren't found are returned as they are.
+    Only images whose file doesn't exist are looked for, and only in their image folder. Folders in
+    front of the names are dropped if they are the image folder's own last folders, or if every
+    image has them, none was found without dropping them and no such folder lies beside the image
+    folder. A file that another image has is never used. Images that aren't found are returned as
+    they are.
 
     Args:
         images: with the paths that their annotated names give.
         problems: gets one counted warning for each kind of difference.
     """
-    folders: dict[Path, _Folder] = {}
+    files = FileNames()
+    found = {n: ("", image.path) for n, image in enumerate(images) if is_file(image.path)}
+    missing: dict[Path, list[int]] = defaultdict(list)
+    for n, image in enumerate(images):
+        if n not in found and image.folder is not None:
+            missing[image.folder].append(n)
+    for folder, places in missing.items():
+        for n in places:
+            for how, name in _spellings(images[n].name):
+                if (path := _below_own_folders(files, folder, name)) is not None:
+                    dropped, place = path
+                    found[n] = FOLDERS if dropped else how or CASE, place
+                    break
+        every = sum(image.folder == folder for image in images)
+        if len(places) == every and not any(n in found for n in places):
+            found |= _without_common_folders(files, folder, images, places)
+    return _with_files(images, found, problems)
+
+
+def _below_own_folders(files: FileNames, folder: Path, name: str) -> tuple[bool, Path] | None:
+    """The file of a name that may begin with the folder's own last folders."""
+    if (path := files.find(folder, name)) is not None:
+        return False, path
+    own, parts = folder.absolute().parts, PurePosixPath(name).parts
+    for n in range(1, len(parts)):
+        if tuple(map(_key, own[-n:])) == tuple(map(_key, parts[:n])):
+            path = files.find(folder, "/".join(parts[n:]))
+            if path is not None:
+                return True, path
+    return None
+
+
+def _without_common_folders(
+    files: FileNames, folder: Path, images: Sequence[RawImage], places: Sequence[int]
+) -> dict[int, tuple[str, Path]]:
+    """Files of images whose names all begin with the same folders, which aren't there."""
+    names = [unquote(images[n].name.replace("\\", "/")) for n in places]
+    levels = zip(*(PurePosixPath(name).parts[:-1] for name in names), strict=False)
+    shared = list(itertools.takewhile(lambda level: len(set(level)) == 1, levels))
+    if not shared or is_folder(folder.parent / shared[0][0]):
+        return {}
+    for count in range(len(shared), 0, -1):
+        found = {}
+        for n, name in zip(places, names, strict=True):
+            path = files.find(folder, "/".join(PurePosixPath(name).parts[count:]))
+            if path is not None:
+                found[n] = FOLDERS, path
+        if found:
+            return found
+    return {}
+
+
+def _with_files(
+    images: Sequence[RawImage], found: dict[int, tuple[str, Path]], problems: Problems
+) -> list[RawImage]:
+    """The images with the files that were found, unless an image of another name has that file."""
+    owners: dict[Path, set[str]] = defaultdict(set)
+    for n, (_, path) in found.items():
+        owners[path].add(images[n].name)
     changed: dict[str, list[str]] = defaultdict(list)
-    found = []
-    for image in images:
-        if is_file(image.path) or (folder := _image_folder(image)) is None:
-            found.append(image)
+    result = list(images)
+    for n, (how, path) in sorted(found.items()):
+        image = images[n]
+        if path == image.path or image.folder is None or len(owners[path]) > 1:
             continue
-        how, path = folders.setdefault(folder, _Folder(folder)).find(image.name)
-        if path is None:
-            found.append(image)
-            continue
-        name = path.relative_to(folder).as_posix()
+        name = path.relative_to(image.folder).as_posix()
         changed[how].append(f"{shown(image.name)} is {shown(name)} on the disk")
-        found.append(replace(image, name=name, path=path))
+        result[n] = replace(image, name=name, path=path)
     for how, cases in changed.items():
         problems.warn(len(cases), "image images", f"found although {how}", cases[0])
-    return found
-
-
-def near_name(image: RawImage) -> str | None:
-    """The name of a file that may be meant by an image whose file doesn't exist, or None."""
-    if (folder := _image_folder(image)) is None:
-        return None
-    wanted = Path(image.path)
-    try:
-        same = sorted(
-            f.name for f in wanted.parent.iterdir() if f.stem.lower() == wanted.stem.lower()
-        )
-    except OSError:
-        return None
-    return same[0] if same and folder else None
-
-
-def _image_folder(image: RawImage) -> Path | None:
-    """The folder that an image's name is relative to; None if its path isn't made from the name."""
-    depth = len(PurePosixPath(image.name).parts)
-    folder = image.path
-    for _ in range(depth):
-        folder = folder.parent
-    return folder if depth and folder / image.name == image.path else None
-
-
-class _Folder:
-    """Looks for files in an image folder by names that are nearly theirs."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.index: dict[str, list[Path]] | None = None
-
-    def find(self, name: str) -> tuple[str, Path | None]:
-        """How the name differs, and the file; None without a single match."""
-        for how, other in _spellings(name, self.folder):
-            path = inside(self.folder, other)
-            if path is not None and is_file(path):
-                return how, path
-        candidates = dict.fromkeys([name, *(other for _, other in _spellings(name, self.folder))])
-        for other in candidates:
-            matches = self._index().get(_key(other), [])
-            if len(matches) == 1:
-                return "upper and lower case or the Unicode form of the name differ", matches[0]
-        return "", None
-
-    def _index(self) -> dict[str, list[Path]]:
-        if self.index is None:
-            self.index = defaultdict(list)
-            for path in _walk(self.folder):
-                self.index[_key(path.relative_to(self.folder).as_posix())].append(path)
-        return self.index
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    count = 0
-    for root, folders, files in os.walk(folder):
-        folders[:] = [f for f in folders if not f.startswith(".") and f not in IGNORED_FOLDERS]
-        for name in files:
-            count += 1
-            if count > MOST_FILES:
-                return
-            yield Path(root, name)
+    return result
 
 
 def _key(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-def _spellings(name: str, folder: Path) -> Iterator[tuple[str, str]]:
-    """Other ways to read a name: what is different about it, and the name."""
+def _spellings(name: str) -> Iterator[tuple[str, str]]:
+    """A name and other ways to read it: what is different ("": nothing), and the name."""
+    yield "", name
     slashes = name.replace("\\", "/")
     if slashes != name:
         yield "the name has Windows' separators", slashes
     decoded = unquote(slashes)
     if decoded != slashes:
         yield "the name is percent-encoded", decoded
-    for base in dict.fromkeys((name, slashes, decoded)):
-        for form in ("NFC", "NFD"):
-            normal = unicodedata.normalize(form, base)
-            if normal != base:
-                yield "the Unicode form of the name differs", normal
-        parts = PurePosixPath(base).parts
-        for n in range(1, len(parts)):
-            yield "the name begins with folders that don't belong to it", "/".join(parts[n:])

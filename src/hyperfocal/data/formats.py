@@ -76,7 +76,9 @@ def raw_from_rows(source: Path, folder: Path, rows: Iterable[Row]) -> RawAnnotat
                 f"{row.place}: {shown(row.file)} leads out of the image folder {folder}"
             )
             continue
-        image = images.setdefault(row.file, RawImage(len(images) + 1, row.file, place, None))
+        image = images.setdefault(
+            row.file, RawImage(len(images) + 1, row.file, place, None, folder)
+        )
         if row.box is not None:
             boxes.append((image, row))
     problems.tell()
@@ -93,4 +95,5 @@ def raw_from_rows(source: Path, folder: Path, rows: Iterable[Row]) -> RawAnnotat
         area=np.full(len(boxes), np.nan),
         describe=lambda n: boxes[n][1].place,
         made_up_ids=True,
+        order="xyxy",
     )

@@ -6,12 +6,11 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import PurePath
-from typing import Literal, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
-from hyperfocal.data.file_names import near_name
+from hyperfocal.data.file_names import FileNames
 from hyperfocal.data.images import Header, read_header, read_image
-from hyperfocal.data.raw import Problems, RawAnnotations, RawImage
+from hyperfocal.data.raw import MAX_SHOWN, Problems, RawAnnotations, RawImage
 from hyperfocal.files import is_file, shown
 from hyperfocal.types import DataError
 
@@ -41,11 +40,9 @@ def links_out(images: Sequence[RawImage]) -> list[RawImage]:
     found = []
     for image in images:
         try:
-            path, depth = os.fspath(image.path), len(PurePath(image.name).parts)
+            path = os.fspath(image.path)
             parent = os.path.dirname(path)
-            root = parent
-            for _ in range(depth - 1):
-                root = os.path.dirname(root)
+            root = parent if image.folder is None else os.fspath(image.folder)
             is_link = os.path.islink(path)
             if root == parent and not is_link:
                 continue
@@ -97,14 +94,28 @@ def in_threads(do: Callable[[T], R], items: Sequence[T], workers: int) -> Iterat
             yield from results
 
 
+class CheckedImages(NamedTuple):
+    """What `check_images` found.
+
+    Attributes:
+        images: those that can be used, with their true size.
+        left_out: ids of the others.
+        headers: of the files that were opened, by image id.
+    """
+
+    images: list[RawImage]
+    left_out: list[int]
+    headers: dict[int, Header]
+
+
 def check_images(
     raw: RawAnnotations,
     check: Check,
     bad_images: BadImages,
     problems: Problems,
     headers: Sequence[Header | DataError] | None = None,
-) -> tuple[list[RawImage], list[int]]:
-    """Images with their true size, and the ids of those left out.
+) -> CheckedImages:
+    """The images that can be used, with the sizes of their files.
 
     Args:
         raw: has the images.
@@ -123,16 +134,14 @@ def check_images(
     good: list[RawImage] = []
     wrong: list[str] = []
     turned: list[str] = []
-    bad: list[tuple[int, str]] = []
+    bad: list[tuple[RawImage, DataError]] = []
     for image in raw.images:
         header = header_of.get(image.id)
         if header is None:
             good.append(image)
             continue
         if isinstance(header, DataError):
-            near = "" if is_file(image.path) else near_name(image)
-            hint = f"; there is {shown(near)}" if near else ""
-            bad.append((image.id, f"image id {image.id}: {header}{hint}"))
+            bad.append((image, header))
             continue
         if image.hw and image.hw != header.hw:
             stated = (
@@ -156,22 +165,43 @@ def check_images(
         turned[0] if turned else "",
     )
     if bad_images == "skip" and good:
-        problems.warn(len(bad), "image images", "left out as unusable", bad[0][1] if bad else "")
+        first = f"image id {bad[0][0].id}: {bad[0][1]}" if bad else ""
+        problems.warn(len(bad), "image images", "left out as unusable", first)
     elif bad:
-        problems.errors += _told(bad, raw.images)
+        problems.errors += _errors(bad, raw.images)
         problems.raise_errors()
-    return good, [identity for identity, _ in bad]
+    return CheckedImages(
+        good,
+        [image.id for image, _ in bad],
+        {key: value for key, value in header_of.items() if isinstance(value, Header)},
+    )
 
 
-def _told(bad: Sequence[tuple[int, str]], images: Sequence[RawImage]) -> list[str]:
-    """What is wrong with each image; if none is there at all, that once."""
+def _errors(bad: Sequence[tuple[RawImage, DataError]], images: Sequence[RawImage]) -> list[str]:
+    """What is wrong with each image; one message if none of the files exists."""
+    names = FileNames()
+    # Only of those that are shown: listing folders takes time.
+    near = [
+        None if is_file(image.path) else names.with_other_suffix(image.path)
+        for image, _ in bad[:MAX_SHOWN]
+    ]
     if len(bad) > 1 and not any(is_file(image.path) for image in images):
+        first = next((n for n, name in enumerate(near) if name), None)
+        if first is not None:
+            return [
+                f"none of the {len(images)} image files exists under its annotated name: for "
+                f"{shown(bad[first][0].name)} there is {shown(near[first])}; correct the file names"
+            ]
         return [
-            f"none of the {len(images)} image files is there, such as {images[0].path}; name their "
+            f"none of the {len(images)} image files exists, such as {images[0].path}; name their "
             "folder (--data.train.images, --data.val.images; of hyperfocal evaluate: --data.images)"
         ]
-    fix = "; mend the path or the file, or leave such images out with --data.bad-images skip"
-    return [message + fix for _, message in bad]
+    fix = "; correct the path or the file, or leave such images out with --data.bad-images skip"
+    near += [None] * (len(bad) - len(near))
+    return [
+        f"image id {image.id}: {error}" + (f"; there is {shown(name)}" if name else "") + fix
+        for (image, error), name in zip(bad, near, strict=True)
+    ]
 
 
 def _size(hw: tuple[int, int]) -> str:

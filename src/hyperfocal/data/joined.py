@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperfocal.data.raw import RawAnnotations
+from hyperfocal.data.file_names import find_files
+from hyperfocal.data.raw import Problems, RawAnnotations
 from hyperfocal.types import Category, DataError
 
 
-def join(parts: Sequence[RawAnnotations]) -> RawAnnotations:
+def join(parts: Sequence[RawAnnotations], problems: Problems) -> RawAnnotations:
     """One set of annotations from several of the same split.
 
     Categories are joined by name: those of the first part keep their ids, and new ones keep theirs
-    where they are free. Image ids that an earlier part uses are renumbered.
+    where they are free. Images with the same file are one image, with the boxes of all parts; a box
+    that an earlier part has too, in the same category, is left out. Other images whose id an
+    earlier part uses are renumbered.
 
     Args:
         parts: at least one.
+        problems: gets one counted warning for repeated boxes.
 
     Raises:
         DataError: boxes in pixels and in fractions, or files with LVIS's or Open Images' lists.
@@ -40,20 +44,27 @@ def join(parts: Sequence[RawAnnotations]) -> RawAnnotations:
                 "can't be joined; give one file"
             )
     categories = list(first.categories)
+    parts = [replace(part, images=find_files(part.images, problems)) for part in parts]
+    first, *others = parts
     images, owners, labels = list(first.images), [first.image_ids], [first.category_ids]
     used = {image.id for image in images}
+    id_of_file = {image.path: image.id for image in images}
     for part in others:
         category_of = _join_categories(categories, part.categories)
         free = max(used, default=0) + 1
         image_of: dict[int, int] = {}
         for image in part.images:
+            if image.path in id_of_file:
+                image_of[image.id] = id_of_file[image.path]
+                continue
             if image.id in used:
                 image_of[image.id] = free
                 free += 1
             else:
                 image_of[image.id] = image.id
-            images.append(dataclasses.replace(image, id=image_of[image.id]))
+            images.append(replace(image, id=image_of[image.id]))
         used |= set(image_of.values())
+        id_of_file |= {image.path: image_of[image.id] for image in part.images}
         free = max(free, max(used, default=0) + 1)
         # Ids that the part itself doesn't list stay unknown: those of no image or category.
         owners.append(_renamed(part.image_ids, image_of, -1 - free))
@@ -67,7 +78,7 @@ def join(parts: Sequence[RawAnnotations]) -> RawAnnotations:
         start = int(ends[which - 1]) if which else 0
         return f"{parts[which].describe(n - start)} of {Path(parts[which].source).name}"
 
-    return RawAnnotations(
+    joined = RawAnnotations(
         source=first.source,
         categories=tuple(categories),
         images=images,
@@ -79,8 +90,29 @@ def join(parts: Sequence[RawAnnotations]) -> RawAnnotations:
         describe=describe,
         normalized=first.normalized,
         xywh=np.concatenate(xywh) if len(xywh) == len(parts) else None,
-        made_up_ids=True,  # only names tell categories of several files
+        order=first.order if len({part.order for part in parts}) == 1 else None,
+        made_up_ids=True,  # categories of several files have names in common, not ids
     )
+    part_of = np.repeat(np.arange(len(parts)), [len(part.image_ids) for part in parts])
+    twins = _repeated_boxes(joined, part_of)
+    problems.warn(
+        len(twins),
+        "box boxes",
+        "in several annotation files, used once",
+        describe(int(twins[0])) if len(twins) else "",
+    )
+    return joined.take(np.setdiff1d(np.arange(len(part_of)), twins)) if len(twins) else joined
+
+
+def _repeated_boxes(raw: RawAnnotations, part_of: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Rows whose image, category, box and crowd flag an earlier part has too."""
+    keys = np.column_stack([raw.image_ids, raw.category_ids, raw.crowd, raw.boxes])
+    first_part: dict[bytes, int] = {}
+    twins = []
+    for row, (key, part) in enumerate(zip(keys, part_of.tolist(), strict=True)):
+        if first_part.setdefault(key.tobytes(), part) < part:
+            twins.append(row)
+    return np.array(twins, np.int64)
 
 
 def _join_categories(known: list[Category], own: Sequence[Category]) -> dict[int, int]:

@@ -84,7 +84,8 @@ def read_openimages_split(
         source=boxes,
         categories=tuple(Category(n + 1, name) for n, (_, name) in enumerate(classes)),
         images=[
-            RawImage(n, f"{name}.jpg", folder / f"{name}.jpg", None) for name, n in number.items()
+            RawImage(n, f"{name}.jpg", folder / f"{name}.jpg", None, folder)
+            for name, n in number.items()
         ],
         image_ids=owner,
         category_ids=table.labels + 1,

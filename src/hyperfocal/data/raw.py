@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperfocal.files import is_file
 from hyperfocal.types import (
     Category,
     DataError,
@@ -21,6 +20,7 @@ from hyperfocal.types import (
 )
 
 SplitName = Literal["train", "val"]
+BoxOrder = Literal["xywh", "cxcywh", "xyxy"]
 
 MAX_SIDE = 1 << 24
 """Pixels; an annotated width or height beyond it is taken for none."""
@@ -38,12 +38,14 @@ class RawImage:
         name: file name as annotated, relative to the image folder.
         path: where the file should be: the image folder and the name.
         hw: height and width as annotated, None where the format or the file gives none.
+        folder: the image folder; None if the path doesn't come from a name in the annotations.
     """
 
     id: int
     name: str
     path: Path
     hw: tuple[int, int] | None
+    folder: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class RawAnnotations:
             order of ``categories``; None for other formats.
         openimages: Open Images' lists, with labels of ``categories``; None for other formats.
         xywh: ``(N, 4)`` float64 x, y, width, height as written; None for formats without widths.
+        order: of the four numbers in the source, which tools confuse; None if they are named.
     """
 
     source: Path
@@ -83,6 +86,21 @@ class RawAnnotations:
     federated: Federated | None = None
     openimages: OpenImagesLists | None = None
     xywh: NDArray[np.float64] | None = None
+    order: BoxOrder | None = None
+
+    def take(self, rows: NDArray[np.int64]) -> RawAnnotations:
+        """The annotations of some rows, with all images and categories."""
+        describe = self.describe
+        return replace(
+            self,
+            image_ids=self.image_ids[rows],
+            category_ids=self.category_ids[rows],
+            boxes=self.boxes[rows],
+            crowd=self.crowd[rows],
+            area=self.area[rows],
+            xywh=None if self.xywh is None else self.xywh[rows],
+            describe=lambda n: describe(int(rows[n])),
+        )
 
 
 @dataclass(frozen=True)
@@ -183,8 +201,3 @@ def inside(folder: Path, name: str) -> Path | None:
                 return folder / posix.relative_to(root.as_posix())
     leaves = posix.is_absolute() or windows.drive or windows.root or ".." in windows.parts
     return None if leaves or not name or "\0" in name else folder / name
-
-
-def holds_any(folder: Path, names: Iterable[str]) -> bool:
-    """Whether one of the annotated file names is a file in the folder."""
-    return any((path := inside(folder, name)) is not None and is_file(path) for name in names)

@@ -9,6 +9,7 @@ import defusedxml
 import defusedxml.ElementTree
 import numpy as np
 
+from hyperfocal.data.file_names import warn_of_hidden
 from hyperfocal.data.images import SUFFIXES
 from hyperfocal.data.raw import MAX_SIDE, Problems, RawAnnotations, RawImage, SplitName, inside
 from hyperfocal.files import MAX_TEXT, is_file, one_line, read_text, shown
@@ -19,13 +20,16 @@ from hyperfocal.types import Category, DataError
 def find_voc(folder: Path) -> Path | None:
     """The folder with the XML files: ``folder`` itself or ``Annotations`` in it."""
     for place in (folder, folder / "Annotations"):
-        if _xml_files(place):
+        if _xml_files(place)[0]:
             return place
     return None
 
 
-def _xml_files(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.glob("*.xml") if not file.name.startswith("."))
+def _xml_files(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The XML files of a folder, and those that are hidden."""
+    files = sorted(folder.glob("*.xml"))
+    hidden = [file for file in files if file.name.startswith(".")]
+    return [file for file in files if not file.name.startswith(".")], hidden
 
 
 def read_voc(
@@ -60,7 +64,8 @@ def read_voc(
         beside = place.parent / "JPEGImages"
         images = beside if beside.is_dir() else place
     problems = problems or Problems(folder)
-    files = _xml_files(place)
+    files, hidden = _xml_files(place)
+    warn_of_hidden(hidden, problems, "XML-file XML-files")
     lists = place.parent / "ImageSets" / "Main"
     listed = lists / f"{split}.txt"
     if place != folder and lists.is_dir() and not listed.is_file():
@@ -120,6 +125,7 @@ def read_voc(
         area=np.full(len(boxes), np.nan),
         describe=lambda n: f"a {one_name(names_of[n])} in {files[owners[n] - 1].name}",
         made_up_ids=True,
+        order="xyxy",
     )
 
 
@@ -148,11 +154,12 @@ def _image(
         return None
     if not is_file(path):
         # The file name in the XML is often stale or without its ending; the XML's own name isn't.
-        same = (images / (file.stem + end) for end in sorted(SUFFIXES))
+        endings = [case for end in sorted(SUFFIXES) for case in (end, end.upper())]
+        same = (images / (file.stem + end) for end in endings)
         if (found := next((other for other in same if is_file(other)), None)) is not None:
             path, name = found, found.name
     size = (_whole(root.findtext("size/height")), _whole(root.findtext("size/width")))
-    return RawImage(number, name or file.stem, path, size if min(size) > 0 else None)
+    return RawImage(number, name or file.stem, path, size if min(size) > 0 else None, images)
 
 
 def _box(node: Element | None) -> list[float]:

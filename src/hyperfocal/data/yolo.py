@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hyperfocal.data.file_names import visible_files, warn_of_hidden
+from hyperfocal.data.file_names import CASE, FileNames, visible_files, warn_of_hidden
 from hyperfocal.data.images import SUFFIXES
 from hyperfocal.data.raw import Problems, RawAnnotations, RawImage, SplitName
 from hyperfocal.data.yaml_files import load_yaml
@@ -123,8 +123,15 @@ def read_yolo(
     where: list[str] = []
     read: set[Path] = set()
     poses = _PoseSigns()
+    names = FileNames()
+    renamed: list[str] = []
     for number, image in enumerate(files, start=1):
         label_file = _label_file(image, images, labels)
+        if not is_file(label_file):
+            other = names.find(label_file.parent, label_file.name)
+            if other is not None:
+                renamed.append(f"{other.name} of {image.name}")
+                label_file = other
         read.add(label_file)
         for line, row in _read_labels(label_file, keypoints, poses, problems):
             rows.append(row)
@@ -137,6 +144,9 @@ def read_yolo(
         if path not in read and _is_label(path)
     )
     poses.check(problems)
+    problems.warn(
+        len(renamed), "label-file label-files", f"found although {CASE}", (renamed or [""])[0]
+    )
     if files and not any(is_file(path) for path in read):
         problems.errors.append(
             "no label file belongs to any of the images; the first looked for is "
@@ -161,6 +171,7 @@ def read_yolo(
         area=np.full(len(table), np.nan),
         describe=where.__getitem__,
         normalized=True,
+        order="cxcywh",
     )
 
 

@@ -13,7 +13,7 @@ import torch
 
 from hyperfocal.evaluation.result_checks import ResultRows, check_results, warn
 from hyperfocal.evaluation.result_images import match_file_names
-from hyperfocal.files import load_json, shown
+from hyperfocal.files import load_json, shown, whole_number
 from hyperfocal.types import (
     AnnotationSet,
     DataError,
@@ -160,6 +160,9 @@ class _Reader:
         if name is not None:
             if name in by_file:
                 return self.row_of[by_file[name]]
+            number = whole_number(entry.get("image_id"))
+            if number in self.row_of:
+                return self.row_of[number]
             if "file_name" in entry and entry.get("image_id") is None:
                 self.left_out["file"].append(name)
             else:
@@ -184,14 +187,12 @@ class _Reader:
             keys = ", ".join(map(shown, list(entry)[:10])) or "nothing"
             self._fault(f"no {field}", f"no {field!r}; it has {keys}")
             return None
-        value = entry[field]
-        if type(value) is float and value.is_integer():
-            value = int(value)  # pandas writes 1 as 1.0
-        if type(value) is int and value in known:
-            return known[value]
-        if type(value) is int:
-            self.bad_ids[field].add(value)
-        self._fault(field, f"{field} {shown(value)} is not in {self.annotations.source}")
+        number = whole_number(entry[field])
+        if number is not None and number in known:
+            return known[number]
+        if number is not None:
+            self.bad_ids[field].add(number)
+        self._fault(field, f"{field} {shown(entry[field])} is not in {self.annotations.source}")
         return None
 
     def _box(self, entry: dict[str, Any]) -> list[float] | None:

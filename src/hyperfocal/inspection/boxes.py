@@ -1,4 +1,4 @@
-"""Boxes that are doubled, or written in another way than their format means."""
+"""Objects that have several boxes."""
 
 from __future__ import annotations
 
@@ -15,51 +15,6 @@ NEAR_IOU = 0.95
 
 MAX_NEIGHBOURS = 500
 """Boxes of nearly its size, in its image, that a box is compared with."""
-
-LEAVES_IMAGE = 0.1
-"""Share of boxes that must stand out of their image before their format is doubted."""
-
-FITS_OTHERWISE = 0.99
-"""Share of boxes that the other reading must fit."""
-
-
-def check_boxes(split: Examined) -> list[Finding]:
-    """Doubled boxes and boxes in the wrong format."""
-    return [*check_format(split), *check_doubles(split)]
-
-
-def check_format(split: Examined) -> list[Finding]:
-    """Corners ``x1 y1 x2 y2`` where a corner (or centre) and a size are meant.
-
-    Read as corner and size, such boxes stand out of the image wherever the object isn't near its
-    top left; read as corners, all of them fit. Ordinary boxes never do: there the size would have
-    to be larger than the corner in (nearly) every box, in both directions.
-    """
-    raw, sizes = split.raw, split.sizes
-    if raw.made_up_ids:  # VOC names its four numbers
-        return []
-    boxes = raw.boxes
-    good = np.isfinite(boxes).all(axis=1) & np.isfinite(sizes).all(axis=1)
-    if good.sum() < 20:
-        return []
-    x1, y1, x2, y2 = boxes[good].T
-    height, width = np.ones_like(sizes[good].T) if raw.normalized else sizes[good].T
-    slack = 0.01 if raw.normalized else 1.0
-    first, second = x2 - x1, y2 - y1
-    x, y = ((x1 + x2) / 2, (y1 + y2) / 2) if raw.normalized else (x1, y1)
-    leaves = (x2 > width + slack) | (y2 > height + slack) | (x1 < -slack) | (y1 < -slack)
-    other = (first > x) & (second > y) & (first <= width + slack) & (second <= height + slack)
-    if leaves.mean() < LEAVES_IMAGE or other.mean() < FITS_OTHERWISE:
-        return []
-    rows = np.flatnonzero(good)[np.flatnonzero(leaves)]
-    meant = "cx cy w h" if raw.normalized else "x y width height"
-    text = (
-        f"the boxes seem to be x1 y1 x2 y2 where {meant} is meant: read as they should be, "
-        f"{leaves.mean():.0%} of them leave their image; read as corners, "
-        f"{other.mean():.1%} fit. Convert them"
-    )
-    cases = split.cases(rows[:20].tolist())
-    return [Finding("error", "xyxy_boxes", split.name, text, int(leaves.sum()), cases)]
 
 
 def check_doubles(split: Examined) -> list[Finding]:

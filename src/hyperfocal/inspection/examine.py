@@ -15,7 +15,7 @@ from hyperfocal.data.raw import RawAnnotations, RawImage
 from hyperfocal.engine.experiment import Experiment
 from hyperfocal.engine.splits import Splits
 from hyperfocal.inspection.anchors import Fit, check_anchors, measure_fit
-from hyperfocal.inspection.boxes import check_boxes
+from hyperfocal.inspection.boxes import check_doubles
 from hyperfocal.inspection.categories import (
     check_categories,
     check_category_ids,
@@ -107,7 +107,7 @@ def examine(
             val = _split(experiment, "val", known, findings, stage)
     splits = [split for split in (train, val) if split is not None]
     for split in splits:
-        findings += check_boxes(split)
+        findings += check_doubles(split)
         if split.annotations is not None:
             findings += check_images_without_boxes(split.name, split.annotations)
     fit = None

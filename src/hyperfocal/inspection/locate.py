@@ -12,11 +12,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from hyperfocal.data import Split, SplitName
+from hyperfocal.data.annotations import coco_files
 from hyperfocal.data.coco import name_in_address
-from hyperfocal.data.raw import holds_any
+from hyperfocal.data.file_names import holds_any
 from hyperfocal.data.voc import find_voc
 from hyperfocal.data.yaml_files import load_yaml
-from hyperfocal.data.yolo import find_yaml, has_labels
+from hyperfocal.data.yolo import find_yaml, has_labels, has_labels_folder
 from hyperfocal.types import DataError
 
 NAMES: dict[SplitName, tuple[str, ...]] = {
@@ -63,9 +64,11 @@ def find_splits(data: str | Path) -> dict[SplitName, Split]:
         found = look(data)
         if found:
             return found
-    jsons = sorted(data.glob("*.json"))
+    jsons = coco_files(data)
     if len(jsons) == 1:
         return {"train": Split(jsons[0], _images_of(jsons[0], data, "train"))}
+    if has_labels_folder(data):
+        return {"train": Split(data)}
     raise DataError(
         f"{data}: no train and val annotations found in it (looked for data.yaml, ImageSets/Main, "
         "folders train and val, and .json files with train and val in their names); name them with "
@@ -92,7 +95,7 @@ def _named_folders(data: Path) -> dict[SplitName, Split]:
             folder = data / word
             if not folder.is_dir():
                 continue
-            jsons = list(folder.glob("*.json"))
+            jsons = coco_files(folder)
             if len(jsons) == 1:
                 found[name] = Split(jsons[0], _images_of(jsons[0], folder, name))
             elif find_voc(folder) is not None:
@@ -107,7 +110,7 @@ def _named_folders(data: Path) -> dict[SplitName, Split]:
 def _named_files(data: Path) -> dict[SplitName, Split]:
     """``train.json`` and ``val.json``, or ``annotations/instances_train2017.json`` and so on."""
     found: dict[SplitName, Split] = {}
-    files = [f for folder in (data, *_folders(data, 1)) for f in sorted(folder.glob("*.json"))]
+    files = [f for folder in (data, *_folders(data, 1)) for f in coco_files(folder)]
     for name, words in NAMES.items():
         named = [f for f in files if any(word in f.stem.lower() for word in words)]
         exact = [f for f in named if f.stem.lower() in words]

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from hyperfocal.data import Split, SplitName
 from hyperfocal.data.annotations import read_raw
+from hyperfocal.data.box_units import image_sizes, in_file_pixels
 from hyperfocal.data.checks import check_annotations
+from hyperfocal.data.file_names import find_files
 from hyperfocal.data.formats import AnnotationFormat
 from hyperfocal.data.image_checks import links_out, look_at_images
 from hyperfocal.data.images import Header
@@ -35,7 +37,8 @@ class Examined:
 
     Attributes:
         name: which split.
-        raw: as parsed; rows that can't be used at all are left out.
+        raw: as parsed, with boxes in pixels of the files; rows that can't be used at all are left
+            out.
         headers: what each image file says, in the order of ``raw.images``; empty if none was
             opened.
         annotations: checked and mended; None if nothing usable is left.
@@ -49,17 +52,11 @@ class Examined:
     @property
     def sizes(self) -> NDArray[np.float64]:
         """``(N, 2)`` height and width of each annotation's image, NaN where unknown."""
-        hw = {image.id: image.hw for image in self.raw.images}
-        if self.headers:
-            pairs = zip(self.raw.images, self.headers, strict=True)
-            hw |= {image.id: head.hw for image, head in pairs if isinstance(head, Header)}
-        ids, inverse = np.unique(self.raw.image_ids, return_inverse=True)
-        table = np.array([hw.get(i) or (np.nan, np.nan) for i in ids.tolist()], dtype=np.float64)
-        return np.asarray(table.reshape(-1, 2)[inverse])
+        return image_sizes(self.raw, _by_id(self.raw, self.headers))
 
     @property
     def boxes(self) -> NDArray[np.float64]:
-        """``(N, 4)`` xyxy in pixels, as written."""
+        """``(N, 4)`` xyxy in pixels of the files."""
         if not self.raw.normalized:
             return self.raw.boxes
         return np.asarray(self.raw.boxes * self.sizes[:, [1, 0, 1, 0]])
@@ -94,21 +91,33 @@ def read_split(
         format: reads it; None: found by looking.
     """
     assert split.annotations is not None
+    parts: list[RawAnnotations] = []
+    findings: list[Finding] = []
+    for file, folder in split.files:
+        problems = Problems(file, quiet=True)
+        try:
+            parts.append(
+                read_raw(file, folder, name, categories, problems, split.openimages, format)
+            )
+        except DataError as error:
+            findings += _unreadable(name, file, problems, error)
+        findings += _from_problems(name, problems, None)
+    if len(parts) < len(split.files):
+        return None, findings
     problems = Problems(split.annotations, quiet=True)
     try:
-        raw = join(
-            [
-                read_raw(file, folder, name, categories, problems, split.openimages, format)
-                for file, folder in split.files
-            ]
-        )
+        raw = join(parts, problems)
     except DataError as error:
-        errors = problems.errors or [_without_source(str(error), split.annotations)]
-        found = [_error(name, "unreadable", split.annotations, text) for text in errors[:MAX_LINES]]
-        if len(errors) > MAX_LINES:
-            found.append(_error(name, "unreadable", None, f"{len(errors) - MAX_LINES} more errors"))
-        return None, found
-    return raw, _told(name, problems, None)
+        return None, findings + _unreadable(name, split.annotations, problems, error)
+    return raw, findings + _from_problems(name, problems, None)
+
+
+def _unreadable(name: SplitName, file: Path, problems: Problems, error: DataError) -> list[Finding]:
+    errors = problems.errors or [_without_source(str(error), file)]
+    found = [_error(name, "unreadable", file, text) for text in errors[:MAX_LINES]]
+    if len(errors) > MAX_LINES:
+        found.append(_error(name, "unreadable", None, f"{len(errors) - MAX_LINES} more errors"))
+    return found
 
 
 def check_split(
@@ -132,12 +141,19 @@ def check_split(
         skip_bad: training will leave out images that can't be used, so they are no error.
         advance: called with 1 after each image file.
     """
-    raw, findings = mend(name, raw, follow_links)
+    problems = Problems(raw.source, quiet=True)
+    raw = dataclasses.replace(raw, images=find_files(raw.images, problems))
+    raw, findings = without_errors(name, raw, follow_links)
+    findings = _from_problems(name, problems, None) + findings
     headers: Sequence[Header | DataError] = ()
     if open_images:
         headers = look_at_images(raw.images, "headers", advance)
         findings += _unusable_images(name, raw, headers, "warning" if skip_bad else "error")
-    examined = Examined(name, raw, headers, None)
+    in_pixels, wrong = in_file_pixels(raw, _by_id(raw, headers), Problems(raw.source, quiet=True))
+    examined = Examined(name, in_pixels, headers, None)
+    if wrong is not None:
+        cases = examined.cases(wrong.rows[:20].tolist())
+        findings.append(Finding("error", wrong.kind, name, wrong.text, len(wrong.rows), cases))
     problems = Problems(raw.source, quiet=True)
     check: Literal["headers", "none"] = "headers" if open_images else "none"
     try:
@@ -154,13 +170,20 @@ def check_split(
         errors = problems.errors or [_without_source(str(error), raw.source)]
         # That every file is missing was said with the files.
         if not (open_images and all(isinstance(header, DataError) for header in headers)):
-            findings += [_error(name, "unusable", None, text) for text in errors]
-        return examined, findings + _told(name, problems, examined)
+            new = [text for text in errors if wrong is None or text != wrong.text]
+            findings += [_error(name, "unusable", None, text) for text in new]
+        return examined, findings + _from_problems(name, problems, examined)
     examined = dataclasses.replace(examined, annotations=annotations)
-    return examined, findings + _told(name, problems, examined)
+    return examined, findings + _from_problems(name, problems, examined)
 
 
-def mend(
+def _by_id(raw: RawAnnotations, headers: Sequence[Header | DataError]) -> dict[int, Header]:
+    """Headers of the image files that could be read."""
+    pairs = zip(raw.images, headers, strict=True) if headers else ()
+    return {image.id: header for image, header in pairs if isinstance(header, Header)}
+
+
+def without_errors(
     name: SplitName, raw: RawAnnotations, follow_links: bool = False
 ) -> tuple[RawAnnotations, list[Finding]]:
     """Leave out what would stop training, with a finding each, so that the rest can be examined."""
@@ -175,7 +198,8 @@ def mend(
         findings.append(Finding("error", "links", name, text, len(linked), cases))
         gone = {image.id for image in linked}
         kept = [image for image in raw.images if image.id not in gone]
-        raw = take(dataclasses.replace(raw, images=kept), ~np.isin(raw.image_ids, list(gone)))
+        left = np.flatnonzero(~np.isin(raw.image_ids, list(gone)))
+        raw = dataclasses.replace(raw, images=kept).take(left)
     images = {image.id: image for image in reversed(raw.images)}
     if len(images) < len(raw.images):
         twice = [image for image in raw.images if images[image.id] is not image]
@@ -207,24 +231,8 @@ def mend(
         )
         cases = Examined(name, raw, (), None).cases(rows[:20].tolist())
         findings.append(Finding("error", "unknown_category", name, text, len(rows), cases))
-        raw = take(raw, known)
+        raw = raw.take(np.flatnonzero(known))
     return raw, findings
-
-
-def take(raw: RawAnnotations, keep: NDArray[np.bool_]) -> RawAnnotations:
-    """The annotations where ``keep``."""
-    places = np.flatnonzero(keep)
-    describe = raw.describe
-    return dataclasses.replace(
-        raw,
-        image_ids=raw.image_ids[keep],
-        category_ids=raw.category_ids[keep],
-        boxes=raw.boxes[keep],
-        crowd=raw.crowd[keep],
-        area=raw.area[keep],
-        xywh=None if raw.xywh is None else raw.xywh[keep],
-        describe=lambda n: describe(int(places[n])),
-    )
 
 
 def _unusable_images(
@@ -238,7 +246,7 @@ def _unusable_images(
     if not bad:
         return []
     text = (
-        f"{len(bad)} of {len(raw.images)} image files can't be used; mend the paths or the files, "
+        f"{len(bad)} of {len(raw.images)} image files can't be used; correct the paths or files, "
         "or leave them out with --data.bad-images skip"
     )
     cases = tuple(
@@ -248,7 +256,7 @@ def _unusable_images(
     return [Finding(severity, "file", name, text, len(bad), cases)]
 
 
-def _told(name: SplitName, problems: Problems, examined: Examined | None) -> list[Finding]:
+def _from_problems(name: SplitName, problems: Problems, examined: Examined | None) -> list[Finding]:
     findings = []
     for warned in problems.warnings:
         if "left out as unusable" in warned.text:  # said already, in full
