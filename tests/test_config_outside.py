@@ -118,11 +118,11 @@ def test_a_package_stands_for_its_modules(module: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("my_parts:Plain", "is no ClassificationLossConfig"),
-        ("my_parts:torch.nn.Linear", "is no ClassificationLossConfig"),
-        ("my_parts:Path", "is no ClassificationLossConfig"),
-        ("my_parts:absent", "is no ClassificationLossConfig"),
-        ("my_parts:MyLoss.__init__.__globals__", "is no ClassificationLossConfig"),
+        ("my_parts:Plain", "isn't a ClassificationLossConfig"),
+        ("my_parts:torch.nn.Linear", "isn't a ClassificationLossConfig"),
+        ("my_parts:Path", "isn't a ClassificationLossConfig"),
+        ("my_parts:absent", "isn't a ClassificationLossConfig"),
+        ("my_parts:MyLoss.__init__.__globals__", "isn't a ClassificationLossConfig"),
         ("my_parts:ClassificationLossConfig", "is the base class"),
         ("my_parts:MyLoss.Config()", "must be module:Class"),
         ("my_parts", "must be module:Class"),
@@ -175,12 +175,12 @@ def test_naming_a_component_trusts_its_module(module: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("my_parts:MyLos", "--model.loss: 'my_parts:MyLos' is no ClassificationLossConfig"),
+        ("my_parts:MyLos", "--model.loss: 'my_parts:MyLos' isn't a ClassificationLossConfig"),
         ("absent:MyLoss", "no module 'absent'"),
         ("absent.py:MyLoss", "absent.py: no such file"),
         (":MyLoss", "expected module:Class"),
         ("my_parts:Unfinished", "build"),
-        ("focl", "did you mean 'focal'?), or module:Class of your own"),
+        ("focl", "did you mean 'focal'?), or your own module:Class"),
     ],
 )
 def test_what_cannot_be_named(module: Path, name: str, said: str) -> None:
@@ -249,7 +249,7 @@ def test_what_could_not_be_reloaded_is_refused(module: Path) -> None:
 
     assert "Local of" in refused(Local())
     parts = import_file(module)
-    assert "loses its setting 'power'; write @dataclass" in refused(parts.Forgotten())
+    assert "'power' isn't a field of Forgotten; decorate" in refused(parts.Forgotten())
     held = parts.MyLoss.Config(power={"a": 1})
     assert "model.loss.power is a dict, which can't be written" in refused(held)
     assert "model.loss.power: expected float" in refused(parts.MyLoss.Config(power="2"))

@@ -280,9 +280,9 @@ def test_what_is_no_input_may_be_replaced(tmp_path: Path) -> None:
     check_outputs("--json", outputs, [tmp_path / "a.jpg", tmp_path / "folder", None])
     check_outputs("--json", outputs, [tmp_path])  # a page or numbers in the folder of the data
     check_apart("--out", [tmp_path / "folder", tmp_path / "absent"], [tmp_path / "a.jpg", None])
-    with pytest.raises(ConfigError, match=r"--json: .*a\.jpg would be written over an input"):
+    with pytest.raises(ConfigError, match=r"--json: .*a\.jpg would overwrite an input"):
         check_outputs("--json", [tmp_path / "a.jpg"], [tmp_path])
-    with pytest.raises(ConfigError, match="written over an input"):
+    with pytest.raises(ConfigError, match="would overwrite an input"):
         check_apart("--out", [tmp_path / "folder"], [tmp_path / "folder" / "x.jpg"])
 
 
@@ -297,5 +297,5 @@ def test_names_of_another_case_are_the_same_file_where_the_disk_says_so(
 
     (tmp_path / "photo.jpg").write_text("x")
     monkeypatch.setattr(Path, "stat", stat)
-    with pytest.raises(ConfigError, match=r"PHOTO\.jpg would be written over an input"):
+    with pytest.raises(ConfigError, match=r"PHOTO\.jpg would overwrite an input"):
         check_outputs("--out", [tmp_path / "PHOTO.jpg"], [tmp_path / "photo.jpg"])

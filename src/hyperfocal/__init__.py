@@ -1,8 +1,8 @@
 """hyperfocal: train dense object detectors on imbalanced data.
 
 `train` trains a detector and returns a `Run`; `load` returns the `Run` of a folder; `evaluate`
-measures a run or any other detections; `doctor` looks for what is wrong with data. The losses are
-usable alone: `hyperfocal.losses`.
+evaluates a run or any other detections; `doctor` finds problems in a dataset. The losses can be
+used on their own: `hyperfocal.losses`.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    # Lazy, so that `import hyperfocal`, `hyperfocal --help` and `hyperfocal.losses` stay quick.
+    # Lazy, so that `import hyperfocal`, `hyperfocal --help` and `hyperfocal.losses` are fast.
     if name == "__version__":
         from hyperfocal.versions import version_of
 

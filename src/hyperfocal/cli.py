@@ -1,4 +1,4 @@
-"""The ``hyperfocal`` command. Heavy imports wait until a command needs them."""
+"""The ``hyperfocal`` command. Heavy imports are deferred until a command needs them."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ usage: hyperfocal COMMAND ...
 Train dense object detectors on imbalanced data.
 
 commands:
-  demo                      draw a long-tailed set, train, evaluate, leave pictures (5 to 12 min)
-  doctor DATA [flags]       what is wrong with your data, and settings that suit it
+  demo                      train and evaluate on a synthetic long-tailed dataset (5 to 12 min)
+  doctor DATA [flags]       find problems in a dataset and recommend settings
   train RECIPE [flags]      train and evaluate a detector on your images
-  evaluate RUN [flags]      measure a trained detector on annotated images
-  evaluate --detections F   measure anyone's COCO-format results
-  predict RUN PATH...       annotated pictures and predictions.json
-  figures NAME|RUN...       the papers' figures, redrawn from functions and runs
-  reproduce TABLE           a paper's table: its rows over seeds, beside the published numbers
-  recipes                   what there is to train, and what each is for
-  replay FILE               make a step again whose loss wasn't finite (RUN/blackbox)
-  import torchvision F      bring torchvision RetinaNet or FCOS weights over
+  evaluate RUN [flags]      evaluate a trained detector on annotated images
+  evaluate --detections F   evaluate a results file in COCO format
+  predict RUN PATH...       write annotated images and predictions.json
+  figures NAME|RUN...       plot the figures of the papers from functions and runs
+  reproduce TABLE           train a paper's table over seeds and compare with published numbers
+  recipes                   list the recipes and what each is for
+  replay FILE               repeat a step with a non-finite loss (RUN/blackbox)
+  import torchvision F      import torchvision RetinaNet or FCOS weights
 
-`hyperfocal COMMAND --help` tells more; `hyperfocal train RECIPE --help` lists every setting.
+See `hyperfocal COMMAND --help`; `hyperfocal train RECIPE --help` lists all settings.
 """
 
 COMMANDS = {
@@ -43,7 +43,7 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status (2: something the person has to mend)."""
+    """Run one command and return the exit status (2: an error that the user can fix)."""
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help", "help"):
         print(USAGE, end="")
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = f" Did you mean {close[0]!r}?" if close else ""
         print(f"hyperfocal: no command {words[0]!r}.{hint}\n\n{USAGE}", end="", file=sys.stderr)
         return 2
-    try:  # around the imports too, which take seconds
+    try:  # includes the imports, which take seconds
         return _run(COMMANDS[words[0]], words[1:])
     except KeyboardInterrupt:
         print("hyperfocal: interrupted", file=sys.stderr)

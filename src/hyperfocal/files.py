@@ -1,4 +1,4 @@
-"""Text and JSON from other people: bounded in size, executed never, one clear error for each."""
+"""Reading of untrusted text and JSON files, with limits on their size, and checks of paths."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from typing import Any, NamedTuple
 from hyperfocal.types import ConfigError, DataError, HyperfocalError
 
 MAX_TEXT = 16 << 20
-"""Bytes of a text file that describes one image, or lists images."""
+"""Maximum bytes of a text file that describes one image or lists images."""
 
 JSON_GROWTH = 10
-"""Bytes of memory that a byte of annotations takes once decoded, about."""
+"""Approximate bytes of memory per byte of a decoded annotation file."""
 
 DATA_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm"}
     | {".pgm", ".avif", ".jp2", ".mpo", ".txt", ".xml", ".csv", ".yaml", ".yml"}
 )
-"""Endings of images and annotations."""
+"""File extensions of images and annotations."""
 
 MAX_DIGITS = 18
 """Of a whole number that is written as text."""
 
 MAX_SHOWN = 60
-"""Characters of a bad value that a message repeats."""
+"""Maximum characters of an invalid value in a message."""
 
 
 def shown(value: object) -> str:
-    """``repr`` of a value for a message: one line, and never long."""
+    """``repr`` of a value for a message: one short line."""
     if isinstance(value, str | bytes):
         value = value[: 4 * MAX_SHOWN]
     try:
@@ -46,12 +46,12 @@ def read_text(path: Path, most: int = MAX_TEXT, error: type[HyperfocalError] = D
 
     Args:
         path: the file.
-        most: bytes that it may have.
-        error: what to raise.
+        most: maximum size in bytes.
+        error: class of the error to raise.
 
     Raises:
         HyperfocalError: of class ``error``: too large, unreadable or not UTF-8. A missing file is
-            a `FileNotFoundError`, for callers to tell what was looked for.
+            a `FileNotFoundError`, so that the caller can report what it was looking for.
     """
     try:
         with path.open("rb") as file:
@@ -61,7 +61,7 @@ def read_text(path: Path, most: int = MAX_TEXT, error: type[HyperfocalError] = D
     except (OSError, ValueError) as reason:
         raise error(f"{path}: not readable ({reason})") from None
     if len(data) > most:
-        raise error(f"{path}: more than {most:,} bytes, too large for what it should be")
+        raise error(f"{path}: more than {most:,} bytes, too large for a file of this kind")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as reason:
@@ -69,7 +69,7 @@ def read_text(path: Path, most: int = MAX_TEXT, error: type[HyperfocalError] = D
 
 
 def load_json(path: Path, error: type[HyperfocalError] = DataError) -> Any:
-    """Decode a JSON file, if it and what it becomes fit into memory.
+    """Decode a JSON file, if the file and its decoded content fit into memory.
 
     Raises:
         HyperfocalError: of class ``error``: too large, nested too deeply or not JSON. A missing
@@ -80,7 +80,7 @@ def load_json(path: Path, error: type[HyperfocalError] = DataError) -> Any:
         if size * JSON_GROWTH > physical_memory():
             raise error(
                 f"{path}: {size / 2**30:.1f} GiB of JSON take about {JSON_GROWTH} times as much "
-                f"memory, and this machine has {physical_memory() / 2**30:.1f} GiB; split the file"
+                f"memory, but this machine has {physical_memory() / 2**30:.1f} GiB; split the file"
             )
         with path.open(encoding="utf-8-sig") as file:
             return json.load(file)
@@ -93,10 +93,10 @@ def load_json(path: Path, error: type[HyperfocalError] = DataError) -> Any:
 
 
 def check_folder(path: Path, option: str) -> None:
-    """Make sure that a folder can be written to, or made, under this name.
+    """Check that a path is a folder or can be created as one.
 
     Raises:
-        ConfigError: it, or what should hold it, is a file.
+        ConfigError: the path, or one of its parents, is a file.
     """
     for place in (path, *path.parents):
         if is_folder(place):
@@ -106,16 +106,16 @@ def check_folder(path: Path, option: str) -> None:
 
 
 def check_outputs(option: str, outputs: Iterable[Path], inputs: Iterable[Path | None]) -> None:
-    """Make sure that no output would be written over an input; to be called before any write.
+    """Check that no output overwrites an input; call this before writing anything.
 
-    Files are compared, not their names: symbolic and hard links, ``..`` and, where the file system
-    ignores it, upper and lower case make no difference. Of an input that is a folder, the images
-    and annotations inside are inputs too.
+    The comparison is by file, not by name: it resolves symbolic and hard links, ``..`` and, on
+    case-insensitive file systems, case. If an input is a folder, the images and annotations in it
+    are inputs too.
 
     Args:
-        option: names the outputs in the error, such as ``--json``.
-        outputs: files that are going to be written; those that don't exist yet do no harm.
-        inputs: files and folders that are read; None is passed over.
+        option: name of the outputs in the error message, such as ``--json``.
+        outputs: files to be written; those that don't exist yet are skipped.
+        inputs: files and folders to be read; Nones are skipped.
 
     Raises:
         ConfigError: an output is an input.
@@ -135,15 +135,15 @@ def check_outputs(option: str, outputs: Iterable[Path], inputs: Iterable[Path | 
 
 
 def check_apart(option: str, folders: Iterable[Path], inputs: Iterable[Path | None]) -> None:
-    """Make sure that no input lies in a folder whose content is going to be replaced.
+    """Check that no input is in a folder whose content will be replaced.
 
     Args:
-        option: names the folders in the error.
-        folders: what is going to be replaced.
-        inputs: files and folders that are read; None is passed over.
+        option: name of the folders in the error message.
+        folders: folders whose content will be replaced.
+        inputs: files and folders to be read; Nones are skipped.
 
     Raises:
-        ConfigError: an input does, or is such a folder.
+        ConfigError: an input is one of the folders or inside one.
     """
     keys = {key: folder for folder in folders if (key := _identity(folder)) is not None}
     seen: set[Path] = set()
@@ -159,11 +159,11 @@ def check_apart(option: str, folders: Iterable[Path], inputs: Iterable[Path | No
 
 
 def _over(option: str, output: Path, path: Path) -> str:
-    return f"{option}: {output} would be written over an input ({path}); choose another place"
+    return f"{option}: {output} would overwrite an input ({path}); choose another path"
 
 
 class _Identity(NamedTuple):
-    """What is the same for all names of a file or folder."""
+    """Identity of a file or folder, independent of its name."""
 
     device: int
     number: int
@@ -171,7 +171,7 @@ class _Identity(NamedTuple):
 
 
 def _identity(path: Path) -> _Identity | None:
-    """Which file or folder a path names; None where there is none."""
+    """Identity of the file or folder at a path; None if it doesn't exist."""
     try:
         found = path.stat()
     except (OSError, ValueError):
@@ -180,7 +180,7 @@ def _identity(path: Path) -> _Identity | None:
 
 
 def _above(path: Path) -> Sequence[Path]:
-    """The folders around a file, links resolved."""
+    """The parent folders of a file, with links resolved."""
     try:
         return path.resolve().parents
     except (OSError, RuntimeError, ValueError):
@@ -197,15 +197,15 @@ def whole_number(value: object) -> int | None:
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is such a file; False for what can't be the name of one."""
+    """Whether the file exists; False for invalid paths."""
     try:
         return path.is_file()
-    except (OSError, ValueError):  # pathlib lets some of these through, such as too long a name
+    except (OSError, ValueError):  # pathlib raises for some invalid paths, such as too long names
         return False
 
 
 def is_folder(path: Path) -> bool:
-    """Whether there is such a folder; False for what can't be the name of one."""
+    """Whether the folder exists; False for invalid paths."""
     try:
         return path.is_dir()
     except (OSError, ValueError):
@@ -213,7 +213,7 @@ def is_folder(path: Path) -> bool:
 
 
 def physical_memory() -> int:
-    """Bytes of memory of this machine; where that can't be found out, a terabyte."""
+    """Bytes of memory of this machine; a terabyte if unknown."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
@@ -221,7 +221,7 @@ def physical_memory() -> int:
 
 
 def one_line(text: object, most: int = 200) -> str:
-    """Other people's words for a message: one line, with the middle left out if it is long."""
+    """Text for a message: one line, with the middle omitted if it is long."""
     line = " ".join(str(text).split())
     half = (most - 5) // 2
     return line if len(line) <= most else f"{line[:half]} ... {line[-half:]}"

@@ -1,4 +1,4 @@
-"""Fonts for names in any script: DejaVu Sans, which matplotlib brings, else an installed one."""
+"""Fonts for names in any script: matplotlib's DejaVu Sans, else an installed font."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ FAMILY = "DejaVu Sans"
 
 
 class Label(NamedTuple):
-    """Text that a font can draw.
+    """Text and a font that can render it.
 
     Attributes:
-        text: characters that no installed font has are replaced by U+FFFD.
-        font: file of the font.
+        text: the text; characters in no installed font are replaced by U+FFFD.
+        font: the font file.
         family: the font's family name.
     """
 
@@ -36,17 +36,17 @@ class _Font(NamedTuple):
 
 
 def picture_label(name: object) -> Label:
-    """A category's name for a picture, drawn in one font: the one that has most of the name."""
+    """A category name as an image label, in the one font that has most of its characters."""
     return _drawable(for_picture(name))
 
 
 def figure_label(name: object, most: int = MAX_IN_PICTURE) -> str:
-    """A name for matplotlib; `use_fallback_fonts` chooses its font when the figure is saved."""
+    """A name for matplotlib; `use_fallback_fonts` selects its font when the figure is saved."""
     return _drawable(for_figure(name, most)).text
 
 
 def use_fallback_fonts(figure: Figure) -> None:
-    """Give the figure's texts that DejaVu Sans can't draw a second font that can."""
+    """Add a fallback font to the figure's texts that DejaVu Sans can't render."""
     from matplotlib.text import Text
 
     for text in figure.findobj(Text):
@@ -62,15 +62,15 @@ def _drawable(text: str) -> Label:
     missing = {c for c in text if ord(c) not in own and not c.isspace()}
     if not missing:
         return Label(text, *_standard())
-    font = max(_fonts(), key=lambda f: len(_known(f, missing)))  # the first of the best
+    font = max(_fonts(), key=lambda f: len(_known(f, missing)))  # the first in a tie
     known = _known(font, missing)
     if not known:
         font = _standard()
     lost = missing - known
     if lost:
         warnings.warn(
-            f"Some characters of names are in no installed font; pictures show {REPLACEMENT} in "
-            "their place. Fonts with them, such as Noto, can be installed",
+            f"No installed font has some characters of names; they are shown as {REPLACEMENT} in "
+            "images and figures. Install fonts with these characters, such as Noto",
             HyperfocalWarning,
             stacklevel=1,
         )
@@ -90,7 +90,7 @@ def _standard() -> _Font:
 
 @functools.cache
 def _fonts() -> tuple[_Font, ...]:
-    """Upright regular fonts that are installed, DejaVu Sans first, then by name."""
+    """The installed upright regular fonts, DejaVu Sans first, then by name."""
     from matplotlib.font_manager import fontManager
 
     entries = [
@@ -103,7 +103,7 @@ def _fonts() -> tuple[_Font, ...]:
 
 @functools.cache
 def _characters(path: str) -> frozenset[int]:
-    """Code points of a font file; none for bitmap fonts, which can't be scaled."""
+    """Code points of a font file; empty for bitmap fonts, which can't be scaled."""
     from matplotlib.ft2font import FT2Font
 
     try:

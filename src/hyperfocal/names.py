@@ -1,7 +1,7 @@
-"""Names of categories, files and runs, made safe for a terminal, a picture, a CSV file and HTML.
+"""Escaping of names of categories, files and runs for terminals, images, CSV files and HTML.
 
-Names are data from other people. They may hold terminal escape sequences, markup, formulas, or a
-hundred thousand characters, and nothing of that may act or fill the screen where they are shown.
+Names are untrusted data. They may contain terminal escape sequences, markup, formulas, or a hundred
+thousand characters, which must neither be interpreted nor flood the output.
 """
 
 from __future__ import annotations
@@ -16,31 +16,31 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 MAX_NAME = 80
-"""Characters of a name in a table or a message."""
+"""Maximum characters of a name in a table or a message."""
 
 MAX_IN_PICTURE = 40
-"""Characters of a name in a picture."""
+"""Maximum characters of a name in an image or figure."""
 
 MAX_LINE = 2000
-"""Characters of a line of a message."""
+"""Maximum characters of a line of a message."""
 
 MAX_COMMAND = 100_000
-"""Characters of a command that is printed to be copied."""
+"""Maximum characters of a printed command."""
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 _JOINERS = "\N{ZERO WIDTH JOINER}\N{ZERO WIDTH NON-JOINER}"
-"""Invisible, and part of how Persian, Indian scripts and emoji are written."""
+"""Invisible characters that Persian, Indic scripts and emoji need."""
 
 _FORMULA = tuple("=+-@\N{FULLWIDTH EQUALS SIGN}\N{FULLWIDTH PLUS SIGN}\N{FULLWIDTH COMMERCIAL AT}")
-"""What spreadsheets take for the beginning of a formula."""
+"""Characters that start a formula in spreadsheets."""
 
 
 def printable(text: str, kept: str = "") -> str:
-    """The text with every character replaced that isn't printable, but for those in ``kept``.
+    """The text with all non-printable characters replaced, except those in ``kept``.
 
-    Control characters (such as the escape character), marks that change the direction of writing
-    and halves of characters (lone surrogates) become U+FFFD.
+    Control characters (such as the escape character), bidirectional control marks and lone
+    surrogates become U+FFFD.
     """
     if text.isprintable():
         return text
@@ -49,7 +49,7 @@ def printable(text: str, kept: str = "") -> str:
 
 
 def shortened(text: str, most: int = MAX_NAME) -> str:
-    """The text with its middle left out where it has more than ``most`` characters."""
+    """The text, with its middle omitted if it has more than ``most`` characters."""
     if len(text) <= most:
         return text
     half = (most - 3) // 2
@@ -68,41 +68,41 @@ def one_name(name: object, most: int = MAX_NAME) -> str:
 
 
 def for_picture(name: object) -> str:
-    """A name as a label in a picture: one short line."""
+    """A name as an image label: one short line."""
     return one_name(name, MAX_IN_PICTURE)
 
 
 def for_figure(name: object, most: int = MAX_IN_PICTURE) -> str:
-    """A name as matplotlib text: one short line, with nothing taken for mathematics.
+    """A name as matplotlib text: one short line, with mathtext escaped.
 
-    matplotlib also leaves labels that begin with an underscore out of legends.
+    A leading underscore is escaped too, because matplotlib omits such labels from legends.
     """
     text = one_name(name, most)
-    if text.count("$") % 2 == 0:  # an odd number isn't mathematics to matplotlib
+    if text.count("$") % 2 == 0:  # matplotlib parses mathtext only if the number is even
         text = text.replace("$", r"\$")
     return f"\N{HAIR SPACE}{text}" if text.startswith("_") else text
 
 
 def for_csv(value: object) -> str:
-    """Text for a cell of a CSV file; what a spreadsheet would take for a formula gets a ``'``."""
+    """Text for a cell of a CSV file; a ``'`` is put before text that would be a formula."""
     text = printable(str(value), kept="\n")
     return f"'{text}" if str(value).lstrip().startswith(_FORMULA) else text
 
 
 def for_html(value: object, most: int = MAX_LINE) -> str:
-    """Text for HTML, as content or as the value of an attribute."""
+    """Text escaped for HTML, as content or as the value of an attribute."""
     return escape(for_terminal(value, most))
 
 
 def command(*words: object) -> str:
-    """A command line that can be copied into a shell (bash, zsh, ksh), whatever the words hold."""
+    """A command line that is safe to copy into a shell (bash, zsh, ksh)."""
     return " ".join(_quoted(str(word)) for word in words)
 
 
 def _quoted(word: str) -> str:
     if word.isprintable():
         return shlex.quote(word)
-    # $'...' spells characters that a terminal would act on.
+    # $'...' escapes characters that a terminal would interpret.
     spelled = "".join(
         c if c.isprintable() and c not in "\\'" else _escape(c) for c in word
     )  # fmt: skip
@@ -116,12 +116,12 @@ def _escape(character: str) -> str:
 
 
 def as_text(value: object, style: str = "", most: int = MAX_LINE) -> Text:
-    """Text for rich, in which nothing is markup."""
+    """Text for rich, without markup."""
     from rich.text import Text
 
     return Text(for_terminal(value, most), style=style)
 
 
 def say(console: Console, value: object, style: str = "", most: int = MAX_LINE) -> None:
-    """Print text that may hold other people's names: no markup, no control characters."""
+    """Print text that may contain untrusted names, without markup or control characters."""
     console.print(as_text(value, style, most), soft_wrap=True, highlight=False)

@@ -1,7 +1,7 @@
-"""The named types that travel between the rooms of the house.
+"""Data types shared by the packages.
 
-One label convention everywhere: ``0..K-1`` a category, ``K`` background, ``-1`` ignored.
-One box convention everywhere: float ``(x1, y1, x2, y2)`` in pixels, half-open, no "+1 pixel".
+Label convention: ``0..K-1`` a category, ``K`` background, ``-1`` ignored.
+Box convention: float ``(x1, y1, x2, y2)`` in pixels, half-open, no "+1 pixel".
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:  # annotations alone need NumPy; the losses do without it
+if TYPE_CHECKING:  # only for annotations: the losses don't need NumPy
     import numpy as np
     from numpy.typing import NDArray
 
 IGNORED = -1
-"""Label of a prior that adds neither loss, nor gradient, nor count."""
+"""Label of a prior that is excluded from loss, gradient and counts."""
 
 
 class HyperfocalError(Exception):
-    """Something a person has to mend; the message names the value, the file and the fix.
+    """An error that the user can fix; the message names the value, the file and the fix.
 
-    The command line prints the message alone and exits with status 2.
+    The command line prints only the message and exits with status 2.
     """
 
 
 class ConfigError(HyperfocalError, ValueError):
-    """An impossible or unknown setting."""
+    """An invalid or unknown setting."""
 
 
 class DataError(HyperfocalError, ValueError):
@@ -38,7 +38,7 @@ class DataError(HyperfocalError, ValueError):
 
 
 class HyperfocalWarning(UserWarning):
-    """Something was put right, left out or looks wrong; the run goes on."""
+    """Input was corrected or skipped, or looks wrong; the run continues."""
 
 
 # --------------------------------------------------------------------------- annotations
@@ -46,7 +46,7 @@ class HyperfocalWarning(UserWarning):
 
 @dataclass(frozen=True)
 class Category:
-    """One category: its name and the id it has in the person's own annotation file."""
+    """One category: its name and its id in the annotation file."""
 
     id: int
     name: str
@@ -60,7 +60,7 @@ class ImageSource(Protocol):
 
         Args:
             record: an image of this source.
-            seed: of whatever is random in the source; None leaves it random.
+            seed: random seed of the source's augmentation; None: not seeded.
 
         Raises:
             DataError: the image can't be read.
@@ -69,20 +69,21 @@ class ImageSource(Protocol):
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """The ground truth of one image, checked and in the frame of the image as displayed.
+    """The checked ground truth of one image, in the frame of the displayed image.
 
     Attributes:
         id: image id in the annotation file (numbered from 1 for formats without ids).
-        path: the image file; with a ``source``, the name that messages use.
+        path: the image file; with a ``source``, the name of the image in messages.
         height: pixels, after EXIF rotation.
         width: pixels, after EXIF rotation.
         boxes: ``(N, 4)`` float64 xyxy pixels.
         labels: ``(N,)`` int64 in ``0..K-1`` (an index into ``AnnotationSet.categories``).
-        crowd: ``(N,)`` bool; a crowd box covers a group. Never trained on, ignored in evaluation.
-        area: ``(N,)`` float64 px²; the mask's area where the file gives one, else the box's.
-        source: reads the image where it is not a file; None: ``path`` is read.
-        xywh: ``(N, 4)`` float64 x, y, width, height as written, where `as_xywh` of ``boxes`` would
-            differ in the last digits; else None.
+        crowd: ``(N,)`` bool; a crowd box covers a group. Not used in training, ignored in
+            evaluation.
+        area: ``(N,)`` float64 px²; the mask's area if the file has one, else the box's.
+        source: reads the image if it isn't a file; None: ``path`` is read.
+        xywh: ``(N, 4)`` float64 x, y, width, height as in the file, if `as_xywh` of ``boxes``
+            differs in the last digits; else None.
     """
 
     id: int
@@ -99,12 +100,12 @@ class ImageRecord:
 
 @dataclass(frozen=True)
 class Federated:
-    """What LVIS tells beyond boxes: each image is annotated for some of the categories only.
+    """Federated annotations of LVIS: each image is annotated for some of the categories only.
 
     Attributes:
         negative: image id -> labels verified to be absent from it.
         not_exhaustive: image id -> labels of which some instances have no box.
-        frequency: ``"r"``, ``"c"`` or ``"f"`` by label, as the file states it; None if it doesn't.
+        frequency: ``"r"``, ``"c"`` or ``"f"`` by label, from the file; None if it isn't there.
     """
 
     negative: dict[int, frozenset[int]]
@@ -114,12 +115,12 @@ class Federated:
 
 @dataclass(frozen=True)
 class OpenImagesLists:
-    """What Open Images tells beyond boxes, as written: nothing is expanded by the hierarchy.
+    """Image-level labels and hierarchy of Open Images; labels aren't expanded by the hierarchy.
 
     Attributes:
         positive: image id -> labels verified to be present.
         negative: image id -> labels verified to be absent.
-        ancestors: by label, the labels of all categories above it.
+        ancestors: by label, the labels of all its ancestors.
     """
 
     positive: dict[int, frozenset[int]]
@@ -129,7 +130,7 @@ class OpenImagesLists:
 
 @dataclass(frozen=True)
 class AnnotationSet:
-    """A whole annotated split, whatever format it was read from.
+    """An annotated split, read from any format.
 
     Attributes:
         source: the file or folder.
@@ -165,14 +166,14 @@ class AnnotationSet:
 
 @dataclass(frozen=True)
 class CategoryCounts:
-    """How often each category occurs in the training split.
+    """Images and boxes per category in the training split.
 
-    Losses that weigh categories, samplers that repeat images and metrics that group categories
-    by frequency all read this.
+    Used by losses that weight categories, samplers that repeat images and metrics that group
+    categories by frequency.
 
     Attributes:
         images: training images that contain the category, per category.
-        instances: training boxes of the category, per category (crowd boxes left out).
+        instances: training boxes of the category, per category (without crowd boxes).
         num_images: images in the split.
     """
 
@@ -183,14 +184,15 @@ class CategoryCounts:
 
 @dataclass(frozen=True)
 class OpenImagesBoxes:
-    """Boxes as Open Images' files write them, one row a box.
+    """Boxes as in the files of Open Images, one row per box.
 
     Attributes:
         names: image ids, each once.
         image: ``(N,)`` int64, index in ``names``.
         labels: ``(N,)`` int64 in ``0..K-1``.
         xyxy: ``(N, 4)`` float64, fractions of the image's width and height.
-        value: ``(N,)`` float64; of ground truth 1 for a group-of box, of detections the score.
+        value: ``(N,)`` float64; for ground truth 1 if it is a group-of box, for detections the
+            score.
     """
 
     names: tuple[str, ...]
@@ -202,15 +204,15 @@ class OpenImagesBoxes:
 
 @dataclass(frozen=True)
 class OpenImagesTruth:
-    """Ground truth of an Open Images split as written: nothing is expanded by the hierarchy.
+    """Ground truth of an Open Images split; labels aren't expanded by the hierarchy.
 
     Attributes:
         source: the file of boxes.
         categories: in label order.
-        boxes: ``value`` tells group-of boxes.
+        boxes: the boxes; ``value`` is 1 for group-of boxes.
         positive: image id and label, verified to be present.
         negative: image id and label, verified to be absent.
-        ancestors: by label, the labels of all categories above it.
+        ancestors: by label, the labels of all its ancestors.
     """
 
     source: Path
@@ -226,7 +228,7 @@ class OpenImagesTruth:
 
 @dataclass(frozen=True)
 class Target:
-    """Ground truth of one image, in the frame of the tensor that it comes with.
+    """Ground truth of one image, in the frame of its image tensor.
 
     Attributes:
         boxes: ``(N, 4)`` float32 xyxy pixels.
@@ -246,13 +248,13 @@ class Target:
 
 @dataclass(frozen=True)
 class Sample:
-    """One image on its way through the transforms.
+    """One image with its ground truth, as passed through the transforms.
 
     Attributes:
         image: ``(3, H, W)`` uint8 RGB.
         target: boxes in the frame of ``image``.
         image_id: id in the annotation file.
-        original_hw: size of the image as displayed, before any transform.
+        original_hw: size of the displayed image, before any transform.
     """
 
     image: Tensor
@@ -263,7 +265,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Batch:
-    """Images of one step, padded at the right and the bottom to one size.
+    """Images of one step, padded at the right and bottom to the same size.
 
     Attributes:
         images: ``(B, 3, H, W)`` uint8, or float in [0, 1]; RGB. The detector normalises.
@@ -293,7 +295,7 @@ class Batch:
         )
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        """Images and targets on ``device``; the sizes stay where the host reads them."""
+        """Images and targets on ``device``; the sizes stay on the CPU."""
         return Batch(
             self.images.to(device, non_blocking=non_blocking),
             self.valid_hw,
@@ -318,15 +320,15 @@ class Batch:
 
 @dataclass(frozen=True)
 class Priors:
-    """What a dense detector predicts from: anchors, or locations for anchor-free ones.
+    """Priors of a dense detector: anchors, or locations for anchor-free ones.
 
-    Levels follow each other from fine to coarse; within a level the order is row, column, then
-    anchor, so that a ``(B, H, W, A·K)`` convolution output reshapes to ``(B, H·W·A, K)``.
+    Levels are ordered from fine to coarse; within a level the order is row, column, then anchor, so
+    that a ``(B, H, W, A·K)`` convolution output reshapes to ``(B, H·W·A, K)``.
 
     Attributes:
         boxes: ``(A, 4)`` float32 xyxy pixels of the padded image.
-        strides: ``(A,)`` float32, the stride of the level that each prior belongs to.
-        level_sizes: priors in each level; they sum to ``A``.
+        strides: ``(A,)`` float32, stride of each prior's level.
+        level_sizes: number of priors per level; they sum to ``A``.
     """
 
     boxes: Tensor
@@ -345,7 +347,7 @@ class HeadOutput:
 
     Attributes:
         cls: ``(B, A, K)`` classification logits.
-        box: ``(B, A, 4)`` box regression, in the detector's own coding.
+        box: ``(B, A, 4)`` box regression, in the detector's box coding.
         quality: ``(B, A)`` centerness or IoU logits, or None.
     """
 
@@ -356,7 +358,7 @@ class HeadOutput:
 
 @dataclass(frozen=True)
 class Assignment:
-    """Which ground truth every prior of every image answers for.
+    """The ground truth that each prior of each image is assigned to.
 
     Attributes:
         labels: ``(B, A)`` int64: ``0..K-1`` category, ``K`` background, ``-1`` ignored.
@@ -368,7 +370,7 @@ class Assignment:
     gt_index: Tensor
 
     def positives(self, num_classes: int) -> Tensor:
-        """``(B, A)`` bool, priors that answer for an object."""
+        """``(B, A)`` bool, priors that are assigned to an object."""
         return (self.labels >= 0) & (self.labels < num_classes)
 
 
@@ -379,8 +381,8 @@ class LossTerms:
     Attributes:
         classification: scalar.
         box: scalar.
-        quality: scalar (centerness, IoU branch), or None where a detector has none.
-        positives: scalar, positive priors in this process's batch (not part of the loss).
+        quality: scalar (centerness, IoU branch), or None if the detector has none.
+        positives: scalar, number of positive priors in this process's batch (not part of the loss).
     """
 
     classification: Tensor
@@ -390,12 +392,12 @@ class LossTerms:
 
     @property
     def total(self) -> Tensor:
-        """The scalar to differentiate."""
+        """The sum of the terms, to differentiate."""
         total = self.classification + self.box
         return total if self.quality is None else total + self.quality
 
     def named(self) -> dict[str, Tensor]:
-        """Every term by name, detached, for a log."""
+        """The terms by name, detached, for logging."""
         terms = {"loss": self.total, "classification": self.classification, "box": self.box}
         if self.quality is not None:
             terms["quality"] = self.quality
@@ -404,14 +406,14 @@ class LossTerms:
 
 @dataclass(frozen=True)
 class Detections:
-    """What a detector found in one image, best first.
+    """Detections in one image, best first.
 
     Attributes:
         boxes: ``(N, 4)`` float32 xyxy pixels of the original image.
         scores: ``(N,)`` float32 in [0, 1].
         labels: ``(N,)`` int64 in ``0..K-1``.
-        xywh: ``(N, 4)`` float64 x, y, width, height of a results file, where `as_xywh` of ``boxes``
-            would differ in the last digits; else None.
+        xywh: ``(N, 4)`` float64 x, y, width, height in a results file, if `as_xywh` of ``boxes``
+            differs in the last digits; else None.
     """
 
     boxes: Tensor
@@ -431,5 +433,5 @@ class Detections:
 
 
 def category_index(categories: Sequence[Category]) -> dict[int, int]:
-    """From a category's own id to its label ``0..K-1``."""
+    """Map from category id to label ``0..K-1``."""
     return {category.id: label for label, category in enumerate(categories)}

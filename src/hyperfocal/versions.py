@@ -6,10 +6,10 @@ UNKNOWN = "unknown"
 
 
 def version_of(package: str) -> str:
-    """The installed version of a distribution, ``"unknown"`` where none is installed.
+    """The installed version of a distribution; ``"unknown"`` if it isn't found.
 
-    A source tree can run without being installed, and some builds of a library carry another
-    distribution name, so a version that isn't found never stops a run.
+    A source tree can run without being installed, and some builds of a library have another
+    distribution name, so a missing version isn't an error.
     """
     from importlib import metadata
 

@@ -1,4 +1,4 @@
-"""Boxes as COCO's files write them, to the last digit."""
+"""Conversion to COCO's box format that preserves the digits in the file."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def as_xywh(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
 def written_xywh(
     boxes: NDArray[np.float64], xywh: NDArray[np.float64]
 ) -> NDArray[np.float64] | None:
-    """``xywh`` where its boxes still are ``boxes``, else `as_xywh`; None if that is all the same.
+    """``xywh`` where it still corresponds to ``boxes``, else `as_xywh`; None if both are equal.
 
-    An IoU on a threshold may depend on the last digit of a width, which xyxy loses.
+    An IoU at a threshold may depend on the last digit of a width, which xyxy loses.
     """
     computed = as_xywh(boxes)
     corners = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hyperfocal.assign import LowQuality, MaxIoUAssigner, assign_max_iou, max_iou
-from hyperfocal.assign.max_iou import assign_side_by_side
+from hyperfocal.assign.max_iou import assign_max_iou_batched
 from hyperfocal.types import ConfigError, Priors, Target
 
 MODES: list[LowQuality] = ["off", "from_neg_threshold", "any", "mmdetection"]
@@ -213,7 +213,7 @@ def test_images_side_by_side_are_each_image(
     for counts in ((3, 0, 7, 1), (0, 0), (5,)):
         anchors = some(40)
         targets = [Target(some(n), torch.randint(0, K, (n,), generator=g)) for n in counts]
-        labels, rows = assign_side_by_side(anchors, targets, K, 0.5, negative, mode)
+        labels, rows = assign_max_iou_batched(anchors, targets, K, 0.5, negative, mode)
         for image, target in enumerate(targets):
             want = assign_max_iou(anchors, target, K, 0.5, negative, mode)
             assert labels[image].equal(want[0])

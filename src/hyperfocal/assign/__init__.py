@@ -1,4 +1,4 @@
-"""Assigners: priors and targets -> which ground truth each prior answers for."""
+"""Assigners, which match priors with ground-truth boxes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ATSS: each object sets its own IoU threshold from the anchors around its centre.
+"""ATSS: assignment with an IoU threshold per object, from the anchors near its centre.
 
 (Zhang et al., "Bridging the Gap Between Anchor-based and Anchor-free Detection via Adaptive
 Training Sample Selection", CVPR 2020, algorithm 1.)
@@ -17,28 +17,29 @@ from hyperfocal.ops import paired_iou
 from hyperfocal.types import Assignment, Priors, Target
 
 INSIDE = 0.01
-"""Least distance of a positive's centre from each side of its box, exclusive, pixels."""
+"""Minimum distance in pixels, exclusive, of a positive's centre from each side of its box."""
 
 
 def assign_atss(
     priors: Priors, target: Target, num_classes: int, top_k: int = 9
 ) -> tuple[Tensor, Tensor]:
-    """Assign one image's anchors.
+    """Assign the anchors of one image.
 
-    A box's candidates are the ``top_k`` anchors of each level (all, where there are fewer) whose
-    centres are nearest to its own; of equally near ones the first. Those whose IoU reaches mean
-    plus standard deviation (unbiased) of its candidates' IoUs and whose centre is in the box are
-    positive. An anchor of several boxes answers for the one that it overlaps most.
+    A box's candidates are the ``top_k`` anchors of each level (or all, if there are fewer) whose
+    centres are nearest to that of the box; ties go to the first. Candidates are positive if their
+    IoU is at least the mean plus the (unbiased) standard deviation of the candidates' IoUs and
+    their centre is in the box. An anchor that is positive for several boxes is assigned to the one
+    with the highest IoU.
 
     Args:
         priors: the anchors.
         target: the image's boxes.
         num_classes: K, the background's label.
-        top_k: candidates a level.
+        top_k: candidates per level.
 
     Returns:
-        Labels ``(A,)`` int64 (nothing is ignored) and the row of the target that each positive
-        answers for, ``(A,)`` int64, 0 elsewhere.
+        Labels ``(A,)`` int64 (nothing is ignored) and the row of the target that each positive is
+        assigned to, ``(A,)`` int64, 0 elsewhere.
     """
     anchors, boxes = priors.boxes, target.boxes
     background = torch.full((len(anchors),), num_classes, device=anchors.device)
@@ -51,7 +52,7 @@ def assign_atss(
     ]
     row, anchor = torch.cat(nearest, dim=1).nonzero(as_tuple=True)
     iou = paired_iou(boxes[row], anchors[anchor])
-    by_box = iou.view(len(boxes), -1)  # every box has as many candidates
+    by_box = iou.view(len(boxes), -1)  # all boxes have the same number of candidates
     threshold = by_box.mean(dim=1)
     if by_box.shape[1] > 1:
         threshold = threshold + by_box.std(dim=1)
@@ -67,7 +68,7 @@ def assign_atss(
 
 
 def _least(values: Tensor, k: int) -> Tensor:
-    """Mask ``(N, M)`` of the k least values of each row; of equal ones the first."""
+    """Mask ``(N, M)`` of the k smallest values of each row; ties go to the first."""
     if values.shape[1] <= k:
         return torch.ones_like(values, dtype=torch.bool)
     limit = values.topk(k, dim=1, largest=False).values.amax(dim=1, keepdim=True)
@@ -81,7 +82,7 @@ class ATSSAssigner(Assigner):
 
     Args:
         num_classes: K, the background's label.
-        top_k: candidates a level.
+        top_k: candidates per level.
     """
 
     centers_inside: ClassVar[bool] = True
@@ -91,7 +92,7 @@ class ATSSAssigner(Assigner):
         """Settings of `ATSSAssigner`."""
 
         top_k: int = 9
-        """Anchors of each level, nearest to an object's centre, that may become positive."""
+        """Number of candidates per object and level: the anchors nearest to the object's centre."""
 
         kind: ClassVar[str] = "atss"
 
@@ -109,7 +110,7 @@ class ATSSAssigner(Assigner):
 
     @torch.no_grad()
     def forward(self, priors: Priors, targets: tuple[Target, ...]) -> Assignment:
-        """Assign ``(A,)`` priors to the boxes of each of B images."""
+        """Assign A priors to the boxes of each of B images."""
         pairs = [assign_atss(priors, target, self.num_classes, self.top_k) for target in targets]
         return Assignment(
             torch.stack([labels for labels, _ in pairs]),

@@ -1,7 +1,7 @@
-"""FCOS's assignment: each location answers for the smallest object that it lies in.
+"""FCOS's assignment: each location is assigned to the smallest object that contains it.
 
 (Tian et al., "FCOS: Fully Convolutional One-Stage Object Detection", ICCV 2019, section 3; centre
-sampling is of the authors' later code.)
+sampling is from the authors' later code.)
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from hyperfocal.assign.roles import Assigner, AssignerConfig
 from hyperfocal.types import Assignment, Priors, Target
 
 RangeLimits = Literal["closed", "open", "half_open"]
-"""Whether a level's range of ``m = max(l, t, r, b)``, from 4 to 8 strides, holds its limits.
+"""Whether a level's range of ``m = max(l, t, r, b)``, from 4 to 8 strides, includes its limits.
 
-``closed``: ``[4s, 8s]``, as in the authors' code and mmdetection; a location at the same place on
-two levels is positive on both if m is exactly the limit between them. ``open``: ``(4s, 8s)``, as in
-torchvision and Detectron2; such an object is positive on neither. ``half_open``: ``(4s, 8s]``, on
-the finer level alone.
+``closed``: ``[4s, 8s]``, as in the authors' code and mmdetection; locations at the same position on
+two levels are both positive if m is exactly the limit between them. ``open``: ``(4s, 8s)``, as in
+torchvision and Detectron2; neither is positive. ``half_open``: ``(4s, 8s]``; only that of the finer
+level is positive.
 """
 
 
@@ -34,25 +34,25 @@ def assign_fcos(
     range_strides: float = 8.0,
     range_limits: RangeLimits = "closed",
 ) -> tuple[Tensor, Tensor]:
-    """Assign one image's locations.
+    """Assign the locations of one image.
 
     With l, t, r, b the distances of a location to the sides of a box, the location is a candidate
-    of the box where all four are positive, where it is less than ``radius`` strides from the
-    box's centre in x and in y, and where ``m = max(l, t, r, b)`` is in its level's range:
-    up to 8s on the first level, from 4s on the last, and from 4s to 8s between (for strides 8 to
-    128 the limits are 64, 128, 256 and 512 pixels; `RangeLimits` says whether they belong to it).
-    Of several boxes the one of least area wins, of equal areas the first.
+    of the box if all four are positive, if it is less than ``radius`` strides from the box's centre
+    in x and in y, and if ``m = max(l, t, r, b)`` is in its level's range: up to 8s on the first
+    level, from 4s on the last, and from 4s to 8s otherwise (for strides 8 to 128 the limits are 64,
+    128, 256 and 512 pixels; see `RangeLimits` for whether they are included). Of several boxes the
+    one with the smallest area is chosen; ties go to the first.
 
     Args:
-        priors: whose centres are the locations.
+        priors: their centres are the locations.
         target: the image's boxes.
         num_classes: K, the background's label.
-        radius: of centre sampling, strides; None: anywhere in the box.
-        range_strides: upper end of a level's range, strides; the lower end is half of it.
+        radius: radius of centre sampling in strides; None: anywhere in the box.
+        range_strides: upper limit of a level's range in strides; the lower limit is half of it.
         range_limits: see `RangeLimits`.
 
     Returns:
-        Labels ``(A,)`` int64 and the row of the target that each positive answers for, ``(A,)``
+        Labels ``(A,)`` int64 and the row of the target that each positive is assigned to, ``(A,)``
         int64, 0 elsewhere.
     """
     count = len(priors.boxes)
@@ -83,8 +83,8 @@ class FCOSAssigner(Assigner):
 
     Args:
         num_classes: K, the background's label.
-        radius: of centre sampling, strides; None: anywhere in the box.
-        range_strides: upper end of a level's range, strides.
+        radius: radius of centre sampling in strides; None: anywhere in the box.
+        range_strides: upper limit of a level's range in strides.
         range_limits: see `RangeLimits`.
     """
 
@@ -95,13 +95,13 @@ class FCOSAssigner(Assigner):
         """Settings of `FCOSAssigner`."""
 
         radius: float | None = 1.5
-        """Centre sampling: a positive is less than this many strides from its object's centre;
-        none: anywhere in the object."""
+        """Radius of centre sampling: positives are less than this many strides from the object's
+        centre; none: anywhere in the object."""
         range_strides: float = 8.0
-        """A level answers for objects whose farthest side is between half of this and this many
-        strides away (first and last level: without the lower or upper end)."""
+        """A location is positive if the farthest side of its object is between half of this and
+        this many strides away (no lower limit on the first level, no upper limit on the last)."""
         range_limits: RangeLimits = "closed"
-        """An object exactly at the limit between two levels is positive on both (closed: the
+        """Whether objects exactly at the limit between two levels are positive on both (closed: the
         authors, mmdetection), on neither (open: torchvision, Detectron2) or on the finer one
         (half_open)."""
 
@@ -130,7 +130,7 @@ class FCOSAssigner(Assigner):
 
     @torch.no_grad()
     def forward(self, priors: Priors, targets: tuple[Target, ...]) -> Assignment:
-        """Assign ``(A,)`` priors to the boxes of each of B images."""
+        """Assign A priors to the boxes of each of B images."""
         pairs = [
             assign_fcos(
                 priors,

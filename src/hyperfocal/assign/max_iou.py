@@ -1,8 +1,8 @@
-"""RetinaNet's assignment: each anchor answers for the object that it overlaps most.
+"""RetinaNet's assignment: each anchor is assigned to the object with the highest IoU.
 
 With m(a) the highest IoU of anchor a with any box: m ≥ 0.5 is positive, m < 0.4 background, and
-what lies between is ignored (focal-loss paper, section 4). The paper doesn't say whether an object
-without such an anchor keeps its best one; `LowQuality` has the readings in use.
+anchors in between are ignored (focal-loss paper, section 4). The paper doesn't specify whether an
+object without a positive anchor gets its best one; see `LowQuality` for the variants in use.
 """
 
 from __future__ import annotations
@@ -20,18 +20,19 @@ from hyperfocal.ops import box_iou
 from hyperfocal.types import IGNORED, Assignment, Priors, Target
 
 OVERLAPS_AT_ONCE = 1 << 26
-"""Pairs of box and anchor that a GPU works on at once: 256 MiB, a few times."""
+"""Pairs of box and anchor processed at once on a GPU: a few tensors of 256 MiB."""
 
 LowQuality = Literal["off", "from_neg_threshold", "any", "mmdetection"]
-"""Which anchors below the positive threshold become positive for being a box's best, and for
-which box they answer.
+"""Which anchors below the positive threshold become positive because they are a box's best, and
+which box they are assigned to.
 
-``off``: none, the paper's text. ``from_neg_threshold``: those with m(a) ≥ the negative threshold,
-so only the ignored band is searched (Detectron). ``any``: all with an overlap (Detectron2,
-torchvision). In these an anchor answers for the box that *it* overlaps most, which may be another
-one than the box whose best it is. ``mmdetection``: all with an overlap, as in mmdetection with
-``min_pos_iou=0``: a box's best anchors answer for that box, even if they are positive for another
-one; an anchor that is the best of several boxes answers for the last of them.
+``off``: none, as in the paper. ``from_neg_threshold``: those with m(a) ≥ the negative threshold,
+which would otherwise be ignored (Detectron). ``any``: all with an overlap (Detectron2,
+torchvision). In these an anchor is assigned to the box with which *it* has the highest IoU, which
+may differ from the box whose best anchor it is. ``mmdetection``: all with an overlap, as in
+mmdetection with ``min_pos_iou=0``: a box's best anchors are assigned to that box, even if they are
+positive for another one; an anchor that is the best of several boxes is assigned to the last of
+them.
 """
 
 
@@ -43,24 +44,24 @@ def assign_max_iou(
     negative: float = 0.4,
     low_quality: LowQuality = "from_neg_threshold",
 ) -> tuple[Tensor, Tensor]:
-    """Assign one image's anchors.
+    """Assign the anchors of one image.
 
-    A positive answers for the box that it overlaps most (of equal ones the first), but for what
-    `LowQuality` says. Every anchor that ties for the best overlap with a box counts as that box's
-    best. A box that no anchor touches gets none (torchvision, Detectron2 and mmdetection give it
-    anchors that don't touch it).
+    A positive is assigned to the box with the highest IoU (ties go to the first), except as in
+    `LowQuality`. All anchors that tie for the highest IoU with a box are its best ones. A box
+    without overlapping anchors gets none (torchvision, Detectron2 and mmdetection assign it anchors
+    that don't overlap it).
 
     Args:
         anchors: ``(A, 4)`` xyxy.
         target: the image's boxes, in the same frame.
         num_classes: K, the background's label.
-        positive: least IoU of a positive.
+        positive: minimum IoU of a positive.
         negative: IoU below which an anchor is background.
         low_quality: see `LowQuality`.
 
     Returns:
         Labels ``(A,)`` int64 (``0..K-1``, K background, -1 ignored) and the row of the target that
-        each positive answers for, ``(A,)`` int64, 0 elsewhere.
+        each positive is assigned to, ``(A,)`` int64, 0 elsewhere.
     """
     if not target.labels.numel():
         background = torch.full((len(anchors),), num_classes, device=anchors.device)
@@ -78,9 +79,9 @@ def _decide(
     negative: float,
     low_quality: LowQuality,
 ) -> tuple[Tensor, Tensor]:
-    """Labels and rows ``(B, A)`` from the IoU ``(B, N, A)`` with B images' boxes.
+    """Labels and rows ``(B, A)`` from the IoU ``(B, N, A)`` with the boxes of B images.
 
-    Boxes that only fill up come last and overlap nothing.
+    Padding boxes come last and overlap nothing.
     """
     best, gt_index = iou.max(dim=1)
     is_positive = best >= positive
@@ -99,7 +100,7 @@ def _decide(
     return torch.where(is_positive, labels.gather(1, gt_index), unlike), gt_index * is_positive
 
 
-def assign_side_by_side(
+def assign_max_iou_batched(
     anchors: Tensor,
     targets: Sequence[Target],
     num_classes: int,
@@ -107,9 +108,9 @@ def assign_side_by_side(
     negative: float = 0.4,
     low_quality: LowQuality = "from_neg_threshold",
 ) -> tuple[Tensor, Tensor]:
-    """`assign_max_iou` of several images, ``(B, A)`` each, in a few operations on all at once.
+    """`assign_max_iou` for several images at once, ``(B, A)`` each.
 
-    For a GPU, where starting thirty operations an image takes longer than they do.
+    For a GPU, where launching thirty operations per image takes longer than running them.
     """
     boxes = pad_sequence([target.boxes for target in targets], batch_first=True)
     labels = pad_sequence([target.labels for target in targets], batch_first=True)
@@ -125,7 +126,7 @@ def assign_side_by_side(
         found.append(_decide(iou, some_labels, num_classes, positive, negative, low_quality))
     label, gt_index = (torch.cat(parts) for parts in zip(*found, strict=True))
     for image, target in enumerate(targets):
-        if not target.labels.numel():  # with negative = 0 nothing would be background
+        if not target.labels.numel():  # with negative = 0 no anchor would be background
             label[image] = num_classes
     return label, gt_index
 
@@ -135,7 +136,7 @@ class MaxIoUAssigner(Assigner):
 
     Args:
         num_classes: K, the background's label.
-        positive: least IoU of a positive.
+        positive: minimum IoU of a positive.
         negative: IoU below which an anchor is background.
         low_quality: see `LowQuality`.
     """
@@ -145,13 +146,13 @@ class MaxIoUAssigner(Assigner):
         """Settings of `MaxIoUAssigner`."""
 
         positive: float = 0.5
-        """Least IoU with an object at which an anchor is positive."""
+        """Minimum IoU with an object at which an anchor is positive."""
         negative: float = 0.4
-        """IoU with every object below which it is background; what lies between is ignored."""
+        """An anchor with a lower IoU with all objects is background; those between are ignored."""
         low_quality: LowQuality = "from_neg_threshold"
-        """Objects' best anchors: no special treatment (off), positive from the ignored band on
-        (from_neg_threshold), or at any overlap, for the object that the anchor overlaps most (any:
-        torchvision, Detectron2) or for the one whose best it is (mmdetection)."""
+        """Best anchor of each object: no special treatment (off), positive if its IoU is at least
+        ``negative`` (from_neg_threshold) or above 0, assigned to the object with the highest IoU
+        (any: torchvision, Detectron2) or to the one whose best anchor it is (mmdetection)."""
 
         kind: ClassVar[str] = "max_iou"
 
@@ -182,10 +183,10 @@ class MaxIoUAssigner(Assigner):
 
     @torch.no_grad()
     def forward(self, priors: Priors, targets: tuple[Target, ...]) -> Assignment:
-        """Assign ``(A,)`` priors to the boxes of each of B images."""
+        """Assign A priors to the boxes of each of B images."""
         settings = self.num_classes, self.positive, self.negative, self.low_quality
         if priors.boxes.is_cuda:
-            return Assignment(*assign_side_by_side(priors.boxes, targets, *settings))
+            return Assignment(*assign_max_iou_batched(priors.boxes, targets, *settings))
         pairs = [assign_max_iou(priors.boxes, target, *settings) for target in targets]
         return Assignment(
             torch.stack([labels for labels, _ in pairs]),

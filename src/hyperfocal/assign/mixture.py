@@ -1,4 +1,4 @@
-"""Mixtures of two normal distributions on a line, fitted to many small samples at once by EM."""
+"""One-dimensional mixtures of two normal distributions, fitted by EM to many samples at once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Mixture(NamedTuple):
-    """N fitted mixtures; component 0 started at the least value, component 1 at the greatest.
+    """N fitted mixtures; component 0 starts at the smallest value, component 1 at the largest.
 
     Attributes:
         weights: ``(N, 2)``, each row sums to 1.
@@ -37,17 +37,17 @@ def fit_mixtures(
     tolerance: float = 1e-3,
     least_variance: float = 1e-6,
 ) -> Mixture:
-    """Expectation maximisation, a mixture for each row, in float64.
+    """Fit one mixture per row by expectation maximisation in float64.
 
-    It starts from weights 1/2, means at the least and the greatest value, and variances 1. A row
-    stops when its mean log likelihood moves by less than ``tolerance``.
+    It starts from weights 1/2, means at the smallest and the largest value, and variances 1. A row
+    has converged when its mean log likelihood changes by less than ``tolerance``.
 
     Args:
         values: ``(N, M)``.
-        valid: ``(N, M)`` bool, at least one per row; the rest of the values isn't looked at.
-        iterations: at most.
+        valid: ``(N, M)`` bool, at least one per row; other values are ignored.
+        iterations: maximum number of iterations.
         tolerance: see above.
-        least_variance: added to every variance, so that a component of equal values stays finite.
+        least_variance: added to all variances, so that a component of equal values stays finite.
     """
     x = values.double().where(valid, 0.0)
     inf = torch.full_like(x, math.inf)

@@ -1,8 +1,8 @@
-"""PAA: each object splits its anchors into good and bad ones by the losses that they have now.
+"""PAA: positives are selected among each object's candidates by their current loss.
 
 (Kim and Lee, "Probabilistic Anchor Assignment with IoU Prediction for Object Detection", ECCV
-2020, section 3.) The assignment has two parts: candidates by IoU, before the network; positives
-among them by cost, after it.
+2020, section 3.) The assignment has two parts: candidates by IoU, before the network runs;
+positives among them by cost, afterwards.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from hyperfocal.assign.roles import AssignerConfig, CostAssigner
 from hyperfocal.types import Assignment, Priors, Target
 
 CornerCases = Literal["official", "mmdetection"]
-"""Where the authors' code and mmdetection's differ.
+"""Differences between the authors' code and mmdetection.
 
 - The positives are the candidates up to the most likely one of the low-cost component.
-  ``official``: every candidate that costs no more. ``mmdetection``: those of that component.
-- An object with a single candidate, and one whose low-cost component gets no candidate.
-  ``official``: all its candidates are positive. ``mmdetection``: none.
-- An anchor that is the best one of some object, but overlaps another one more. ``official``: a
-  candidate of the object that it overlaps more. ``mmdetection``: of the object whose best it is
+  ``official``: all candidates of at most its cost. ``mmdetection``: only those of that component.
+- Objects with a single candidate, or with no candidate in the low-cost component. ``official``: all
+  their candidates are positive. ``mmdetection``: none.
+- Anchors that are the best of one object but have a higher IoU with another. ``official``:
+  candidates of the object with the higher IoU. ``mmdetection``: of the object whose best they are
   (`LowQuality`).
 """
 
@@ -40,20 +40,20 @@ def split_by_cost(
     top_k: int = 9,
     corner_cases: CornerCases = "official",
 ) -> Tensor:
-    """Which candidates are positive.
+    """Select the positives among the candidates.
 
-    Of each box the ``top_k`` cheapest candidates of each level stay; a mixture of two normal
-    distributions is fitted to their costs. The candidates up to the peak are positive: that which
-    has the greatest density of the whole mixture of those that more likely belong to the cheaper
-    component. Where the other component is the wider of the two, it may hold the cheapest
-    candidates as well as the dearest; `CornerCases` says what becomes of the former.
+    The ``top_k`` candidates of lowest cost are kept per box and level; a mixture of two normal
+    distributions is fitted to their costs. The positives are the candidates up to the peak: of the
+    candidates that more likely belong to the low-cost component, the one with the highest density
+    of the mixture. If the other component is wider, it may also contain the candidates of lowest
+    cost; see `CornerCases` for how they are handled.
 
     Args:
         cost: ``(C,)``.
-        box: ``(C,)`` int64, the box that each candidate answers for.
-        level: ``(C,)`` int64, its pyramid level.
-        num_boxes: boxes there are.
-        top_k: candidates a box and level.
+        box: ``(C,)`` int64, the box that each candidate is assigned to.
+        level: ``(C,)`` int64, pyramid level.
+        num_boxes: number of boxes.
+        top_k: candidates per box and level.
         corner_cases: see `CornerCases`.
 
     Returns:
@@ -62,12 +62,12 @@ def split_by_cost(
     positive = torch.zeros_like(box, dtype=torch.bool)
     if not box.numel():
         return positive
-    # Sorted by box, level and cost, so that ranks are places within runs of equal keys.
+    # Sort by box, level and cost, so that ranks are positions in runs of equal keys.
     order = cost.argsort(stable=True)
     group = box * (int(level.max()) + 1) + level
     order = order[group[order].argsort(stable=True)]
     kept = order[_place(group[order]) < top_k]
-    # Now by box and cost.
+    # Sort by box and cost.
     kept = kept[cost[kept].argsort(stable=True)]
     kept = kept[box[kept].argsort(stable=True)]
     row, column = box[kept], _place(box[kept])
@@ -96,7 +96,7 @@ def split_by_cost(
 
 
 def _place(keys: Tensor) -> Tensor:
-    """Each entry's place ``0, 1, ...`` in its run of equal (sorted) keys."""
+    """Position ``0, 1, ...`` of each entry in its run of equal (sorted) keys."""
     index = torch.arange(len(keys), device=keys.device)
     starts = torch.ones_like(keys, dtype=torch.bool)
     starts[1:] = keys[1:] != keys[:-1]
@@ -108,8 +108,8 @@ class PAAAssigner(CostAssigner):
 
     Args:
         num_classes: K, the background's label.
-        candidate_iou: least IoU of a candidate; an object's best anchors always are candidates.
-        top_k: candidates an object and level.
+        candidate_iou: minimum IoU of a candidate; an object's best anchors always are candidates.
+        top_k: candidates per object and level.
         corner_cases: see `CornerCases`.
     """
 
@@ -118,14 +118,15 @@ class PAAAssigner(CostAssigner):
         """Settings of `PAAAssigner`."""
 
         candidate_iou: float = 0.1
-        """Least IoU with an object at which an anchor may become positive (its best anchor always
-        may)."""
+        """Minimum IoU of a candidate with its object (the object's best anchor always is one)."""
         top_k: int = 9
-        """Candidates of each object and level, cheapest first, that its mixture is fitted to."""
+        """Number of candidates of lowest cost per object and level that the mixture is fitted
+        to."""
         corner_cases: CornerCases = "official"
-        """Objects with a single candidate, or none in the cheaper component: all their candidates
-        are positive (official: the authors' code) or none (mmdetection); else every candidate up
-        to the peak of the cheaper component (official) or those of it alone (mmdetection)."""
+        """Objects with a single candidate, or none in the low-cost component: all their candidates
+        are positive (official: the authors' code) or none (mmdetection). Other objects: all
+        candidates up to the peak of the low-cost component (official) or only its own
+        (mmdetection)."""
 
         kind: ClassVar[str] = "paa"
 
@@ -152,7 +153,7 @@ class PAAAssigner(CostAssigner):
 
     @torch.no_grad()
     def forward(self, priors: Priors, targets: tuple[Target, ...]) -> Assignment:
-        """The candidates of each of B images, as if all were positive."""
+        """The candidates of each of B images, labelled as positives."""
         limit = self.candidate_iou
         rule: LowQuality = "any" if self.corner_cases == "official" else "mmdetection"
         pairs = [
@@ -166,17 +167,17 @@ class PAAAssigner(CostAssigner):
 
     @torch.no_grad()
     def choose(self, candidates: Assignment, cost: Tensor, priors: Priors) -> Assignment:
-        """The final assignment: candidates that aren't chosen become background.
+        """The final assignment: candidates that aren't selected become background.
 
         Args:
-            candidates: what `forward` gave.
+            candidates: the result of `forward`.
             cost: ``(P,)``, of the candidates in the order of ``positives(K).nonzero()``.
             priors: the A priors.
         """
         image, prior = candidates.positives(self.num_classes).nonzero(as_tuple=True)
         sizes = torch.tensor(priors.level_sizes, device=prior.device)
         level = torch.repeat_interleave(torch.arange(len(sizes), device=prior.device), sizes)
-        # One number for a box of the batch: its image, then its row.
+        # Index of a box in the batch, from its image and row.
         most = int(candidates.gt_index.max()) + 1
         box = image * most + candidates.gt_index[image, prior]
         positive = split_by_cost(

@@ -13,11 +13,11 @@ from hyperfocal.types import Assignment, Priors, Target
 
 
 class Assigner(nn.Module, ABC):
-    """Decides which object each prior is trained on."""
+    """Assigns ground-truth boxes to priors."""
 
     centers_inside: ClassVar[bool] = False
-    """Whether the centre of every positive prior lies inside its object, which detectors need that
-    predict distances to the four sides (FCOS)."""
+    """Whether the centres of all positive priors lie inside their objects, as required by detectors
+    that predict distances to the four sides (FCOS)."""
 
     @abstractmethod
     def forward(self, priors: Priors, targets: tuple[Target, ...]) -> Assignment:
@@ -25,14 +25,14 @@ class Assigner(nn.Module, ABC):
 
 
 class CostAssigner(Assigner):
-    """An assigner that gives candidates first, and chooses among them by their loss (PAA)."""
+    """An assigner that selects positives among candidates by their loss (PAA)."""
 
     @abstractmethod
     def choose(self, candidates: Assignment, cost: Tensor, priors: Priors) -> Assignment:
         """The final assignment.
 
         Args:
-            candidates: what ``forward`` gave.
+            candidates: the result of ``forward``.
             cost: ``(P,)`` of the candidates in the order of ``positives(K).nonzero()``.
             priors: the A priors.
         """
@@ -44,4 +44,4 @@ class AssignerConfig(Config, role=True):
 
     @abstractmethod
     def build(self, num_classes: int) -> Assigner:
-        """The assigner for K categories, whose background has label K."""
+        """The assigner for K categories; the background has label K."""

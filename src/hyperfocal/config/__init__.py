@@ -1,6 +1,6 @@
-"""Typed configs: frozen dataclasses that go to JSON and back and take command-line flags.
+"""Typed configs: frozen dataclasses that are saved as JSON and changed by command-line flags.
 
-A component keeps its settings in a nested ``Config`` with a ``build(...)`` method::
+A component has its settings in a nested ``Config`` with a ``build(...)`` method::
 
     class SigmoidFocalLoss(StreamableLoss):
         @dataclass(frozen=True)
@@ -12,18 +12,18 @@ A component keeps its settings in a nested ``Config`` with a ``build(...)`` meth
             def build(self, num_classes: int, counts: CategoryCounts | None = None):
                 return SigmoidFocalLoss(self.alpha, self.gamma)
 
-A field that may hold one of several components is annotated with their *role*, the base class that
-their Configs share (``loss: ClassificationLossConfig``). Every Config that subclasses the role can
-stand there, from this package or from any other module. In JSON and on the command line a component
-of this package goes by its ``kind`` (``{"kind": "focal", ...}``, ``--loss focal``), any other by
-its module and class (``"class": "my_losses:MyLoss.Config"``, ``--loss my_losses:MyLoss``).
+A field for one of several components is annotated with their *role*, the base class of their
+Configs (``loss: ClassificationLossConfig``). Its value may be any subclass of the role, from this
+package or from any other module. In JSON and on the command line a component of this package is
+named by its ``kind`` (``{"kind": "focal", ...}``, ``--loss focal``), any other by its module and
+class (``"class": "my_losses:MyLoss.Config"``, ``--loss my_losses:MyLoss``).
 
-A file can't make the program import a module: only components of this package are built from it,
-and those of modules that the caller trusts by name (`outside`).
+A file can't cause the import of arbitrary modules: components are only built if they are from this
+package or from modules that the caller trusts by name (`outside`).
 
-- `base`: `Config` and what a field may hold.
-- `outside`: components of other modules: found by name, trusted or refused.
-- `json_form`: to JSON and back.
+- `base`: `Config` and its annotations.
+- `outside`: components of other modules.
+- `json_form`: conversion to and from JSON.
 - `flags`: command-line flags.
 """
 

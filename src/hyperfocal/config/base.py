@@ -1,4 +1,4 @@
-"""`Config`, the roles that Configs play, and what a field may hold."""
+"""`Config`, roles, and the annotations of fields."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ from hyperfocal.types import ConfigError
 
 @dataclass(frozen=True)
 class Config(ABC):  # noqa: B024, the roles have the abstract methods
-    """Base of every config. Impossible values raise `ConfigError` when it is made.
+    """Base class of configs. Invalid values raise `ConfigError` on construction.
 
     A role is declared with ``class LossConfig(Config, role=True)``.
     """
 
     kind: ClassVar[str] = ""
-    """Name among the components of its role; empty where there are no others."""
+    """Name among the components of its role; empty if it is the only one."""
     role: ClassVar[type[Config] | None] = None
-    """The role that it plays: the base class that annotates the fields it may stand in."""
+    """Its role: the base class that annotates the fields whose value it may be."""
     alternatives: ClassVar[tuple[str, ...]] = ()
-    """Optional fields of which one is set: a flag for one of them unsets the others."""
+    """Mutually exclusive optional fields: a flag for one of them unsets the others."""
     by_category: ClassVar[tuple[str, ...]] = ()
-    """Fields that may name categories (``cat=0.5,dog=0.2``), which a training turns into one value
-    a category, in label order."""
+    """Fields that may name categories (``cat=0.5,dog=0.2``), which are resolved to one value per
+    category, in label order, before training."""
     kept_when_swapped: ClassVar[tuple[str, ...]] = ()
-    """Fields whose values a component passes on when ``--FIELD KIND`` replaces it: those that were
-    changed from their default, and that the new component lists as well."""
+    """Fields whose values are kept when ``--FIELD KIND`` replaces the component: those that differ
+    from their default and that the new component lists too."""
 
     def __init_subclass__(cls, role: bool = False) -> None:
         super().__init_subclass__()
         if role:
             cls.role = cls
-        # tyro tells the members of a union apart by __name__, which nested classes all share.
+        # tyro distinguishes the members of a union by __name__, which nested classes all share.
         cls.__name__ = cls.__qualname__.rpartition("<locals>.")[2].replace(".", "")
         check = cls.__dict__.get("__post_init__")
-        if check is not None:  # its own checks come after those of the annotations
+        if check is not None:  # runs after the checks of the annotations
 
             @functools.wraps(check)
             def both(self: Config) -> None:
@@ -53,10 +53,10 @@ class Config(ABC):  # noqa: B024, the roles have the abstract methods
             cls.__post_init__ = both  # type: ignore[method-assign]
 
     def __post_init__(self) -> None:
-        """Hold the fields to their annotations as far as Python code can easily miss them.
+        """Check the values of `Literal` fields and the roles of Configs, and convert values.
 
-        One of a `Literal`'s words; files and components by name (``str``), which become paths and
-        Configs; lists, which become tuples; and a Config of the right role.
+        Names (``str``) of files and components are converted to paths and Configs, and lists to
+        tuples.
         """
         for field, hint in hints(type(self)).items():
             value, options = getattr(self, field), members(hint)
@@ -98,7 +98,7 @@ def hints(cls: type[Config]) -> dict[str, Any]:
 
 
 def members(hint: Any) -> tuple[Any, ...]:
-    """What a union may be, or the annotation itself."""
+    """The members of a union; for any other annotation itself."""
     return typing.get_args(hint) if is_union(hint) else (hint,)
 
 
@@ -108,20 +108,20 @@ def is_union(hint: Any) -> bool:
 
 
 def is_config(hint: Any) -> TypeGuard[type[Config]]:
-    """Whether an annotation is a class of configs."""
+    """Whether an annotation is a Config class."""
     return isinstance(hint, type) and issubclass(hint, Config)
 
 
 def roles_of(hint: Any) -> tuple[type[Config], ...]:
-    """The roles among what an annotation allows."""
+    """The roles among the members of an annotation."""
     return tuple(m for m in members(hint) if is_config(m) and m.role is m)
 
 
 def kinds(role: type[Config]) -> dict[str, type[Config]]:
-    """The components of a role that its own package has, by ``kind``.
+    """The components of a role in the role's package, by ``kind``.
 
-    They are found as the role's subclasses, so defining one and importing its module is enough.
-    Those of other packages are left out: they go by module and class.
+    They are found as subclasses of the role, so defining one and importing its module is enough.
+    Those of other packages are excluded: they are named by module and class.
     """
     package = role.__module__.partition(".")[0]
     found: dict[str, type[Config]] = {}
@@ -135,7 +135,7 @@ def kinds(role: type[Config]) -> dict[str, type[Config]]:
 
 
 def components(hint: Any) -> dict[str, type[Config]]:
-    """The components that a field can hold by ``kind``; empty where it holds none of several."""
+    """The possible components of a field by ``kind``; empty if it doesn't have several."""
     found: dict[str, type[Config]] = {}
     for member in members(hint):
         if member in roles_of(hint):
@@ -147,12 +147,12 @@ def components(hint: Any) -> dict[str, type[Config]]:
 
 
 def is_outside(cls: type[Config]) -> bool:
-    """Whether a component goes by module and class, as its role's own package hasn't got it."""
+    """Whether a component is named by module and class, because it isn't in its role's package."""
     return cls.role is not None and cls.role is not cls and kinds(cls.role).get(cls.kind) is not cls
 
 
 def walk(config: Config, path: str = "") -> Iterator[tuple[str, Config]]:
-    """A config and all configs in it, by dotted name; the name of ``config`` itself is empty."""
+    """A config and all nested configs, with dotted names; that of ``config`` itself is empty."""
     yield path, config
     for field in dataclasses.fields(config):
         name = f"{path}.{field.name}" if path else field.name
@@ -163,13 +163,13 @@ def walk(config: Config, path: str = "") -> Iterator[tuple[str, Config]]:
 
 
 def did_you_mean(word: object, known: typing.Iterable[str]) -> str:
-    """``did you mean 'x'?`` for the nearest known word; ``there are x, y, z`` if none is near."""
+    """``did you mean 'x'?`` for the closest known word; ``there are x, y, z`` if none is close."""
     close = closest(word, known)
     return f"there are {listed(known)}" if close is None else f"did you mean {close!r}?"
 
 
 def closest(word: object, known: typing.Iterable[str]) -> str | None:
-    """The nearest known word, or None."""
+    """The closest known word, or None."""
     return next(iter(difflib.get_close_matches(str(word), list(known), n=1)), None)
 
 

@@ -1,4 +1,4 @@
-"""Configs from command-line flags, such as ``--train.lr 0.01 --loss efl --loss.scale 4``."""
+"""Command-line flags of configs, such as ``--train.lr 0.01 --loss efl --loss.scale 4``."""
 
 from __future__ import annotations
 
@@ -29,32 +29,32 @@ ALIASES = {
     "epochs": "train.epochs",
     "on-nonfinite": "train.on-nonfinite",
 }
-"""Short names for the flags that people reach for first."""
+"""Short names of common flags."""
 
 SHARED = {
     "max-detections": ("model.inference.max-detections", "evaluation.max-detections"),
 }
-"""Names that stand for several flags at once."""
+"""Flags that set several fields."""
 
 
 def override(config: C, args: Sequence[str], prog: str, description: str = "") -> C:
     """Apply command-line flags such as ``--train.lr 0.01 --loss efl --loss.scale 4``.
 
-    ``--FIELD KIND`` swaps a component (and keeps its settings where the kind is unchanged, else
-    those that both share: `Config.kept_when_swapped`); ``--FIELD module:Class`` takes one from
-    outside the package. The rest is typed by the dataclass annotations. ``--help`` lists every
-    field with its default.
+    ``--FIELD KIND`` replaces a component (keeping its settings if the kind is unchanged, else those
+    in `Config.kept_when_swapped` of both); ``--FIELD module:Class`` uses one from outside the
+    package. Other values are parsed by the dataclass annotations. ``--help`` lists all fields with
+    their defaults.
 
     Args:
-        config: the defaults, usually what a recipe returned.
-        args: the words of the command line.
-        prog: what usage lines call the program.
+        config: the defaults, usually the result of a recipe.
+        args: the command-line arguments.
+        prog: program name in usage lines.
         description: first lines of ``--help``.
 
     Raises:
-        ConfigError: an unknown kind or an impossible value.
-        SystemExit: status 2 after printing an unknown flag or an ill-typed value with the nearest
-            match; status 0 after ``--help``.
+        ConfigError: an unknown kind or an invalid value.
+        SystemExit: status 2 after printing an unknown flag, with the closest match, or a value of
+            the wrong type; status 0 after ``--help``.
     """
     import tyro
 
@@ -76,9 +76,9 @@ def override(config: C, args: Sequence[str], prog: str, description: str = "") -
 
 
 def _kinds(config: Config) -> str:
-    """The components that there are, for ``--help``."""
+    """The available components, for ``--help``."""
     short = {path: name for name, path in ALIASES.items()}
-    lines = ["Components, swapped by --FIELD KIND, or --FIELD module:Class for one of your own:"]
+    lines = ["Components, selected by --FIELD KIND, or --FIELD module:Class for your own:"]
     for path, hint in _swappable(config):
         known = components(hint)
         if len(known) > 1 or (known and type(None) in members(hint)):
@@ -89,7 +89,7 @@ def _kinds(config: Config) -> str:
 
 
 def _swappable(config: Config) -> Iterator[tuple[str, Any]]:
-    """The fields that hold one of several components: dotted name and annotation."""
+    """The fields for one of several components: dotted name and annotation."""
     for at, part in walk(config):
         for field, hint in hints(type(part)).items():
             if components(hint) or roles_of(hint):
@@ -97,7 +97,7 @@ def _swappable(config: Config) -> Iterator[tuple[str, Any]]:
 
 
 def _expand_shared(args: Sequence[str]) -> list[str]:
-    """``--max-detections N`` as the flags that it stands for."""
+    """Replace ``--max-detections N`` by the flags that it sets."""
     words: list[str] = []
     rest = iter(args)
     for word in rest:
@@ -120,7 +120,7 @@ def _expand_alias(word: str) -> str:
 
 
 def _swap_components(config: C, words: list[str]) -> tuple[C, list[str]]:
-    """Take every ``--path KIND`` that names a component out of ``words`` and apply it."""
+    """Apply every ``--path KIND`` that names a component, and remove it from ``words``."""
     rest: list[str] = []
     index = 0
     while index < len(words):
@@ -144,7 +144,7 @@ def _swap_components(config: C, words: list[str]) -> tuple[C, list[str]]:
 
 
 def _component_at(config: Config, path: Sequence[str]) -> Any | None:
-    """The annotation of the field at ``path`` if it holds one of several components."""
+    """The annotation of the field at ``path`` if it is for one of several components."""
     holder: object = config
     for name in path[:-1]:
         known = hints(type(holder)) if isinstance(holder, Config) else {}
@@ -156,16 +156,16 @@ def _component_at(config: Config, path: Sequence[str]) -> Any | None:
 
 
 def named(role: Any, value: str, flag: str) -> Any:
-    """The component of a role that a flag names: its kind, or ``module:Class``, with its defaults.
+    """The component of a role named by kind or ``module:Class``, with its defaults.
 
     Raises:
-        ConfigError: there is no such component.
+        ConfigError: the component doesn't exist.
     """
     return _named(None, role, value, flag)
 
 
 def _named(old: Any, hint: Any, value: str, flag: str) -> Config | None:
-    """The component that ``--FIELD VALUE`` puts in the place of ``old``."""
+    """The component that replaces ``old`` for ``--FIELD VALUE``."""
     known, optional = components(hint), type(None) in members(hint)
     if optional and value.lower() == "none":
         return None
@@ -180,18 +180,18 @@ def _named(old: Any, hint: Any, value: str, flag: str) -> Config | None:
         found = f"{flag} {value}".strip()
         raise ConfigError(
             f"{found}: must be one of {listed(kinds)}{did_you}"
-            + (", or module:Class of your own" if roles_of(hint) else "")
+            + (", or your own module:Class" if roles_of(hint) else "")
         )
     if type(old) is member:
         return old
     try:
         return _swapped(old, member)
-    except TypeError as error:  # a setting without default, or a method that is missing
+    except TypeError as error:  # a setting without a default, or a missing method
         raise ConfigError(f"{flag} {value}: {error}") from None
 
 
 def _swapped(old: object, member: type[Config]) -> Config:
-    """A ``member`` with what it shares with ``old``; see `Config.kept_when_swapped`."""
+    """A ``member`` that keeps settings of ``old``; see `Config.kept_when_swapped`."""
     if not isinstance(old, Config) or not old.kept_when_swapped:
         return member()
     untouched = type(old)()
@@ -204,7 +204,7 @@ def _swapped(old: object, member: type[Config]) -> Config:
 
 
 def _unset_alternatives(config: Config, given: set[str], at: str = "--") -> list[str]:
-    """``--train.epochs None`` where ``--train.iterations N`` is given, and alike."""
+    """Flags that unset mutually exclusive fields: ``--train.epochs None`` for ``iterations``."""
     flags = {at + name.replace("_", "-") for name in config.alternatives}
     unset = []
     if len(flags & given) == 1:

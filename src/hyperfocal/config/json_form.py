@@ -1,4 +1,4 @@
-"""Configs to JSON and back."""
+"""Conversion of configs to and from JSON."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from hyperfocal.types import ConfigError
 C = TypeVar("C", bound=Config)
 
 NAMES = ("kind", "class")
-"""Entries of a component's object that are not its fields."""
+"""Entries of a component's JSON object that aren't fields."""
 
 
 def dump(config: Config) -> dict[str, Any]:
-    """The config as JSON-able values; components carry their ``kind``, those of other modules their
-    ``class`` as well.
+    """The config as JSON-serialisable values, with the ``kind`` of components and the ``class`` of
+    those of other modules.
     """
     out: dict[str, Any] = {"kind": config.kind} if config.kind else {}
     if is_outside(type(config)):
@@ -56,17 +56,18 @@ def _dump_value(value: Any) -> Any:
 
 
 def load(cls: type[C], data: object, where: str = "config", trust: Sequence[str] = ()) -> C:
-    """Build ``cls`` from what `dump` made.
+    """Build ``cls`` from the result of `dump`.
 
     Args:
         cls: the config class expected.
         data: decoded JSON.
-        where: what to call the place in errors, such as the file's name.
+        where: name of the source in error messages, such as the file name.
         trust: modules that components may come from, see `outside`.
 
     Raises:
-        ConfigError: unknown or ill-typed entries, an unknown kind, a component of a module that
-            isn't trusted, or an impossible value; the message names the file and the dotted field.
+        ConfigError: unknown entries or entries of the wrong type, an unknown kind, a component of
+            a module that isn't trusted, or an invalid value; the message names the file and the
+            dotted field.
     """
     if not isinstance(data, Mapping):
         raise ConfigError(f"{where}: expected an object with fields, found {shown(data)}")
@@ -130,7 +131,7 @@ def _load_value(hint: Any, value: Any, where: str, trust: Sequence[str]) -> Any:
 def _load_component(
     hint: Any, known: Mapping[str, type[Config]], value: Any, where: str, trust: Sequence[str]
 ) -> Config:
-    """One of several components: by kind, or by class where the hint has a role."""
+    """One of several components, by kind or, if the hint has a role, by class."""
     kind = value
     if isinstance(value, Mapping):
         if roles_of(hint) and "class" in value:
@@ -153,7 +154,7 @@ def _load_scalar(hint: Any, value: Any, where: str) -> Any:
         return float(value)
     if hint is type(None) and value is None:
         return None
-    # bool is an int to Python, not to a user.
+    # bool is a subclass of int in Python.
     matches = isinstance(hint, type) and type(value) is hint
     if not matches:
         name = getattr(hint, "__name__", str(hint))
@@ -180,10 +181,10 @@ def _required(cls: type[Config]) -> set[str]:
 
 
 def check_reloads(config: Config) -> None:
-    """Make sure, before any work, that a config can be written as JSON and loaded again.
+    """Check that a config can be saved as JSON and loaded again.
 
     Raises:
-        ConfigError: it can't; the message names the field or class, and what to do.
+        ConfigError: it can't; the message names the field or class, and the fix.
     """
     for name, part in walk(config):
         _check_class(type(part), name)
@@ -194,15 +195,15 @@ def check_reloads(config: Config) -> None:
     for (name, before), (_, after) in zip(walk(config), walk(again), strict=False):
         if type(before) is not type(after):
             raise ConfigError(
-                f"{name}: config.json would lose its class, {reference(type(before))}: the field "
-                f"takes {type(after).__qualname__} alone"
+                f"{name}: config.json can't store its class, {reference(type(before))}: the field "
+                f"only accepts {type(after).__qualname__}"
             )
         for field in dataclasses.fields(before):
             value, loaded = getattr(before, field.name), getattr(after, field.name)
             if not isinstance(value, Config) and value != loaded and value == value:
                 raise ConfigError(
-                    f"{name}.{field.name} = {shown(value)}, which config.json would reload as "
-                    f"{shown(loaded)}; give it the type that its annotation says"
+                    f"{name}.{field.name} = {shown(value)}, which would be loaded from config.json "
+                    f"as {shown(loaded)}; use the type of its annotation"
                 )
 
 
@@ -213,19 +214,19 @@ def _check_value(value: object, name: str) -> None:
     elif not (value is None or isinstance(value, bool | int | float | str | Path | Config)):
         raise ConfigError(
             f"{name} is a {type(value).__name__}, which can't be written to config.json; settings "
-            "are numbers, text, paths, tuples of these, and Configs"
+            "must be numbers, strings, paths, tuples of these, or Configs"
         )
 
 
 def _check_class(cls: type[Config], name: str) -> None:
-    """That a class is a complete dataclass, and can be imported again if it is from outside."""
+    """Check that a class is a complete dataclass and, if from another package, importable."""
     declared = inspect.get_annotations(cls, eval_str=False)
     fields = {field.name for field in dataclasses.fields(cls)}
     lost = [n for n, hint in declared.items() if n not in fields and not _is_class_var(hint)]
     if lost:
         raise ConfigError(
-            f"{name}: {cls.__qualname__} loses its setting {lost[0]!r}; write @dataclass("
-            "frozen=True) above the class"
+            f"{name}: {lost[0]!r} isn't a field of {cls.__qualname__}; decorate the class with "
+            "@dataclass(frozen=True)"
         )
     if not is_outside(cls):
         return
@@ -237,7 +238,7 @@ def _check_class(cls: type[Config], name: str) -> None:
     if found is not cls or cls.__module__ == "__main__":
         raise ConfigError(
             f"{name}: the class {cls.__qualname__} of {cls.__module__} can't be imported again, so "
-            "the run could not be loaded; put it at the top level of a file of its own, such as "
+            "the run couldn't be loaded; move it to the top level of a separate file, such as "
             "my_parts.py, and import it from there"
         )
 

@@ -1,7 +1,7 @@
-"""Components made outside the package: found by module and class, trusted by name or refused.
+"""Components of modules outside the package, which are imported only if they are trusted.
 
-Importing a module executes it. So a file, such as the config.json of a run that somebody sent, may
-only name a class of a module that the caller trusts: ``hyperfocal.load(run, trust=["my_losses"])``,
+Importing a module executes it. Therefore a file, such as the config.json of a downloaded run, can
+only use classes of modules that the caller trusts: ``hyperfocal.load(run, trust=["my_losses"])``,
 ``--trust my_losses``, or by naming the component itself (``--loss my_losses:MyLoss``).
 """
 
@@ -20,24 +20,24 @@ from hyperfocal.types import ConfigError
 
 
 def reference(cls: type[Config]) -> str:
-    """``module:Class``, by which a class is found again."""
+    """``module:Class``, the reference that `find_class` resolves."""
     return f"{cls.__module__}:{cls.__qualname__}"
 
 
 def modules_of(config: Config) -> tuple[str, ...]:
-    """The modules outside the package that a config's components come from."""
+    """The modules outside the package that a config's components are defined in."""
     outside = [type(part) for _, part in walk(config) if is_outside(type(part))]
     return tuple(dict.fromkeys(cls.__module__ for cls in outside))
 
 
 def trusted(names: Sequence[str]) -> tuple[str, ...]:
-    """Names of modules from names of modules and files; a file is imported.
+    """Module names from a list of modules and files; files are imported.
 
     Args:
-        names: modules (a package stands for all modules in it), or paths that end in .py.
+        names: modules (a package includes all modules in it), or paths that end in .py.
 
     Raises:
-        ConfigError: there is no such file, or it can't be imported under its name.
+        ConfigError: a file doesn't exist or can't be imported under its name.
     """
     if isinstance(names, str):
         raise ConfigError(f"trust = {names!r}: expected a list of modules, such as [{names!r}]")
@@ -49,10 +49,10 @@ def _module_of(name: str) -> str:
 
 
 def find_named(name: str, roles: Sequence[type[Config]], where: str) -> type[Config]:
-    """The component that a user named, as ``module:Class`` or ``file.py:Class``.
+    """The component that the user specified as ``module:Class`` or ``file.py:Class``.
 
     Raises:
-        ConfigError: there is no such module or class, or it isn't of that role.
+        ConfigError: the module or class doesn't exist, or doesn't have one of the roles.
     """
     module, colon, path = name.rpartition(":")
     if not (colon and module and path):
@@ -64,23 +64,24 @@ def find_named(name: str, roles: Sequence[type[Config]], where: str) -> type[Con
 def find_class(
     name: object, roles: Sequence[type[Config]], trust: Sequence[str], where: str
 ) -> type[Config]:
-    """The Config class that a reference names; of a component with a nested ``Config``, that.
+    """The Config class of a reference to a Config, or to a component with a nested ``Config``.
 
     Args:
         name: ``module:Class``.
-        roles: what it has to be a subclass of.
+        roles: the roles that it may have.
         trust: names of modules that may be imported.
-        where: what errors begin with.
+        where: start of error messages.
 
     Raises:
-        ConfigError: the module isn't trusted, there is no such class, or it isn't of that role.
+        ConfigError: the module isn't trusted, the class doesn't exist, or doesn't have one of the
+            roles.
     """
     module, colon, path = name.partition(":") if isinstance(name, str) else ("", "", "")
     if not colon or not all(part.isidentifier() for part in (*module.split("."), *path.split("."))):
         raise ConfigError(f"{where} = {shown(name)}, but it must be module:Class")
     if not is_trusted(module, trust):
         raise ConfigError(
-            f"{where}: {shown(name)} would execute the module {shown(module)}, which is not "
+            f"{where}: {shown(name)} would execute the module {shown(module)}, which isn't "
             f"part of hyperfocal. If you trust it: --trust {one_line(module)} (in Python "
             f"trust=[{shown(module)}])"
         )
@@ -91,14 +92,14 @@ def find_class(
         found = vars(found).get("Config", found)
     names = " or ".join(role.__qualname__ for role in roles)
     if not (isinstance(found, type) and is_config(found) and issubclass(found, tuple(roles))):
-        raise ConfigError(f"{where}: {shown(name)} is no {names}, nor a class with one as Config")
+        raise ConfigError(f"{where}: {shown(name)} isn't a {names} or a class with one as Config")
     if found in roles:
         raise ConfigError(f"{where}: {shown(name)} is the base class of the components itself")
     return found
 
 
 def is_trusted(module: str, trust: Sequence[str]) -> bool:
-    """Whether a module, or a package that it lies in, is among those trusted."""
+    """Whether a module, or a package that contains it, is trusted."""
     return any(module == name or module.startswith(f"{name}.") for name in trust)
 
 
@@ -108,7 +109,7 @@ def _import(module: str, where: str) -> ModuleType:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise  # the module is there, and imports another one that isn't
+            raise  # the module exists, but imports another one that doesn't
     here = Path.cwd()
     if (here / f"{top}.py").is_file() or (here / top).is_dir():
         add_to_path(here)
@@ -118,19 +119,19 @@ def _import(module: str, where: str) -> ModuleType:
             if error.name is None or not f"{module}.".startswith(f"{error.name}."):
                 raise
     raise ConfigError(
-        f"{where}: there is no module {module!r} in {here} or on Python's path; give its file: "
+        f"{where}: there is no module {module!r} in {here} or on Python's path; pass its file: "
         f"--trust path/to/{top}.py"
     )
 
 
 def import_file(path: Path) -> ModuleType:
-    """Execute a Python file as a module of its name, with its folder at the end of Python's path.
+    """Execute a Python file as a module, and append its folder to Python's path.
 
-    Each call executes it anew. Where its name is no Python name, or that of another module, it gets
-    a name under which nothing can be imported again (`check_reloads` says so where it matters).
+    Each call executes it again. If its name isn't a valid module name or is that of another module,
+    it gets a name from which its classes can't be imported again (checked by `check_reloads`).
 
     Raises:
-        ConfigError: there is no such file.
+        ConfigError: the file doesn't exist.
     """
     if not path.is_file():
         raise ConfigError(f"{path}: no such file")
@@ -140,7 +141,7 @@ def import_file(path: Path) -> ModuleType:
     module.__file__ = str(path)
     code = compile(path.read_bytes(), str(path), "exec")
     before = sys.modules.get(name)
-    sys.modules[name] = module  # dataclasses look their annotations up there
+    sys.modules[name] = module  # dataclasses resolve annotations there
     add_to_path(path.parent)
     try:
         exec(code, module.__dict__)
@@ -154,7 +155,7 @@ def import_file(path: Path) -> ModuleType:
 
 
 def _is_free(path: Path) -> bool:
-    """Whether a module may be called as the file is."""
+    """Whether the file's name can be used as module name."""
     name = path.stem
     if not name.isidentifier():
         return False
@@ -170,7 +171,7 @@ def _is_free(path: Path) -> bool:
 
 
 def add_to_path(folder: Path) -> None:
-    """Let modules of a folder be found, after all others; loader processes inherit it."""
+    """Append a folder to Python's path; loader processes inherit it."""
     if str(folder) not in sys.path:
         sys.path.append(str(folder))
         importlib.invalidate_caches()

@@ -1,4 +1,4 @@
-"""Other libraries' trained weights, one module a library."""
+"""Import of trained weights of other libraries, one module per library."""
 
 from hyperfocal.importers.run import write_imported
 from hyperfocal.importers.torchvision import Imported, import_torchvision

@@ -1,4 +1,4 @@
-"""Imported weights as a run folder, which everything else takes."""
+"""Saves imported weights as a run folder."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from hyperfocal.types import ConfigError
 
 
 def write_imported(imported: Imported, run: RunFolder) -> None:
-    """Write ``run`` so that `load`, ``evaluate`` and ``predict`` take it as if trained here.
+    """Write ``run`` for use with `load`, ``evaluate`` and ``predict``, like a trained run.
 
     Raises:
-        ConfigError: the folder already holds a run, or a process trains there.
+        ConfigError: the folder already contains a run, or a process is training in it.
     """
     with RunLock(run.path):
         if run.config.exists():
-            raise ConfigError(f"{run.path} already holds a run; choose another --out")
+            raise ConfigError(f"{run.path} already contains a run; choose another --out")
         _write(imported, run)
 
 

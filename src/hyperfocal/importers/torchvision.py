@@ -2,10 +2,10 @@
 
 The imported detector gives torchvision's boxes, scores and labels, and its training losses.
 
-**Labels.** torchvision's head has an output for every index, the background's 0 included (which
-training never makes positive). All outputs are kept, so label k is index k; the category with
-label k has id k. For the published 91-output COCO heads these are COCO's own category ids (1..90,
-with its gaps), so that results need no translation.
+**Labels.** torchvision's head has an output for every index, including 0 for the background (which
+is never positive in training). All outputs are kept, so label k is index k; the category with label
+k has id k. For the published 91-output COCO heads these are COCO's category ids (1..90, with its
+gaps), so that results need no conversion.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ COCO_OUTPUTS = 91
 
 @dataclass(frozen=True)
 class Imported:
-    """A detector from elsewhere.
+    """An imported detector.
 
     Attributes:
-        config: builds the detector; training it goes on as its source would.
-        state_dict: complete, for the detector that ``config.offline()`` builds.
+        config: builds the detector, with the losses and settings of its source for training.
+        state_dict: complete state dict of the detector that ``config.offline()`` builds.
         categories: label k is ``categories[k]``.
-        transform: how the source prepares images.
+        transform: the image transform of the source.
     """
 
     config: RetinaNet.Config | FCOS.Config
@@ -58,28 +58,26 @@ class Imported:
 def import_torchvision(weights: str | Path) -> Imported:
     """Read a state dict of torchvision's RetinaNets or FCOS, with any number of categories.
 
-    Detector, version, number of categories and kind of batch norm are read off the tensors. A
+    Detector, version, number of categories and kind of batch norm are inferred from the tensors. A
     RetinaNet with the head's old key names (``...conv.0.weight``) and frozen batch norms comes from
-    a torchvision whose frozen norms had no epsilon, as did the published COCO weights: it gets
-    epsilon 0.
+    a torchvision version whose frozen norms had no epsilon, like the published COCO weights: it
+    gets epsilon 0.
 
     Raises:
-        ConfigError: the file can't be read or holds something else.
+        ConfigError: the file can't be read or isn't such a state dict.
     """
     source = read_state_dict(weights)
     logits = source.get("head.classification_head.cls_logits.bias")
     deltas = source.get("head.regression_head.bbox_reg.bias")
     if logits is None or deltas is None:
-        raise ConfigError(
-            f"{weights}: not a RetinaNet of torchvision, nor its FCOS (their head is missing)"
-        )
+        raise ConfigError(f"{weights}: not a RetinaNet or FCOS of torchvision (there is no head)")
     is_fcos = "head.regression_head.bbox_ctrness.bias" in source
     anchors = 1 if is_fcos else ANCHORS
     if len(deltas) != 4 * anchors or len(logits) % anchors:
         raise ConfigError(
             f"{weights}: the head has {len(deltas) // 4} anchors per location, but torchvision's "
             f"{'FCOS has' if is_fcos else 'RetinaNets have'} {anchors}; other anchor generators "
-            "can't be read off the weights"
+            "can't be inferred from the weights"
         )
     num_classes = len(logits) // anchors
     is_v2 = "head.classification_head.conv.0.1.weight" in source  # group norm
@@ -160,10 +158,10 @@ _TOWER = re.compile(
 
 
 def _rename(key: str, is_v2: bool) -> str:
-    """Our name of a tensor; a name that means nothing here stays as it is."""
+    """This package's name of a tensor; unknown names are unchanged."""
     if tower := _TOWER.match(key):
         kind, block, layer, tensor = tower.groups()
-        # Blocks of convolution, (norm,) ReLU are one flat list here, as in torchvision's old files.
+        # Blocks of convolution, (norm,) ReLU are a flat list here, as in torchvision's old files.
         index = int(block) if layer is None else (3 if is_v2 else 2) * int(block) + int(layer)
         return f"head.{'cls' if kind == 'classification' else 'box'}_tower.{index}.{tensor}"
     for pattern, name in _RENAMES:
@@ -177,10 +175,14 @@ def _check_same(path: str | Path, given: Mapping[str, Tensor], own: Mapping[str,
     missing = [k for k in own if k not in given and not k.endswith("num_batches_tracked")]
     unknown = [key for key in given if key not in own]
     misshapen = [k for k in own if k in given and given[k].shape != own[k].shape]
-    for what, keys in (("lacks", missing), ("has unknown", unknown), ("misshapes", misshapen)):
+    for what, keys in (
+        ("lacks", missing),
+        ("has unknown", unknown),
+        ("has the wrong shape in", misshapen),
+    ):
         if keys:
             raise ConfigError(
-                f"{path}: not a detector with ResNet-50 of torchvision: it {what} {len(keys)} "
+                f"{path}: not a torchvision detector with ResNet-50: it {what} {len(keys)} "
                 f"tensor(s), such as {keys[0]}"
             )
 

@@ -9,13 +9,13 @@ from hyperfocal.ops.constants import constant_like
 
 
 def box_area(boxes: Tensor) -> Tensor:
-    """Areas ``(...)`` in px² of boxes ``(..., 4)``; a box turned inside out has area 0."""
+    """Areas ``(...)`` in px² of boxes ``(..., 4)``; 0 where width or height is negative."""
     width, height = (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).unbind(-1)
     return width * height
 
 
 def has_area(boxes: Tensor) -> Tensor:
-    """``(...)`` bool, which boxes ``(..., 4)`` aren't empty; True for those with a NaN."""
+    """``(...)`` bool, whether boxes ``(..., 4)`` aren't empty; True for those with a NaN."""
     return ~(boxes[..., 2:] <= boxes[..., :2]).any(dim=-1)
 
 
@@ -27,8 +27,8 @@ def box_iou(a: Tensor, b: Tensor) -> Tensor:
         b: ``(M, 4)`` xyxy, in the same frame.
 
     Returns:
-        ``(N, M)`` in [0, 1], float32 or float64; 0 where both boxes are empty. It is fastest with
-        the longer list as ``b``.
+        ``(N, M)`` in [0, 1], float32 or float64; 0 where both boxes are empty. Fastest if ``b`` is
+        the longer of the two.
     """
     a, b = _wide(a), _wide(b)
     ax1, ay1, ax2, ay2 = a.unsqueeze(-1).unbind(-2)
@@ -41,9 +41,9 @@ def box_iou(a: Tensor, b: Tensor) -> Tensor:
 
 
 def paired_iou(a: Tensor, b: Tensor) -> Tensor:
-    """Intersection over union ``(...)`` of the boxes ``(..., 4)`` at the same places.
+    """Elementwise intersection over union ``(...)`` of boxes ``(..., 4)``.
 
-    Computed and returned in float32, or float64 where that was given.
+    Computed and returned in float32, or in float64 for float64 input.
     """
     a, b = _wide(a), _wide(b)
     top_left = torch.maximum(a[..., :2], b[..., :2])
@@ -54,12 +54,12 @@ def paired_iou(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _wide(boxes: Tensor) -> Tensor:
-    """Areas of usual boxes are beyond float16."""
+    """Boxes in float32 or float64, because areas overflow float16."""
     return boxes.float() if boxes.dtype in (torch.float16, torch.bfloat16) else boxes
 
 
 def clip_boxes(boxes: Tensor, hw: tuple[int, int]) -> Tensor:
-    """Boxes ``(..., 4)`` cut at the borders of an image of ``hw`` = (height, width) pixels."""
+    """Boxes ``(..., 4)`` clipped to an image of ``hw`` = (height, width) pixels."""
     height, width = hw
     x = boxes[..., 0::2].clamp(0, width)
     y = boxes[..., 1::2].clamp(0, height)
@@ -67,6 +67,6 @@ def clip_boxes(boxes: Tensor, hw: tuple[int, int]) -> Tensor:
 
 
 def rescale_boxes(boxes: Tensor, from_hw: tuple[int, int], to_hw: tuple[int, int]) -> Tensor:
-    """Boxes ``(..., 4)`` of an image of ``from_hw`` in the frame of the same image at ``to_hw``."""
+    """Boxes ``(..., 4)`` rescaled from an image of size ``from_hw`` to size ``to_hw``."""
     sy, sx = to_hw[0] / from_hw[0], to_hw[1] / from_hw[1]
     return boxes * constant_like((sx, sy, sx, sy), boxes)

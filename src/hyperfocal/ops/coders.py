@@ -1,13 +1,13 @@
-"""How a network's box outputs encode boxes.
+"""Box coding: the conversion between boxes and a network's box outputs.
 
 Deltas (R-CNN): for a box g and an anchor a, with centres x, y and sizes w, h::
 
     dx = (gx - ax) / aw · wx      dy = (gy - ay) / ah · wy
     dw = log(gw / aw) · ww        dh = log(gh / ah) · wh
 
-Distances (FCOS): of a location, the centre of a square of one stride, to the sides of a box::
+Distances (FCOS) from a location, the centre of a square of one stride, to the sides of a box::
 
-    linear   (l, t, r, b) / stride, of which a negative one is taken as 0
+    linear   (l, t, r, b) / stride, with negative values clamped to 0
     exp      log(l, t, r, b)
 """
 
@@ -26,13 +26,13 @@ DeltaWeights = tuple[float, float, float, float]
 """Factors (wx, wy, ww, wh) on the encoded deltas."""
 
 MAX_LOG_SCALE = math.log(1000 / 16)
-"""Decoding clamps dw and dh here, so that one wild logit can't overflow the exponential."""
+"""Maximum of dw and dh in decoding, so that the exponential can't overflow."""
 
 
 def encode_deltas(
     boxes: Tensor, anchors: Tensor, weights: DeltaWeights = (1.0, 1.0, 1.0, 1.0)
 ) -> Tensor:
-    """Deltas that take ``anchors`` to ``boxes``.
+    """Deltas that transform ``anchors`` into ``boxes``.
 
     Args:
         boxes: ``(..., 4)`` xyxy of positive width and height.
@@ -53,15 +53,15 @@ def encode_deltas(
 def decode_deltas(
     deltas: Tensor, anchors: Tensor, weights: DeltaWeights = (1.0, 1.0, 1.0, 1.0)
 ) -> Tensor:
-    """Boxes that ``deltas`` make of ``anchors``; the inverse of `encode_deltas`.
+    """Apply ``deltas`` to ``anchors``; the inverse of `encode_deltas`.
 
-    Computed in float32 at least, whatever the network's precision. dw and dh are clamped to
+    Computed in float32 or better for inputs of any precision. dw and dh are clamped to
     ``log(1000 / 16)``.
 
     Args:
         deltas: ``(..., 4)``.
         anchors: ``(..., 4)`` xyxy.
-        weights: factors that were applied to (dx, dy, dw, dh).
+        weights: factors on (dx, dy, dw, dh) used for encoding.
 
     Returns:
         ``(..., 4)`` xyxy.
@@ -75,21 +75,21 @@ def decode_deltas(
 
 
 DistanceForm = Literal["linear", "exp"]
-"""How outputs encode distances; see above."""
+"""Encoding of distances; see above."""
 
 MAX_LOG_DISTANCE = math.log(1e5)
-"""Decoding clamps exponents of distances here."""
+"""Maximum exponent in decoding distances."""
 
 LEAST_DISTANCE = 1e-3
-"""Distances below this are encoded as this in the exp form, pixels."""
+"""Minimum distance in pixels in the exp form; smaller ones are clamped."""
 
 
 def encode_distances(boxes: Tensor, squares: Tensor, form: DistanceForm = "linear") -> Tensor:
-    """Outputs ``(..., 4)`` for the sides of ``boxes`` seen from the centres of ``squares``.
+    """Encoded distances ``(..., 4)`` from the centres of ``squares`` to the sides of ``boxes``.
 
     Args:
         boxes: ``(..., 4)`` xyxy around the centres.
-        squares: ``(..., 4)`` xyxy, of one stride's width.
+        squares: ``(..., 4)`` xyxy, one stride wide.
         form: see `DistanceForm`.
     """
     center = (squares[..., :2] + squares[..., 2:]) / 2
@@ -100,11 +100,11 @@ def encode_distances(boxes: Tensor, squares: Tensor, form: DistanceForm = "linea
 
 
 def decode_distances(values: Tensor, squares: Tensor, form: DistanceForm = "linear") -> Tensor:
-    """Boxes from outputs; the inverse of `encode_distances`, in float32 at least.
+    """Boxes from outputs; the inverse of `encode_distances`, in float32 or better.
 
     Args:
         values: ``(..., 4)``.
-        squares: ``(..., 4)`` xyxy, of one stride's width.
+        squares: ``(..., 4)`` xyxy, one stride wide.
         form: see `DistanceForm`; the exponent is clamped so that it can't overflow.
 
     Returns:
@@ -136,7 +136,7 @@ class DeltaCoder:
 
 @dataclass(frozen=True)
 class DistanceCoder:
-    """`encode_distances` and `decode_distances` in one form."""
+    """`encode_distances` and `decode_distances` with their form."""
 
     form: DistanceForm = "linear"
 
@@ -150,4 +150,4 @@ class DistanceCoder:
 
 
 BoxCoder = DeltaCoder | DistanceCoder
-"""How a detector's box outputs encode boxes."""
+"""Box coding of a detector."""

@@ -1,4 +1,4 @@
-"""A few numbers of the host as a tensor, without waiting for a GPU."""
+"""Constant tensors on a GPU without synchronisation."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ def constant(
 ) -> Tensor:
     """``torch.tensor(values, device=device)``.
 
-    That waits until a GPU has done all that was asked of it before, because it copies from memory
-    that may change; this copies from memory that stays as it is.
+    ``torch.tensor`` synchronises with a GPU, because the memory that it copies may change; this
+    function copies asynchronously from pinned memory.
     """
     made = torch.tensor(values, dtype=dtype)
     if device.type != "cuda":
@@ -23,5 +23,5 @@ def constant(
 
 
 def constant_like(values: Sequence[float], like: Tensor) -> Tensor:
-    """The same on the device and in the dtype of another tensor."""
+    """`constant` with the device and dtype of another tensor."""
     return constant(values, like.device, like.dtype)

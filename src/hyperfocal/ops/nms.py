@@ -1,4 +1,4 @@
-"""Keeping the best of many scores and many overlapping boxes, the same way every time."""
+"""Deterministic top-k and non-maximum suppression."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from torch import Tensor
 
 
 def stable_topk(scores: Tensor, k: int) -> Tensor:
-    """Indices of the ``k`` highest scores, best first; among equal scores the lower index wins.
+    """Indices of the ``k`` highest scores, best first; ties go to the lower index.
 
-    ``torch.topk`` leaves the order of equal scores open, and with bfloat16 scores there are many.
+    ``torch.topk`` doesn't define the order of equal scores, of which bfloat16 scores have many.
 
     Args:
         scores: ``(N,)``.
-        k: how many at most.
+        k: maximum number.
 
     Returns:
         ``(min(k, N),)`` int64.
@@ -36,26 +36,26 @@ def nms(
     iou_threshold: float,
     max_kept: int | None = None,
 ) -> Tensor:
-    """Greedy non-maximum suppression: drop boxes that overlap a better one of the same category.
+    """Greedy non-maximum suppression of boxes that overlap a better one of the same category.
 
     Args:
         boxes: ``(N, 4)`` xyxy.
         scores: ``(N,)``.
-        labels: ``(N,)`` integers; boxes of different labels never suppress each other. None: all
-            boxes compete.
-        iou_threshold: a box goes if its IoU with a kept one is greater than this.
-        max_kept: cap on what is kept.
+        labels: ``(N,)`` integers; boxes of different labels never suppress each other. None:
+            suppress across categories.
+        iou_threshold: a box is dropped if its IoU with a kept one is greater than this.
+        max_kept: maximum number of boxes kept.
 
     Returns:
-        Indices of what is kept, best first; among equal scores the lower index wins.
+        Indices of the boxes kept, best first; ties go to the lower index.
     """
     import torchvision
 
     order = scores.argsort(descending=True, stable=True)
     boxes = boxes[order].double()
     if labels is not None and boxes.numel():
-        # Each category moves to a place of its own, far from the others. In float32 the far
-        # coordinates would lose the hundredths of a pixel that decide a close IoU.
+        # Boxes are offset by category, so that those of different categories don't overlap. In
+        # float32 large coordinates would lose the precision that decides close IoUs.
         span = boxes.max() - boxes.min() + 1
         boxes = boxes + (labels[order] * span).unsqueeze(1)
     ranks = torch.arange(order.numel(), 0, -1, dtype=boxes.dtype, device=boxes.device)

@@ -1,4 +1,4 @@
-"""What a trained detector says of the samples of each category, summed over images."""
+"""Scores and gradients of the samples of each category, summed over images."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from hyperfocal.types import Batch
 
 @dataclass
 class CategorySums:
-    """Sums over the samples of each category: ``(K, 2)``, over its positives and its negatives.
+    """Sums ``(K, 2)`` over the positive and the negative samples of each category.
 
-    A prior is a positive sample of its own category, and a negative one of all others; one that is
-    ignored is neither.
+    A prior is a positive sample of its category and a negative sample of all others; ignored priors
+    are neither.
 
     Attributes:
-        count: float64, samples.
-        score: float64, σ(logit) of the classification branch, without any quality.
-        gradient: float64, absolute gradient of the detector's own classification loss with respect
-            to the logit, normaliser left out.
+        count: float64, number of samples.
+        score: float64, σ(logit) of the classification branch, without quality.
+        gradient: float64, absolute gradient of the detector's classification loss with respect to
+            the logit, without the normaliser.
     """
 
     count: Tensor
@@ -32,19 +32,19 @@ class CategorySums:
 
     @classmethod
     def zeros(cls, num_classes: int) -> CategorySums:
-        """Sums over nothing."""
+        """Sums over zero samples."""
         return cls(*(torch.zeros(num_classes, 2, dtype=torch.float64) for _ in range(3)))
 
     def count_ratio(self) -> Tensor:
-        """``(K,)`` positive over negative samples; nan without either."""
+        """``(K,)`` ratio of positive to negative samples; nan if both are 0."""
         return _ratio(self.count)
 
     def gradient_ratio(self) -> Tensor:
-        """``(K,)`` positive over negative gradient; nan without positives."""
+        """``(K,)`` ratio of positive to negative gradient; nan without positives."""
         return _ratio(self.gradient)
 
     def margin(self) -> Tensor:
-        """``(K,)`` mean score of positives less that of negatives; nan without either."""
+        """``(K,)`` mean score of positives minus that of negatives; nan if either is missing."""
         mean = self.score / self.count
         return mean[:, 0] - mean[:, 1]
 
@@ -56,13 +56,13 @@ def sum_by_category(
     device: torch.device,
     advance: Callable[[int], None] = lambda images: None,
 ) -> CategorySums:
-    """Pass over images and add up. All logits of a batch exist at once: keep batches small.
+    """Run the detector on the batches and sum. All logits of a batch are kept: use small batches.
 
     Args:
-        detector: put in eval mode, so that neither norms nor losses learn from the pass.
-        batches: with targets.
-        device: where the detector is.
-        advance: called with the number of images done, for a progress bar.
+        detector: set to eval mode, so that neither norms nor losses are updated.
+        batches: batches with targets.
+        device: device of the detector.
+        advance: called with the number of images processed, for a progress bar.
     """
     detector.eval()
     sums = CategorySums.zeros(detector.num_classes)
@@ -79,11 +79,11 @@ def sum_by_category(
 
 
 def _by_side(values: Tensor, labels: Tensor) -> Tensor:
-    """``(K, 2)`` float64 on the CPU: sums of ``values (N, K)`` at the labels, and all else."""
+    """``(K, 2)`` float64 on the CPU: sums of ``values (N, K)`` at the labels and elsewhere."""
     rows = (labels < values.shape[1]).nonzero().squeeze(1)
     own = values[rows, labels[rows]]
     positive = values.new_zeros(values.shape[1]).index_add(0, labels[rows], own)
-    # Not got by subtraction: the negatives are many and tiny.
+    # Not computed by subtraction, because the negatives are many and small.
     rest = values.clone()
     rest[rows, labels[rows]] = 0
     return torch.stack((positive, rest.sum(0)), dim=1).cpu().double()

@@ -1,4 +1,4 @@
-"""The logits of positive and negative samples over many images, few enough to keep."""
+"""Logits of positive samples and of a random subset of negative samples."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from hyperfocal.types import Batch
 
 
 class SampleLogits(NamedTuple):
-    """x_t of single logits: the logit of a positive, the negated logit of a negative.
+    """x_t of logits: the logit of a positive, the negated logit of a negative.
 
-    A logit is positive where its category is its prior's label, and negative at every other prior
-    that isn't ignored.
+    A logit is positive if its category is its prior's label, and negative otherwise, unless its
+    prior is ignored.
 
     Attributes:
         positive: ``(P,)`` float32.
@@ -37,18 +37,18 @@ def collect_logits(
     seed: int = 0,
     advance: Callable[[int], None] = lambda images: None,
 ) -> SampleLogits:
-    """All positives, and a number of negatives from each batch, over some images.
+    """All positives, and a random sample of negatives from each batch.
 
-    Memory is that of the result and of one batch's logits.
+    Needs memory for the result and for one batch's logits.
 
     Args:
-        detector: put in eval mode.
-        batches: with targets.
-        device: where the detector is.
-        per_batch: logits to draw of each batch, without repeats, all if it has no more; those that
-            are positives (a few in a thousand at most) are dropped.
-        seed: of the drawing.
-        advance: called with the number of images done, for a progress bar.
+        detector: set to eval mode.
+        batches: batches with targets.
+        device: device of the detector.
+        per_batch: number of logits to sample per batch, without replacement (all if there are
+            fewer); positives among them (at most a few in a thousand) are dropped.
+        seed: random seed of the sampling.
+        advance: called with the number of images processed, for a progress bar.
     """
     detector.eval()
     rng = np.random.default_rng(seed)
@@ -61,10 +61,10 @@ def collect_logits(
         own = logits[rows, labels[rows]]
         positive.append(own.cpu())
         count = min(per_batch, logits.numel())
-        drawn = torch.from_numpy(rng.choice(logits.numel(), count, replace=False, shuffle=False))
+        sampled = torch.from_numpy(rng.choice(logits.numel(), count, replace=False, shuffle=False))
         own_places = rows * logits.shape[1] + labels[rows]
-        drawn = drawn.to(device)
-        drawn = drawn[~torch.isin(drawn, own_places)]
-        negative.append(-logits.flatten()[drawn].cpu())
+        sampled = sampled.to(device)
+        sampled = sampled[~torch.isin(sampled, own_places)]
+        negative.append(-logits.flatten()[sampled].cpu())
         advance(len(batch))
     return SampleLogits(torch.cat(positive).numpy(), torch.cat(negative).numpy())
