@@ -58,7 +58,7 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
         (["train", "demo", "--loss", "focl"], "--model.loss focl: must be one of"),
         (["evaluate", "--data.annotations", "x.json"], "RUN folder or --detections FILE"),
         (["evaluate", "absent", "--data.annotations", "x.json"], "absent: no such run folder"),
-        (["predict", "absent", "nothing*.jpg", "--out", "o"], "nothing*.jpg: no image there"),
+        (["predict", "absent", "nothing*.jpg", "--out", "o"], "nothing*.jpg: no images found"),
         (["import", "torchvision", "absent.pth", "--out", "o"], "absent.pth: no such weights file"),
     ],
 )
@@ -126,7 +126,7 @@ def test_demo_then_predict_then_evaluate(
     assert cli.main(["demo", "--out", "run", *short]) == 0
     printed = capsys.readouterr().out
     assert "AP50" in printed
-    assert "Look next at" in printed
+    assert "Results:" in printed
     for picture in ("curves.png", "categories.png", "detections.png"):
         assert (tmp_path / "run" / picture).stat().st_size > 10_000
 
@@ -136,7 +136,7 @@ def test_demo_then_predict_then_evaluate(
     (tmp_path / "photos" / "broken.jpg").write_bytes(first.read_bytes()[:50])
     words = ["predict", "run", "photos", str(first), "--out", "seen", "--score", "0"]
     assert cli.main(words) == 2  # one file couldn't be read; the rest is there
-    assert "left out" in capsys.readouterr().out
+    assert "skipped" in capsys.readouterr().out
     results = json.loads((tmp_path / "seen" / "predictions.json").read_text())
     assert {r["file_name"] for r in results} <= {"photos/a.jpg", str(first)}
     assert (tmp_path / "seen" / "a.jpg").exists()

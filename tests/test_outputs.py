@@ -138,7 +138,7 @@ def test_predict_again_replaces_its_own_pictures_and_no_other(
     made_before = state(out)
     assert set(made_before) >= {"pic_1.jpg", "pic_2.jpg", "predictions.json", "predict.json"}
     assert cli.main(words) == 0  # its pictures are no input, though below the folder
-    assert "3 pictures of an earlier predict" in capsys.readouterr().out
+    assert "3 output images of an earlier predict" in capsys.readouterr().out
     assert state(out) == made_before
     assert {k: v for k, v in state(photos).items() if not k.startswith("seen/")} == before
     shutil.copy(photos / "pic_1.jpg", out / "mine.jpg")

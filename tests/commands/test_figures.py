@@ -120,9 +120,9 @@ def test_runs_are_named_by_what_tells_them_apart() -> None:
     [
         (["fl9"], "fl9 is neither a run folder nor a figure (fl1,"),
         (["efl3x"], "Did you mean efl3?"),
-        (["efl4"], "efl4 is drawn from runs"),
+        (["efl4"], "efl4 shows runs"),
         (["fl1", "--most", "-1"], "--most -1"),
-        (["fl1", "--data.images", "x"], "--data.images goes with --data.annotations"),
+        (["fl1", "--data.images", "x"], "--data.images needs --data.annotations"),
     ],
 )
 def test_what_is_wrong_is_said(

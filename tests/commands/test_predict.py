@@ -135,7 +135,7 @@ def test_size_reaches_the_detector_and_is_remembered(
     results = tmp_path / "seen" / "predictions.json"
     words = ["evaluate", "--detections", str(results), *map(str, split[:2]), "--size", "64"]
     assert cli.main(words) == 2
-    assert "--size is for a RUN" in capsys.readouterr().err
+    assert "--size is only for a RUN" in capsys.readouterr().err
 
 
 def told(call: Any) -> list[str]:

@@ -26,5 +26,5 @@ def test_hidden_files_are_left_out_with_a_count(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     with pytest.warns(HyperfocalWarning, match="2 images left out because .*hidden"):
         assert find_images([str(tmp_path)]) == [tmp_path / "a.jpg"]
-    with pytest.raises(DataError, match="no image there"):
+    with pytest.raises(DataError, match="no images found"):
         find_images([str(tmp_path / "none*")])

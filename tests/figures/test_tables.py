@@ -40,7 +40,7 @@ def test_fl2_has_the_published_curve_and_ours(tmp_path: Path) -> None:
 def test_fl2_without_a_table_of_times_is_said(table, tmp_path: Path, capsys) -> None:
     given = [] if table is None else [str(folder(tmp_path, table))]
     assert main(["figures", "fl2", *given, "--out", str(tmp_path / "figures")]) == 2
-    assert "fl2 is drawn from a table" in capsys.readouterr().err
+    assert "fl2 shows a table" in capsys.readouterr().err
 
 
 def test_any_other_table_is_drawn_row_by_row(tmp_path: Path) -> None:

@@ -165,7 +165,7 @@ def test_errors_give_status_1(two, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([], "takes a DATA folder or --data.train.annotations"),
+        ([], "needs a DATA folder or --data.train.annotations"),
         (["absent"], "absent: no such file or folder"),
         (["."], "no train and val annotations found"),
         ([".", "--data.train.annotations", "x"], "leave out --data.train.annotations, or DATA"),

@@ -1,1 +1,1 @@
-"""The Python interface: what `import hyperfocal` offers, on the same engine as the commands."""
+"""The Python interface of `import hyperfocal`, built on the same engine as the commands."""

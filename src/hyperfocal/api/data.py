@@ -1,4 +1,4 @@
-"""The data arguments of the Python interface: files by name, or objects in memory."""
+"""Data arguments of the Python interface: paths of files, or objects in memory."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Files(NamedTuple):
 
     Attributes:
         annotations: file or folder.
-        images: image folder; None: where the format keeps it.
+        images: image folder; None: as stated in the annotations.
     """
 
     annotations: Path
@@ -35,7 +35,7 @@ def as_files(data: Data, argument: str) -> Files | None:
     """The files that ``data`` names; None if it is an object in memory.
 
     Raises:
-        ConfigError: a tuple of paths that is no pair.
+        ConfigError: a tuple of paths that isn't ``(annotations, images)``.
     """
     if isinstance(data, str | os.PathLike):
         return Files(Path(data), None)
@@ -68,7 +68,7 @@ def in_memory(
 def bar(
     console: Console, label: str, total: int, unit: str = "images"
 ) -> Iterator[Callable[[int], None]]:
-    """A progress bar that disappears when its work is done."""
+    """A progress bar that disappears when the work is done."""
     from hyperfocal.engine.progress import ProgressBar
 
     with ProgressBar(console, label, total, unit, enabled=total > 0, transient=True) as progress:

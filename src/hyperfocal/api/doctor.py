@@ -1,4 +1,4 @@
-"""`hyperfocal.doctor`: what is wrong with data, and which settings suit it, as objects."""
+"""`hyperfocal.doctor`: problems of a dataset and suggested settings, as objects."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What `doctor` found, and the settings that it proposes. Shows itself in a notebook.
+    """Result of `doctor`: findings and suggested settings. Has a notebook view.
 
     Attributes:
-        examination: everything that was found.
-        advice: proposed settings; None if no training split could be read.
+        examination: all findings and statistics.
+        advice: suggested settings; None if no training split could be read.
     """
 
     examination: Examination
@@ -33,28 +33,28 @@ class Diagnosis:
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """What is wrong or worth knowing, worst first, with ``severity``, ``text``, ``cases``."""
+        """Problems and remarks, most severe first, with ``severity``, ``text``, ``cases``."""
         return self.examination.findings
 
     @property
     def has_errors(self) -> bool:
-        """Whether anything has to be fixed before training."""
+        """Whether something has to be fixed before training."""
         return self.examination.has_errors
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The proposals as ``settings`` of `hyperfocal.train`."""
+        """The suggestions as ``settings`` of `hyperfocal.train`."""
         return {} if self.advice is None else as_settings(self.advice.flags)
 
     def write_html(self, path: str | Path) -> Path:
-        """Write the page with pictures, charts and advice; one file that loads nothing."""
+        """Write the report with images, charts and advice as one self-contained HTML file."""
         from hyperfocal.inspection import write_page
 
         write_page(self.examination, self.advice, Path(path))
         return Path(path)
 
     def __str__(self) -> str:
-        """The report that ``hyperfocal doctor`` prints."""
+        """The report as printed by ``hyperfocal doctor``."""
         from rich.console import Console
 
         from hyperfocal.inspection import print_report
@@ -64,7 +64,7 @@ class Diagnosis:
         return text.getvalue()
 
     def _repr_html_(self) -> str:
-        """The page, in a frame of its own."""
+        """The HTML report in an iframe."""
         import html
 
         from hyperfocal.inspection.page import page
@@ -84,13 +84,13 @@ def doctor(
     decode: str = "sample",
     verbose: bool = True,
 ) -> Diagnosis:
-    """Look for what is wrong with data, and propose settings for a recipe.
+    """Check a dataset for problems, and suggest settings for a recipe.
 
     Args:
-        train: the training split, as for `hyperfocal.train`; or a folder in which train and val
-            are found by looking.
+        train: the training split, as for `hyperfocal.train`; or a folder that is searched for
+            training and validation splits.
         val: the validation split.
-        recipe: what is going to be trained.
+        recipe: the recipe that you are going to train.
         settings: flags by name, as for `hyperfocal.train`.
         categories: names in label order, for a torch Dataset.
         decode: how many images to decode: ``"none"``, ``"sample"`` (500 per split) or ``"full"``.
@@ -134,7 +134,7 @@ def doctor(
 
 
 def as_settings(flags: Sequence[str]) -> dict[str, Any]:
-    """Flags of the command line as settings: ``["--a.b", "1", "2"]`` is ``{"a.b": ["1", "2"]}``."""
+    """Command-line flags as settings: ``["--a.b", "1", "2"]`` gives ``{"a.b": ["1", "2"]}``."""
     settings: dict[str, Any] = {}
     name = ""
     for word in flags:

@@ -1,4 +1,4 @@
-"""`hyperfocal.evaluate`: measure a run, a results file or any detector against annotations."""
+"""`hyperfocal.evaluate`: evaluate a run, a results file or any detector on annotations."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from hyperfocal.evaluation import ProtocolConfig
 
 Detect = Callable[[list["Tensor"]], Sequence["Detections | Mapping[str, Tensor]"]]
-"""Images ``(3, H, W)`` uint8 RGB to what was detected in each: `Detections`, or a dict with
-``boxes`` (xyxy pixels of that image), ``scores`` and ``labels`` (``0..K-1``)."""
+"""A function from images ``(3, H, W)`` uint8 RGB to the detections in each: `Detections`, or a dict
+with ``boxes`` (xyxy pixels of that image), ``scores`` and ``labels`` (``0..K-1``)."""
 
 
 @globals_restored()
@@ -47,30 +47,30 @@ def evaluate(
     max_detections: int | None = None,
     verbose: bool = True,
 ) -> Evaluation:
-    """Metrics of detections against ground truth, overall, by frequency group and by category.
+    """Evaluate detections: metrics overall, by frequency group and by category.
 
     Args:
         what: a `Run` or the path of a run folder; the path of a COCO results file (.json); a
             function from images to detections; or detections by image id.
         data: the split, as for `hyperfocal.train`.
-        protocol: whose rules: ``"coco"``, ``"lvis"``, ``"openimages"``, ``"module:Class"`` or the
-            Config of a protocol; default: the run's own, else COCO's.
+        protocol: ``"coco"``, ``"lvis"``, ``"openimages"``, ``"module:Class"`` or the Config of a
+            protocol; default: the run's own, else COCO's.
         categories: names in label order, for a torch Dataset or a function. A run has its own.
         train: the training split, whose category frequencies give APr, APc and APf. A run has its
             own.
-        batch_size: images that a function gets at a time.
+        batch_size: images per call of a function.
         trust: modules that the components of a run folder may come from, as for `hyperfocal.load`.
-        size: shorter side and most of the longer one that a run's images are resized to, in
-            pixels; None for the longer one: in proportion. None: as the run was trained.
-        max_detections: best detections of an image that a run gives, and of an image (by COCO's
-            rules: and category) that count. None: the run's and the protocol's own.
+        size: shorter side and maximum longer side in pixels that a run's images are resized to;
+            None for the longer one keeps the run's ratio. Default: as in training.
+        max_detections: maximum detections per image of a run, and the number evaluated per image
+            (COCO: per image and category). None: the run's and the protocol's own.
         verbose: show progress.
 
     Returns:
         `Evaluation`, with ``metrics["AP"]`` and ``categories``.
 
     Raises:
-        HyperfocalError: data or detections that can't be used, named with the fix.
+        HyperfocalError: data or detections that can't be used; the message says how to fix it.
 
     Example::
 
@@ -100,15 +100,15 @@ def evaluate(
     if max_detections is not None:
         config = dataclasses.replace(config, max_detections=max_detections)
     if size is not None and run is None:
-        raise ConfigError("size is for a run; detections have their boxes already")
+        raise ConfigError("size is only for a run: other detections already have boxes")
     counts: CategoryCounts | None = run.counts if run is not None else None
     if train is not None:
         if run is not None:
-            raise ConfigError("train is for detections from elsewhere; a run knows its own counts")
+            raise ConfigError("train is only for other detections: a run has its own counts")
         counts = _split(
             train, "train", categories, annotations.categories, None, console, True
         ).counts()
-    build_evaluator(annotations, counts, config)  # reports what is missing before the work
+    build_evaluator(annotations, counts, config)  # fails early if something is missing
     settings = None if run is None else adjusted(run.experiment, size, max_detections)
     most = None if settings is None else detector_limit(settings.model)
     warn_of_limits(annotations, config, most)
@@ -192,7 +192,7 @@ def _detect_with_run(
     batches = eval_batches(settings.data, annotations, batch_size=settings.evaluation.batch_size)
     with bar(console, "evaluate", len(annotations.images)) as advance, model.autocast():
         found = detect_all(model.detector, batches, model.device, advance)
-    assert found is not None  # nothing asks it to stop
+    assert found is not None  # it is never asked to stop
     return found
 
 

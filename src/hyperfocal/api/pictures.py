@@ -1,4 +1,4 @@
-"""What a person sees when a training has ended: pictures, a table, where to look next."""
+"""The summary after training: figures, a table of metrics, and the files to look at."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ from hyperfocal.types import AnnotationSet, ConfigError, ImageRecord
 
 PANEL_IMAGES = 6
 PANEL_SCORE = 0.3
-"""Weaker detections are left out of the picture, not of the metrics."""
+"""Detections with a lower score aren't drawn; they still count in the metrics."""
 
 
 def close_training(result: TrainResult, console: Console) -> None:
-    """Draw the pictures of the run and print its closing table."""
+    """Draw the figures of a run and print its metrics and files."""
     run, pictures = result.run, list[Path]()
     if result.evaluation is not None:
         console.print(metrics_table(result.evaluation.metrics))
     try:
-        with RunLock(run.path):  # another training may have begun there since
+        with RunLock(run.path):  # another training may have started there
             pictures = draw_pictures(result)
     except ConfigError as error:
-        say(console, f"No pictures: {error}")
+        say(console, f"No figures drawn: {error}")
     if result.early is not None:
         say(console, f"Note: {result.early}")
     if result.saturation is not None and result.saturation.complete:
         say(console, f"Note: {result.saturation}")
-    console.print("Look next at:", style="bold")
+    console.print("Results:", style="bold")
     for picture in pictures:
         say(console, f"  {picture}")
     hints = [
-        (run.metrics, "every metric, per category"),
+        (run.metrics, "all metrics, per category"),
         (run.weights, f"best weights: hyperfocal.load({str(run.path)!r})"),
     ]
     for path, what in hints:
@@ -57,7 +57,7 @@ def close_training(result: TrainResult, console: Console) -> None:
 
 
 def draw_pictures(result: TrainResult) -> list[Path]:
-    """Draw what the run's files bear, into its folder."""
+    """Draw the figures that the run's files allow, into its folder."""
     run = result.run
     curves, categories, ratios, _ = run.pictures
     pictures = [training_curves(run.path, curves)]
@@ -71,7 +71,7 @@ def draw_pictures(result: TrainResult) -> list[Path]:
 
 
 def draw_panel(run: RunFolder, val: AnnotationSet, trust: Sequence[str] = ()) -> Path:
-    """Detections beside ground truth for the val images with the rarest categories."""
+    """Detections beside ground truth for val images with the rarest categories."""
     model = load(run.path, trust=trust)
     counts = run.read_categories().counts
     records = rarest_first(val, counts.images if counts else None)[:PANEL_IMAGES]
@@ -95,7 +95,7 @@ def draw_panel(run: RunFolder, val: AnnotationSet, trust: Sequence[str] = ()) ->
 
 
 def rarest_first(val: AnnotationSet, train_images: tuple[int, ...] | None) -> list[ImageRecord]:
-    """Images with boxes, spread over the frequency range: rare and frequent categories in turn."""
+    """Images with boxes, alternating between those with rare and those with frequent categories."""
     with_boxes = [record for record in val.images if len(record.labels)]
     if train_images is None:
         return with_boxes

@@ -1,4 +1,4 @@
-"""What a training changes for the whole process, saved and restored around a call."""
+"""Saves and restores the global state that training changes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from PIL import Image
 
 @contextlib.contextmanager
 def globals_restored() -> Iterator[None]:
-    """Restore what a training changes for the whole process.
+    """Restore the global state that training changes.
 
     Random states, torch's deterministic mode, warning filters, the environment and lightning's log
     level.

@@ -1,4 +1,4 @@
-"""A finished training: its detector, metrics and pictures."""
+"""A finished training: its detector, metrics and figures."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class Run:
 
     Attributes:
         path: the run folder.
-        device: where the detector runs.
-        stopped_by: the signal that ended the training early, or None.
+        device: the detector's device.
+        stopped_by: the signal that stopped the training early, or None.
         trust: modules outside the package that the run's components may come from.
     """
 
@@ -53,7 +53,7 @@ class Run:
 
     @functools.cached_property
     def experiment(self) -> Experiment:
-        """Every setting of the run, from its config.json."""
+        """All settings of the run, from its config.json."""
         return self._folder.read_experiment(self.trust)
 
     @functools.cached_property
@@ -91,7 +91,7 @@ class Run:
 
     @functools.cached_property
     def predictor(self) -> Predictor:
-        """The detector with its transforms; the weights are read at the first use."""
+        """The detector with its transforms; the weights are loaded on first use."""
         return load_predictor(self.path, self.device, self.trust)
 
     @property
@@ -101,12 +101,12 @@ class Run:
 
     @property
     def precision(self) -> str:
-        """Arithmetic of the network: as it was trained; if that was auto, what suits the device."""
+        """Precision of the network: as in training; if that was auto, as suits the device."""
         return self.predictor.precision
 
     @property
     def transform(self) -> TransformConfig:
-        """How images are resized before the detector sees them."""
+        """How images are resized for the detector."""
         return self.predictor.transform
 
     def predict(
@@ -120,11 +120,11 @@ class Run:
         return self.predictor.predict(images, batch_size=batch_size, advance=advance)
 
     def figures(self) -> list[Path]:
-        """Draw the pictures that the run's files allow, and return their paths.
+        """Draw the figures that the run's files allow, and return their paths.
 
         ``curves.png`` (loss and AP over training), ``categories.png`` (AP of each category beside
-        its training images) and ``ratios.png`` (gradient ratios, if the loss keeps them), beside
-        ``detections.png`` from the end of the training.
+        its training images) and ``ratios.png`` (gradient ratios, if the loss has them), beside
+        ``detections.png`` from the end of training.
         """
         from hyperfocal.figures import category_figure, ratio_figure, training_curves
 
@@ -159,19 +159,19 @@ def load(
     """Load the best weights of a run folder.
 
     Args:
-        run: what ``hyperfocal train``, `hyperfocal.train` or ``hyperfocal import`` wrote.
-        device: ``"auto"`` takes a CUDA device if there is one.
+        run: folder written by ``hyperfocal train``, `hyperfocal.train` or ``hyperfocal import``.
+        device: ``"auto"``: a CUDA device if there is one, else the CPU.
         trust: modules outside the package, or .py files, that the run's components may come from,
-            such as ``["my_losses"]``: they are imported, so what is in them is executed.
+            such as ``["my_losses"]``: they are imported, so their code is executed.
 
     Raises:
         ConfigError: the folder, its config or its weights are missing or damaged, there is no such
-            device, or a component is of a module that isn't trusted.
+            device, or a component comes from a module that isn't trusted.
 
     Example:
         >>> run = load("runs/mine")  # doctest: +SKIP
         >>> run.predict("photo.jpg")  # doctest: +SKIP
     """
     found = Run(run, device, trust=trust)
-    _ = found.predictor  # so that damage is reported here, not at the first use
+    _ = found.predictor  # reports damage now, not on first use
     return found

@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from hyperfocal.engine.experiment import Experiment
 
 Settings = Mapping[str, Any]
-"""Flags by name, without the dashes: ``{"train.epochs": 15, "loss": "efl"}``. A component may be
-given by its Config in place of its name, one of another module also as ``"module:Class"``."""
+"""Flags by name, without the dashes: ``{"train.epochs": 15, "loss": "efl"}``. A component is given
+by its name or its Config; one from another module also as ``"module:Class"``."""
 
 
 def as_experiment(
     recipe: str | Path | Experiment, settings: Settings | None, trust: Sequence[str] = ()
 ) -> Experiment:
-    """A recipe's experiment with settings changed.
+    """The experiment of a recipe with changed settings.
 
     Args:
         recipe: a name from ``hyperfocal recipes``, the path of a recipe file, or an `Experiment`.
-        settings: what to change.
+        settings: the changes.
         trust: modules that the components of a run folder may come from.
 
     Raises:
@@ -73,7 +73,7 @@ def _replaced(experiment: Experiment, name: str, component: Config) -> Experimen
 
 
 def _words(name: str, value: object) -> list[str]:
-    """``--name value`` as a shell would have it."""
+    """The words of ``--name value`` on a command line."""
     if not isinstance(name, str) or not name or name.startswith("-"):
         raise ConfigError(f"settings: {name!r} is not the name of a flag, such as 'train.lr'")
     if isinstance(value, bool):
@@ -94,7 +94,7 @@ def _words(name: str, value: object) -> list[str]:
 
 
 def _parsed(experiment: Experiment, words: list[str]) -> Experiment:
-    """`override`, with what the parser prints as an error."""
+    """`override`, with the parser's error output as a `ConfigError`."""
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(printed):

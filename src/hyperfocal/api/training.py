@@ -30,9 +30,9 @@ def train(
     trust: Sequence[str] = (),
     verbose: bool = True,
 ) -> Run:
-    """Train a detector, evaluate it and keep the best weights.
+    """Train a detector, evaluate it and save the best weights.
 
-    The same as ``hyperfocal train RECIPE ...``: the same settings, checks, files and resuming.
+    Does the same as ``hyperfocal train RECIPE ...``, with the same settings, checks and files.
 
     Args:
         recipe: a name from ``hyperfocal recipes``, the path of a recipe file or of a run folder, or
@@ -44,8 +44,8 @@ def train(
         settings: flags by name, such as ``{"train.epochs": 15, "loss": "efl", "sampler": "rfs"}``;
             ``{"resume": True}`` resumes the run in ``out``, ``{"overwrite": True}`` replaces it.
         categories: names in label order, for a torch Dataset.
-        trust: with a run folder as recipe, the modules outside the package that its components may
-            come from. A component that ``settings`` name needs none.
+        trust: if the recipe is a run folder, the modules outside the package that its components
+            may come from. Components named in ``settings`` don't need it.
         verbose: show progress and results.
 
     Returns:
@@ -53,8 +53,8 @@ def train(
         and returns the run with ``stopped_by`` set.
 
     Raises:
-        HyperfocalError: settings or data that can't be used, named with the fix, before the first
-            step; or a training that failed.
+        HyperfocalError: settings or data that can't be used, before the first step (the message
+            says how to fix it); or training that failed.
 
     Example::
 
@@ -94,14 +94,14 @@ def train(
     if result.stopped_by is not None:
         say(
             console,
-            f"Stopped by {result.stopped_by}; everything is saved in {place}. Continue with "
+            f"Stopped by {result.stopped_by}; the run is saved in {place}. Continue with "
             "settings={'resume': True}.",
         )
     return Run(place, stopped_by=result.stopped_by, trust=result.trust)
 
 
 def with_files(experiment: Experiment, train: Data, val: Data | None, out: Path) -> Experiment:
-    """The experiment with the splits that are files, and the run folder."""
+    """The experiment with its run folder, and with the splits that are files."""
     data = experiment.data
     for name, given in (("train", train), ("val", val)):
         files = as_files(given, name) if given is not None else None
@@ -111,6 +111,7 @@ def with_files(experiment: Experiment, train: Data, val: Data | None, out: Path)
             data = dataclasses.replace(data, **{name: dataclasses.replace(split, **changes)})
         elif split.annotations is not None:
             raise ConfigError(
-                f"{name} is given, and data.{name}.annotations = {split.annotations} too: give one"
+                f"{name} and data.{name}.annotations = {split.annotations} are both given: give "
+                "only one of them"
             )
     return dataclasses.replace(experiment, data=data, out=out)

@@ -1,1 +1,1 @@
-"""One module a command, each with ``run(words) -> exit status``."""
+"""One module per command, each with ``run(words) -> exit status``."""

@@ -1,4 +1,4 @@
-"""``hyperfocal demo``: the main job with nothing to download."""
+"""``hyperfocal demo``: trains and evaluates a detector without any downloads."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DEFAULT_OUT = Path("runs/demo")
 
 
 def run(words: list[str]) -> int:
-    """Draw a long-tailed set (once), train the demo recipe on it, evaluate, leave pictures."""
+    """Generate a long-tailed dataset (once), train the demo recipe on it, evaluate and plot."""
     from rich.console import Console
 
     from hyperfocal.api.pictures import close_training
@@ -32,10 +32,11 @@ def run(words: list[str]) -> int:
     drawing, folder = SyntheticConfig(), out / "data"
     if RunFolder(out).is_trained and drawn_with(folder) is None:
         raise ConfigError(
-            f"--out {out} holds a run that isn't the demo's, and would be replaced; choose another"
+            f"--out {out} contains a run that isn't the demo's and would be replaced; choose "
+            "another folder"
         )
     if not is_drawn(folder, drawing):
-        say(console, f"drawing a long-tailed set in {folder} ...")
+        say(console, f"generating a long-tailed dataset in {folder} ...")
         draw_dataset(folder, drawing)
     data = dataclasses.replace(
         experiment.data,

@@ -1,4 +1,4 @@
-"""``hyperfocal doctor DATA``: what is wrong with the data, and which settings suit it."""
+"""``hyperfocal doctor DATA``: problems of a dataset, and suggested settings."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 DESCRIPTION = """\
-Look for what is wrong with a data set, and propose settings for it.
+Check a dataset for problems, and suggest training settings for it.
 
   hyperfocal doctor DATA [--recipe R]
   hyperfocal doctor --data.train.annotations F --data.train.images D \\
       --data.val.annotations F --data.val.images D [--recipe R]
 
-DATA is a folder in which train and val are found by looking, a YOLO data.yaml or a COCO .json.
-Every other flag of `hyperfocal train` is taken too: what you are going to train with counts, such
-as --train.batch-size. Exit status 1 if something must be mended before training."""
+DATA is a folder that is searched for train and val splits, a YOLO data.yaml or a COCO .json.
+All other flags of `hyperfocal train` are accepted: give those that you are going to train with,
+such as --train.batch-size. Exit status 1 if something must be fixed before training."""
 
 DEFAULT_RECIPE = "retinanet_mobilenet"
 
 
 def run(words: list[str]) -> int:
-    """Examine, advise, print, write the page; 1 where there are errors."""
+    """Check the data, print the report and write the HTML page; 1 if there are errors."""
     args, flags = _parse(words)
     from rich.console import Console
 
@@ -47,7 +47,7 @@ def run(words: list[str]) -> int:
         flags = [*_located(args.data, flags), *flags]
     experiment = override(recipe, flags, prog="hyperfocal doctor")
     if experiment.data.train.annotations is None:
-        raise ConfigError("hyperfocal doctor takes a DATA folder or --data.train.annotations FILE")
+        raise ConfigError("hyperfocal doctor needs a DATA folder or --data.train.annotations FILE")
     console = Console()
     outputs = [path for path in (args.html, args.json) if path is not None]
     read = [*named_files(experiment.data), Path(args.recipe)]
@@ -72,7 +72,7 @@ def run(words: list[str]) -> int:
 
 
 def _located(data: Path, flags: list[str]) -> list[str]:
-    """Flags that name the splits found in ``data``."""
+    """Flags for the splits found in ``data``."""
     from hyperfocal.inspection import find_splits
 
     given = [word for word in flags if word.startswith(("--data.train.", "--data.val."))]
@@ -107,25 +107,27 @@ def _parse(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
         "--recipe",
         default=DEFAULT_RECIPE,
         metavar="R",
-        help=f"what you are going to train (default {DEFAULT_RECIPE})",
+        help=f"recipe that you are going to train (default {DEFAULT_RECIPE})",
     )
     parser.add_argument(
         "--decode",
         choices=["none", "sample", "full"],
         default="sample",
-        help="how many images to decode, to find hidden damage and copies between the splits: "
-        "none, 500 of each split, or all (default sample)",
+        help="images to decode, to find damaged files and copies in both splits: none, sample "
+        "(500 of each split) or full (default sample)",
     )
     add_trust(parser)
-    parser.add_argument("--json", type=Path, metavar="OUT", help="write findings and advice here")
+    parser.add_argument(
+        "--json", type=Path, metavar="OUT", help="write findings and advice as JSON"
+    )
     parser.add_argument(
         "--html",
         type=Path,
         metavar="OUT",
         default=Path("doctor.html"),
-        help="where to write the page with pictures (default doctor.html)",
+        help="write the report with images as HTML (default doctor.html)",
     )
     args, rest = parser.parse_known_args(words)
-    # A word that no flag comes before; DATA isn't the parser's, for it would take flags' values.
+    # DATA comes before all flags; the parser would mistake values of other flags for it.
     args.data = Path(rest.pop(0)) if rest and not rest[0].startswith("-") else None
     return args, rest

@@ -1,4 +1,4 @@
-"""``hyperfocal evaluate``: a trained run, or anyone's results, against annotations."""
+"""``hyperfocal evaluate``: evaluate a trained run, or a results file, on annotations."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from hyperfocal.types import AnnotationSet, Detections
 
 DESCRIPTION = """\
-Measure detections against ground truth: COCO's 12 numbers, AP by frequency, and per category.
+Evaluate detections: COCO's 12 metrics, AP by frequency group, and AP per category.
 
   hyperfocal evaluate RUN --data.annotations F --data.images D [--protocol P] [--json OUT]
       [--size SHORT [LONG]] [--max-detections N]
@@ -34,17 +34,17 @@ Measure detections against ground truth: COCO's 12 numbers, AP by frequency, and
   hyperfocal evaluate --detections RESULTS.csv --data.annotations BOXES.csv --protocol openimages
       --data.image-labels F --data.classes F --data.hierarchy F [--train.annotations BOXES.csv]
 
-RESULTS.json has COCO's results format; images may be named by file_name in place of image_id, as
-in predictions.json. What looks like a mistake in it is said.
-APr/APc/APf need training frequencies: a run knows its own, LVIS's file states them; else give the
-training annotations with --train.annotations.
+RESULTS.json has COCO's results format; images may be given by file_name instead of image_id, as in
+predictions.json. Likely mistakes in it are reported.
+APr/APc/APf need training frequencies: they are known for a run, and given in LVIS's file; otherwise
+give the training annotations with --train.annotations.
 RESULTS.csv has the columns ImageID, LabelName, Score, XMin, XMax, YMin, YMax, or is a submission to
 the Open Images Challenge (ImageID, PredictionString); AP1 to AP5 need --train.annotations. A RUN is
-measured on Open Images with the same four files and --data.images."""
+evaluated on Open Images with the same four files and --data.images."""
 
 
 def run(words: list[str]) -> int:
-    """Parse the words, measure, print the tables."""
+    """Parse the words, evaluate, print the tables."""
     args = _parse(words)
     if args.protocol == "openimages" and args.detections is not None:
         return _openimages(args)
@@ -107,7 +107,7 @@ def run(words: list[str]) -> int:
         config = replace(config, max_detections=args.max_detections)
     images = [record.path for record in annotations.images if record.source is None]
     check_outputs("--json", _outputs(args), images)
-    build_evaluator(annotations, counts, config)  # what it lacks is told before the work
+    build_evaluator(annotations, counts, config)  # fails early if something is missing
     warn_of_coco(annotations, config)
     rules = config.protocol.kind or type(config.protocol).__qualname__
     settings: dict[str, Any] = {"protocol": rules, "limit": config.limit}
@@ -126,7 +126,7 @@ def run(words: list[str]) -> int:
     total = len(annotations.images)
     with ProgressBar(console, "match", total, "images", transient=True) as bar:
         result = measure(found, annotations, counts, config, bar.advance)
-    _tell(result, args, settings, console)
+    _print_result(result, args, settings, console)
     return 0
 
 
@@ -165,7 +165,7 @@ def _openimages(args: argparse.Namespace) -> int:
             advance=bar.advance,
         )
     settings = {"protocol": args.protocol, "limit": args.max_detections}
-    _tell(Evaluation(*result), args, settings, console)
+    _print_result(Evaluation(*result), args, settings, console)
     return 0
 
 
@@ -173,7 +173,7 @@ def _outputs(args: argparse.Namespace) -> list[Path]:
     return [] if args.json is None else [args.json]
 
 
-def _tell(
+def _print_result(
     result: Evaluation, args: argparse.Namespace, settings: dict[str, Any], console: Console
 ) -> None:
     from hyperfocal.engine.run_folder import write_json
@@ -207,7 +207,7 @@ def _detect(
     total = len(annotations.images)
     with ProgressBar(console, "evaluate", total, "images", transient=True) as bar, model.autocast():
         found = detect_all(model.detector, batches, model.device, bar.advance)
-    assert found is not None  # nobody asks it to stop
+    assert found is not None  # it is never asked to stop
     return found
 
 
@@ -219,20 +219,22 @@ def _parse(words: list[str]) -> argparse.Namespace:
         allow_abbrev=False,
     )
     parser.add_argument("run", nargs="?", type=Path, metavar="RUN", help="a run folder")
-    parser.add_argument("--detections", type=Path, metavar="F", help="COCO-format results instead")
+    parser.add_argument(
+        "--detections", type=Path, metavar="F", help="results file instead of a run"
+    )
     parser.add_argument(
         "--data.annotations",
         dest="annotations",
         type=Path,
         metavar="F",
         required=True,
-        help="COCO JSON, YOLO data.yaml, folder of VOC XML, or CSV of Open Images' boxes",
+        help="COCO JSON, YOLO data.yaml, folder of VOC XML, or Open Images CSV of boxes",
     )
     parser.add_argument(
         "--data.format",
         dest="format",
         metavar="F",
-        help="module:Class of a dataset format of your own (default: the run's, else found)",
+        help="module:Class of your own dataset format (default: the run's, else detected)",
     )
     parser.add_argument("--data.images", dest="images", type=Path, metavar="D", help="image folder")
     parser.add_argument(
@@ -245,26 +247,26 @@ def _parse(words: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--protocol",
         metavar="P",
-        help="whose rules: coco, lvis, openimages or module:Class of your own; default: the run's, "
-        "for --detections coco",
+        help="coco, lvis, openimages or module:Class of your own protocol (default: the run's; "
+        "with --detections, coco)",
     )
     parser.add_argument(
         "--data.follow-links",
         dest="follow_links",
         action="store_true",
-        help="use image files that are links out of the image folder (default: as the RUN did)",
+        help="use image files that are links out of the image folder (default: as in the run)",
     )
     parser.add_argument(
         "--data.bad-images",
         dest="bad_images",
         choices=["error", "skip"],
         default="error",
-        help="stop on images that can't be used, or leave them out with a warning",
+        help="if images can't be used: stop, or skip them with a warning",
     )
     add_trust(parser)
     add_inference_options(parser)
-    parser.add_argument("--json", type=Path, metavar="OUT", help="write every number here")
-    parser.add_argument("--device", default="auto", help="default: a GPU where there is one")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write all metrics as JSON")
+    parser.add_argument("--device", default="auto", help="default: a GPU if there is one")
     files = {
         "image_labels": ("--data.image-labels", "image labels CSV"),
         "classes": ("--data.classes", "class descriptions CSV"),
@@ -277,7 +279,7 @@ def _parse(words: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--expand-detections",
         action="store_true",
-        help="openimages: give detections to all ancestors too; the official tool doesn't",
+        help="openimages: assign detections to all ancestors too; the official tool doesn't",
     )
     args = parser.parse_args(words)
     from hyperfocal.engine.run_folder import RunFolder
@@ -289,17 +291,15 @@ def _parse(words: list[str]) -> argparse.Namespace:
             raise ConfigError(f"--protocol openimages also needs {', '.join(missing)}")
         if args.images is not None and args.detections is not None:
             raise ConfigError(
-                "--protocol openimages reads no images for --detections; leave out --data.images"
+                "--protocol openimages needs no images for --detections; remove --data.images"
             )
     elif (given or args.expand_detections) and args.run is None:
         option = (given or ["--expand-detections"])[0]
         raise ConfigError(f"{option} is for --protocol openimages only")
     if (args.run is None) == (args.detections is None):
-        raise ConfigError(
-            "hyperfocal evaluate takes a RUN folder or --detections FILE: one of the two"
-        )
+        raise ConfigError("hyperfocal evaluate needs either a RUN folder or --detections FILE")
     if args.train_annotations is not None and args.detections is None:
-        raise ConfigError("--train.annotations goes with --detections; a RUN knows its frequencies")
+        raise ConfigError("--train.annotations is only for --detections: a RUN has its frequencies")
     if args.run is not None and not args.run.exists():
         raise ConfigError(f"{args.run}: no such run folder")
     named = {
@@ -314,7 +314,7 @@ def _parse(words: list[str]) -> argparse.Namespace:
             raise ConfigError(f"{option} {path}: no such file or folder")
     check_max_detections(args)
     if args.size is not None and args.run is None:
-        raise ConfigError("--size is for a RUN; results have their boxes already")
+        raise ConfigError("--size is only for a RUN: results already have boxes")
     run_files = [] if args.run is None else RunFolder(args.run).files
     check_outputs("--json", _outputs(args), [*named.values(), *run_files])
     return args

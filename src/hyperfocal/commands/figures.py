@@ -1,4 +1,4 @@
-"""``hyperfocal figures NAME|RUN... --out D``: the papers' figures, from our functions and runs."""
+"""``hyperfocal figures NAME|RUN... --out D``: figures of the papers, from functions and runs."""
 
 from __future__ import annotations
 
@@ -36,26 +36,26 @@ FROM_FUNCTIONS = {
 FROM_RUNS = {
     "fl4": "cumulative loss over positive and negative samples (focal-loss paper, Fig. 4)",
     "efl2": "positive over negative samples and gradients per category (EFL paper, Fig. 2)",
-    "efl4": "mean score of positives less that of negatives per category (Fig. 4)",
+    "efl4": "mean score of positives minus that of negatives per category (Fig. 4)",
 }
 FROM_TABLES = {
-    "fl2": "AP against time an image (Fig. 2), from the folder of `hyperfocal reproduce 1e`",
+    "fl2": "AP against time per image (Fig. 2), from the folder of `hyperfocal reproduce 1e`",
     "fl7": "FL* coloured by AP (Fig. 7), from the folder of `hyperfocal reproduce fl7`",
 }
 OF_TABLE = {"1e": "fl2", "fl7": "fl7"}
-"""Which figure a reproduced table is drawn as; others as table_NAME, AP of their rows."""
+"""The figure of a reproduced table; all other tables give table_NAME, the AP of their rows."""
 SPLITS = {"fl4": "val", "efl2": "train", "efl4": "val"}
-"""Which split of a run a figure looks at, as its paper does."""
+"""The split of a run that a figure uses, as in its paper."""
 
 NEGATIVES = 10_000_000
-"""Logits of negatives that fl4 draws, as many as its paper did."""
+"""Number of negative logits that fl4 samples, as in its paper."""
 
 DESCRIPTION = (
     """\
 Draw figures of the papers as PNG and SVG, with their data as CSV.
 
   hyperfocal figures fl1 efl3 --out D          figures that need no run
-  hyperfocal figures RUN RUN... --out D        all that can be drawn from runs, a line a run
+  hyperfocal figures RUN RUN... --out D        all figures of runs, with one line per run
   hyperfocal figures efl4 RUN RUN... --out D   one of them
 
 """
@@ -63,19 +63,19 @@ Draw figures of the papers as PNG and SVG, with their data as CSV.
     + "\nfrom runs and their data:\n"
     + "\n".join(f"  {name:5} {what}" for name, what in FROM_RUNS.items())
     + "\nfrom the folder of a reproduced table:\n"
-    + "  table_NAME  AP of its rows, seed by seed, beside the published (all but these)\n"
+    + "  table_NAME  AP of its rows and seeds, beside the published AP (all but these)\n"
     + "\n".join(f"  {name:5} {what}" for name, what in FROM_TABLES.items())
     + """
 
-A figure of a run shows its best weights over images of its own data (efl2: training images, the
-others: validation images), as they are evaluated, without augmentation. Gradients are those of the
-run's own classification loss with respect to the logits, so that runs of any loss can be compared;
-they are the trained detector's, not those added up over its training (ratios.png shows them)."""
+A figure of a run uses its best weights on images of its own data (efl2: training images, the
+others: validation images), without augmentation. Gradients are those of the run's own
+classification loss with respect to the logits, so that runs with any loss can be compared; they are
+those of the trained detector, not the sums over its training (which ratios.png shows)."""
 )
 
 
 def run(words: list[str]) -> int:
-    """Draw what the words name."""
+    """Draw the figures that the words name."""
     args = _parse(words)
     from rich.console import Console
 
@@ -86,7 +86,7 @@ def run(words: list[str]) -> int:
     drawn |= _from_tables(args.tables)
     if "fl2" in args.names and "fl2" not in drawn:
         raise ConfigError(
-            "fl2 is drawn from a table: name its folder too, with table.json from "
+            "fl2 shows a table: give its folder too, with the table.json of "
             "`hyperfocal reproduce 1e`"
         )
     drawn |= _from_runs([n for n in args.names if n in FROM_RUNS], args, console)
@@ -98,7 +98,7 @@ def run(words: list[str]) -> int:
 
 
 def _check_written(args: argparse.Namespace, names: Iterable[str]) -> None:
-    """Make sure that no figure is written over what the figures are drawn from."""
+    """Check that no figure overwrites an input."""
     from hyperfocal.engine.outputs import named_files
     from hyperfocal.engine.run_folder import RunFolder
 
@@ -134,7 +134,7 @@ def _from_tables(folders: Sequence[Path]) -> dict[str, Drawn]:
         table = read_table(folder)
         name = OF_TABLE.get(table.name, f"table_{table.name}")
         if name in drawn:
-            raise ConfigError(f"{name} shows one table: name one folder of Table {table.name}")
+            raise ConfigError(f"{name} shows one table: give one folder of Table {table.name}")
         drawn[name] = draw.get(name, table_figure)(table)
     return drawn
 
@@ -153,7 +153,7 @@ def _from_runs(
     for path in args.runs[1:]:
         if [c.name for c in read_categories(path)[0]] != [c.name for c in categories]:
             raise ConfigError(
-                f"{path} and {args.runs[0]} have different categories: draw them separately"
+                f"{path} and {args.runs[0]} have different categories: plot them separately"
             )
     drawn: dict[str, Drawn] = {}
     sums: dict[str, dict[str, CategorySums]] = {}
@@ -197,7 +197,7 @@ def _logits(run: Path, split: str, args: argparse.Namespace, console: Console) -
 def _pass(
     run: Path, split: str, args: argparse.Namespace, console: Console
 ) -> Iterator[tuple[Predictor, SizedBatches, Callable[[int], None]]]:
-    """A run's detector, some images of a split, and what to call as they are done."""
+    """A run's detector, images of a split, and a function to call with the number processed."""
     from hyperfocal.data import Split, eval_batches
     from hyperfocal.engine.predict import load
     from hyperfocal.engine.progress import ProgressBar
@@ -221,7 +221,7 @@ def _pass(
 
 
 def spread_out(annotations: AnnotationSet, most: int) -> AnnotationSet:
-    """At most ``most`` images (0: all), evenly spread over the split; without federated lists."""
+    """At most ``most`` images (0: all), evenly spaced over the split; without federated lists."""
     count = len(annotations.images)
     if not 0 < most < count:
         most = count
@@ -230,7 +230,7 @@ def spread_out(annotations: AnnotationSet, most: int) -> AnnotationSet:
 
 
 def run_names(runs: Sequence[Path]) -> list[str]:
-    """A name for each run: its folder's, with as many parents as it takes to tell them apart."""
+    """A name for each run: its folder's, with as many parents as needed to make it unique."""
     parts = [path.resolve().parts for path in runs]
     for length in range(1, max(map(len, parts)) + 1):
         names = ["/".join(own[-length:]) for own in parts]
@@ -253,18 +253,18 @@ def _parse(words: list[str]) -> argparse.Namespace:
         type=int,
         default=500,
         metavar="N",
-        help="images looked at per run and split, evenly spread (0: all; default 500)",
+        help="images used per run and split, evenly spaced (0: all; default 500)",
     )
     parser.add_argument(
         "--data.annotations",
         dest="annotations",
         type=Path,
         metavar="F",
-        help="look at these images in place of the runs' own splits",
+        help="use these images instead of the runs' own splits",
     )
     parser.add_argument("--data.images", dest="images", type=Path, metavar="D", help="image folder")
     add_trust(parser)
-    parser.add_argument("--device", default="auto", help="default: a GPU where there is one")
+    parser.add_argument("--device", default="auto", help="default: a GPU if there is one")
     args = parser.parse_args(words)
     check_folder(args.out, "--out")
     known = FROM_FUNCTIONS | FROM_RUNS | FROM_TABLES
@@ -281,11 +281,11 @@ def _parse(words: list[str]) -> argparse.Namespace:
     args.runs = [path for path in args.runs if path not in args.tables]
     wanted = [name for name in args.names if name in FROM_RUNS]
     if wanted and not args.runs:
-        raise ConfigError(f"{wanted[0]} is drawn from runs: name their folders too")
+        raise ConfigError(f"{wanted[0]} shows runs: give their folders too")
     if args.runs and not wanted:
         args.names += FROM_RUNS
     if args.most < 0:
         raise ConfigError(f"--most {args.most}, but it must be at least 0")
     if args.images is not None and args.annotations is None:
-        raise ConfigError("--data.images goes with --data.annotations")
+        raise ConfigError("--data.images needs --data.annotations too")
     return args

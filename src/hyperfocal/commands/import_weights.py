@@ -1,4 +1,4 @@
-"""``hyperfocal import torchvision WEIGHTS.pth --out RUN``: other zoos' weights as a run folder."""
+"""``hyperfocal import torchvision WEIGHTS.pth --out RUN``: other libraries' weights as a run."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from hyperfocal.names import command, say
 
 
 def run(words: list[str]) -> int:
-    """Convert the weights and write a run folder that `load`, `evaluate` and `predict` take."""
+    """Convert the weights and write a run folder for `load`, `evaluate` and `predict`."""
     parser = argparse.ArgumentParser(
         prog="hyperfocal import",
         description="Convert weights of another library into a run folder.",
         allow_abbrev=False,
     )
-    parser.add_argument("zoo", choices=["torchvision"], help="where the weights come from")
+    parser.add_argument("zoo", choices=["torchvision"], help="library that the weights come from")
     parser.add_argument("weights", type=Path, metavar="WEIGHTS.pth")
     parser.add_argument(
         "--out", type=Path, required=True, metavar="RUN", help="run folder to write"

@@ -1,4 +1,4 @@
-"""Options of commands that run a detector: the size of the images, the number of detections."""
+"""Options of commands that run a detector: image size and number of detections."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ if TYPE_CHECKING:
 
 
 def add_inference_options(parser: argparse.ArgumentParser) -> None:
-    """``--size`` and ``--max-detections``."""
+    """Add ``--size`` and ``--max-detections``."""
     parser.add_argument(
         "--size",
         nargs="+",
         type=int,
         metavar=("SHORT", "LONG"),
-        help="resize images to this shorter side, and at most this longer one, in pixels "
-        "(default: as the run was trained; LONG in proportion)",
+        help="resize images to this shorter side, and at most this longer side, in pixels "
+        "(default: as in training; LONG in proportion)",
     )
     parser.add_argument(
         "--max-detections",
         type=int,
         metavar="N",
-        help="detections of an image (default: the run's, usually 100)",
+        help="maximum detections per image (default: the run's, usually 100)",
     )
 
 
 def size_of(args: argparse.Namespace) -> Size | None:
-    """What ``--size`` says.
+    """The value of ``--size``.
 
     Raises:
         ConfigError: not one or two numbers of at least 1.
@@ -44,7 +44,7 @@ def size_of(args: argparse.Namespace) -> Size | None:
 
 
 def check_max_detections(args: argparse.Namespace) -> None:
-    """Make sure that ``--max-detections`` is possible.
+    """Check ``--max-detections``.
 
     Raises:
         ConfigError: it is below 1.

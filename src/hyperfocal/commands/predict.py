@@ -1,4 +1,4 @@
-"""``hyperfocal predict RUN PATH... --out D``: annotated pictures and predictions.json."""
+"""``hyperfocal predict RUN PATH... --out D``: images with detections, and predictions.json."""
 
 from __future__ import annotations
 
@@ -27,21 +27,20 @@ if TYPE_CHECKING:
     from hyperfocal.types import Category, Detections
 
 DESCRIPTION = """\
-Detect objects in files, folders or globs of images.
+Detect objects in image files, folders or glob patterns.
 
   hyperfocal predict RUN photos 'more/*.jpg' --out D [--size SHORT [LONG]] [--max-detections N]
 
-D gets a picture of each image, predictions.json (COCO's results format with the image's file_name,
-which `hyperfocal evaluate --detections` takes) and predict.json (the settings, and the picture of
-each image). No image is ever written over: D may not hold files of the same names but for those of
-an earlier predict."""
+D gets a copy of each image with its detections drawn, predictions.json (COCO's results format with
+the image's file_name, for `hyperfocal evaluate --detections`) and predict.json (the settings, and
+the drawn copy of each image). Only files of an earlier predict are overwritten."""
 
 MOST_BYTES = 200
-"""Of a picture's name; file systems take 255."""
+"""Maximum length of an output image's name; file systems allow 255."""
 
 
 def run(words: list[str]) -> int:
-    """Detect objects in every image found and write pictures and predictions.json."""
+    """Detect objects in all images found; write drawn images and predictions.json."""
     args = _parse(words)
     size = size_of(args)
     written = _written_before(args.out)
@@ -70,23 +69,23 @@ def run(words: list[str]) -> int:
         "max_detections": model.max_detections,
         "score": args.score,
     }
-    # First, so that pictures of a run that is stopped are known to be its own.
+    # Written first, so that output images are known as such even if predict is interrupted.
     listed: dict[str, str | None] = {}
     listed |= {n: None for n in sorted(written) if (args.out / n).exists()}
     listed |= dict(sorted((name, str(path)) for path, name in pictures.items()))
     (args.out / "predictions.json").unlink(missing_ok=True)
     write_json(args.out / "predict.json", {"settings": settings, "pictures": listed})
     if left_out and own:
-        say(console, f"{left_out} pictures of an earlier predict in {args.out} left out")
+        say(console, f"skipped {left_out} output images of an earlier predict in {args.out}")
     predictions, drawn, unreadable = _predict(model, paths, pictures, args, console)
     write_json(args.out / "predictions.json", predictions)
     say(
         console,
         f"{len(paths) - len(unreadable)} images, {len(predictions)} detections in {args.out}: "
-        f"predictions.json, and pictures of the {drawn} with a score of {args.score:g} or more",
+        f"predictions.json, and images with the {drawn} of score {args.score:g} or more drawn",
     )
     for message in unreadable:
-        say(console, f"left out: {message}")
+        say(console, f"skipped: {message}")
     return 2 if unreadable else 0
 
 
@@ -97,7 +96,7 @@ def _predict(
     args: argparse.Namespace,
     console: Console,
 ) -> tuple[list[dict[str, Any]], int, list[str]]:
-    """Entries of predictions.json, how many detections were drawn, and files that are broken."""
+    """Entries of predictions.json, number of detections drawn, and errors of unreadable files."""
     from hyperfocal.data import read_image
     from hyperfocal.engine.progress import ProgressBar
     from hyperfocal.figures import draw_detections
@@ -124,7 +123,7 @@ def _predict(
 
 
 def _written_before(out: Path) -> set[str]:
-    """Names of the pictures that an earlier predict wrote there."""
+    """Names of the images that an earlier predict wrote there."""
     try:
         names = load_json(out / "predict.json")["pictures"]
         return {name for name in names if isinstance(name, str) and Path(name).name == name}
@@ -135,10 +134,10 @@ def _written_before(out: Path) -> set[str]:
 def _check_written(
     args: argparse.Namespace, paths: Iterable[Path], pictures: dict[Path, str], written: set[str]
 ) -> None:
-    """Make sure that nothing is written over but what an earlier predict wrote.
+    """Check that only outputs of an earlier predict are overwritten.
 
     Raises:
-        ConfigError: an output is an input, or another's file.
+        ConfigError: an output is an input, or another program's file.
     """
     from hyperfocal.engine.run_folder import RunFolder
 
@@ -151,7 +150,7 @@ def _check_written(
     for name in ("predictions.json", *pictures.values()):
         if os.path.lexists(args.out / name) and _alike(name) not in known:
             raise ConfigError(
-                f"--out {args.out}: {args.out / name} exists and wasn't written by an "
+                f"--out {args.out}: {args.out / name} exists but wasn't written by an "
                 "earlier predict; choose an empty folder"
             )
 
@@ -164,24 +163,29 @@ def _parse(words: list[str]) -> argparse.Namespace:
         allow_abbrev=False,
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="a run folder")
-    parser.add_argument("paths", nargs="+", metavar="PATH", help="image files, folders, globs")
+    parser.add_argument(
+        "paths", nargs="+", metavar="PATH", help="image files, folders or glob patterns"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="D", help="folder to write to")
     parser.add_argument(
-        "--score", type=float, default=0.3, help="draw detections from this score on (default 0.3)"
+        "--score",
+        type=float,
+        default=0.3,
+        help="draw detections with at least this score (default 0.3)",
     )
     add_inference_options(parser)
-    parser.add_argument("--batch-size", type=int, default=8, help="images a pass (default 8)")
+    parser.add_argument("--batch-size", type=int, default=8, help="images per batch (default 8)")
     add_trust(parser)
-    parser.add_argument("--device", default="auto", help="default: a GPU where there is one")
+    parser.add_argument("--device", default="auto", help="default: a GPU if there is one")
     parser.add_argument(
         "--max-pixels",
         type=int,
         metavar="N",
-        help="pixels that an image may have (default: the run's)",
+        help="maximum pixels of an image file (default: the run's)",
     )
     args = parser.parse_args(words)
     if not 0 <= args.score <= 1:
-        raise ConfigError(f"--score {args.score:g}: scores lie between 0 and 1")
+        raise ConfigError(f"--score {args.score:g}: scores are between 0 and 1")
     if args.max_pixels is not None and args.max_pixels < 1:
         raise ConfigError(f"--max-pixels {args.max_pixels}: at least 1")
     if args.batch_size < 1:
@@ -192,10 +196,10 @@ def _parse(words: list[str]) -> argparse.Namespace:
 
 
 def find_images(words: list[str]) -> list[Path]:
-    """The image files that files, folders (searched deeply) and glob patterns name, in order.
+    """Image files of the given files, folders (with subfolders) and glob patterns, in order.
 
     Raises:
-        DataError: a word names nothing.
+        DataError: a word matches no image.
     """
     from hyperfocal.data.file_names import visible_files, warn_of_hidden
     from hyperfocal.data.images import SUFFIXES
@@ -215,7 +219,9 @@ def find_images(words: list[str]) -> list[Path]:
         else:
             matches = [Path(name) for name in sorted(glob.glob(word, recursive=True))]
         if not matches:
-            raise DataError(f"{word}: no image there (folders are searched for {sorted(SUFFIXES)})")
+            raise DataError(
+                f"{word}: no images found (folders are searched for {sorted(SUFFIXES)})"
+            )
         found.update(dict.fromkeys(matches))
     return list(found)
 
@@ -223,9 +229,9 @@ def find_images(words: list[str]) -> list[Path]:
 def as_results(
     path: Path, detections: Detections, categories: Sequence[Category]
 ) -> list[dict[str, Any]]:
-    """COCO's results format, with the file's name in place of an image id.
+    """COCO's results format, with the file's name instead of an image id.
 
-    `hyperfocal.evaluation.read_results` takes it: images are matched by the end of their paths,
+    For `hyperfocal.evaluation.read_results`, which matches images by the end of their paths and
     categories by name.
     """
     from hyperfocal.evaluation.results import as_entries
@@ -243,9 +249,9 @@ def as_results(
 
 
 def _picture_names(paths: list[Path]) -> dict[Path, str]:
-    """A picture name for each path: its stem, numbered where stems repeat.
+    """An output name for each path: its stem, numbered if stems repeat.
 
-    Stems that a file system may take for the same (upper and lower case, Unicode forms) count as
+    Stems that a file system may treat as equal (upper and lower case, Unicode forms) count as
     repeats.
     """
     names: dict[Path, str] = {}

@@ -1,4 +1,4 @@
-"""``hyperfocal recipes``: what there is to train."""
+"""``hyperfocal recipes``: lists the recipes."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from hyperfocal.names import command
 
 
 def run(words: list[str]) -> int:
-    """Print every recipe with its first line of documentation, or all of one's."""
+    """Print all recipes with the first line of their documentation, or all about one."""
     parser = argparse.ArgumentParser(
         prog="hyperfocal recipes",
-        description="List the recipes of `hyperfocal train`, or tell all of one: its command, the "
-        "accuracy to expect, and the flags of the published tables' rows.",
+        description="List the recipes of `hyperfocal train`, or describe one: its command, the "
+        "expected accuracy, and flags for the rows of published tables.",
     )
-    parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="tell all of this one")
+    parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="describe this recipe")
     name = parser.parse_args(words).recipe
     from hyperfocal.recipes import describe, docstring, published_rows
 
@@ -29,7 +29,7 @@ def run(words: list[str]) -> int:
         return 0
     table = Table(box=None, pad_edge=False)
     table.add_column("recipe", style="bold", no_wrap=True)
-    table.add_column("what it is for")
+    table.add_column("description")
     for name, summary in describe().items():
         table.add_row(name, summary)
     Console().print(table)

@@ -1,4 +1,4 @@
-"""``hyperfocal replay RUN/blackbox/STEP/batch-0.pt``: make one step of a training again."""
+"""``hyperfocal replay RUN/blackbox/STEP/batch-0.pt``: repeat one training step."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from hyperfocal.names import say
 
 
 def run(words: list[str]) -> int:
-    """Print the loss terms of the step and what in it isn't finite."""
+    """Print the step's loss terms and what isn't finite in it."""
     parser = argparse.ArgumentParser(
         prog="hyperfocal replay",
-        description="Make the forward and backward pass again that a run left in its blackbox "
-        "folder because the loss or gradient wasn't finite.",
+        description="Repeat the forward and backward pass of a step that a run saved in its "
+        "blackbox folder because the loss or gradient wasn't finite.",
     )
     parser.add_argument("FILE", type=Path, help="batch-RANK.pt in RUN/blackbox/STEP")
     parser.add_argument("--accelerator", choices=["cpu", "cuda", "mps"], help="default: the run's")
@@ -33,5 +33,5 @@ def run(words: list[str]) -> int:
     for name in made.bad_gradients[:20]:
         say(console, f"  not finite: gradient of {name}")
     if not bool(made.gradients.bad):
-        console.print("Everything is finite here: the run's device or precision made it otherwise.")
+        console.print("Everything is finite here: the cause is the run's device or precision.")
     return 0

@@ -1,4 +1,4 @@
-"""``hyperfocal train RECIPE [flags]``: train, evaluate, leave pictures."""
+"""``hyperfocal train RECIPE [flags]``: train, evaluate, draw figures."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from hyperfocal.names import MAX_COMMAND, command, say
 from hyperfocal.types import ConfigError
 
 DESCRIPTION = """\
-Train a detector and measure it.
+Train a detector and evaluate it.
 
   hyperfocal train RECIPE --data.train.annotations F --data.train.images D \\
       --data.val.annotations F --data.val.images D --out RUN [any setting]
 
 RECIPE is a name from `hyperfocal recipes`, a path to your own recipe file, or a run folder, whose
-detector and settings are taken. `--model.weights RUN` starts any recipe from a trained detector
+detector and settings are used. `--model.weights RUN` starts any recipe from a trained detector
 (docs/fine_tuning.md).
-`--loss my_losses:MyLoss` takes a loss of your own, and likewise every other component; `--trust
-my_losses` allows a run folder's (docs/extend.md).
+`--loss my_losses:MyLoss` uses your own loss; the other components work the same way. `--trust
+my_losses` allows the components of a run folder (docs/extend.md).
 `hyperfocal train RECIPE --help` lists every setting with its default.
 Annotations: COCO JSON, a YOLO data.yaml, a folder of Pascal VOC XML, or the CSV of Open Images."""
 
 
 def run(words: list[str]) -> int:
-    """Parse the flags over the recipe, train, and close with pictures and a table."""
+    """Parse the flags of the recipe, train, and print a summary."""
     if not words or words[0].startswith("-"):
         parser = argparse.ArgumentParser(
             prog="hyperfocal train",
@@ -60,7 +60,7 @@ def run(words: list[str]) -> int:
         again = command("hyperfocal", *(w for w in sys.argv[1:] if w != "--resume"), "--resume")
         say(
             console,
-            f"Stopped by {result.stopped_by}; everything is saved in {out}. Go on with:\n  {again}",
+            f"Stopped by {result.stopped_by}; the run is saved in {out}. To resume:\n  {again}",
             most=MAX_COMMAND,
         )
         return 130 if result.stopped_by == "SIGINT" else 0

@@ -1,4 +1,4 @@
-"""``--trust MODULE``: allow a run's components to come from a module outside the package."""
+"""``--trust MODULE``: allows components of a run from a module outside the package."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import argparse
 from hyperfocal.types import ConfigError
 
 HELP = (
-    "module outside hyperfocal, or .py file, that a run's parts may come from; it is executed. "
-    "Repeat it for several"
+    "module outside hyperfocal, or .py file, that a run's components may come from; its code is "
+    "executed. Can be repeated"
 )
 
 
@@ -18,7 +18,7 @@ def add_trust(parser: argparse.ArgumentParser) -> None:
 
 
 def take_trust(words: list[str]) -> tuple[list[str], list[str]]:
-    """The modules that the words of a command trust, and the other words.
+    """The modules that ``--trust`` options name, and the other words.
 
     Raises:
         ConfigError: the last word is ``--trust``.
@@ -32,6 +32,6 @@ def take_trust(words: list[str]) -> tuple[list[str], list[str]]:
             continue
         found = value if equals else next(queue, "")
         if not found or found.startswith("-"):
-            raise ConfigError("--trust takes the name of a module, or a .py file")
+            raise ConfigError("--trust needs the name of a module, or a .py file")
         trust.append(found)
     return trust, rest

@@ -21,7 +21,7 @@ from hyperfocal.reproduce.judge import Outcome
 from hyperfocal.types import HyperfocalError
 
 POLL_SECONDS = 0.1
-STOPPED = "everything is saved in"
+STOPPED = "the run is saved in"
 """What `hyperfocal train` says when a signal ended it before its last step."""
 NOT_FINITE = re.compile(r"step (\d+): the loss is ")
 """What it says of a step whose loss or gradient isn't finite."""
