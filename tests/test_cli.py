@@ -85,7 +85,7 @@ def test_what_is_wrong_is_one_line_and_status_2(
     ],
     ids=lambda words: words[0],
 )
-def test_an_out_that_is_a_file_is_told_before_the_work(
+def test_an_out_that_is_a_file_is_reported_before_the_work(
     words: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     file = tmp_path / "taken"

@@ -37,7 +37,7 @@ def test_copies_in_both_splits_are_found_in_memory() -> None:
     found = hyperfocal.doctor(
         Squares(12), Squares(3), categories=["red", "orange"], settings=QUICK, verbose=False
     )
-    copies = [f for f in found.findings if "like a training image" in f.text]
+    copies = [f for f in found.findings if "similar to a training image" in f.text]
     assert copies
     assert copies[0].count == 3
     other = hyperfocal.doctor(

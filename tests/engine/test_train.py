@@ -400,7 +400,7 @@ def test_a_finished_run_keeps_the_config_that_it_was_made_with(drawn: Path, tmp_
     assert folder.config.read_text() == before
 
 
-def test_a_folder_that_is_a_file_is_told_before_the_work(drawn: Path, tmp_path: Path) -> None:
+def test_a_folder_that_is_a_file_is_reported_before_the_work(drawn: Path, tmp_path: Path) -> None:
     file = tmp_path / "taken"
     file.write_text("")
     for out in (file, file / "run"):

@@ -161,7 +161,7 @@ def test_a_name_that_stands_for_two_categories_stands_for_none(tmp_path: Path) -
     torch.testing.assert_close(logits(model), logits(source))
 
 
-def test_what_was_taken_is_told(tmp_path: Path) -> None:
+def test_what_was_copied_is_reported(tmp_path: Path) -> None:
     plan = experiment("--model.neck.channels", "96")
     make_run(tmp_path / "run", plan)
     other = experiment("--model.neck.channels", "64", "--model.pixels.bgr")
@@ -203,7 +203,7 @@ def test_weights_of_something_else_are_named(
     assert "w.pth: not weights of this detector" in str(caught.value)
 
 
-def test_a_backbone_alone_and_another_backbone_are_told_how_to_be_used(tmp_path: Path) -> None:
+def test_messages_say_how_to_use_a_backbone_alone_and_another_backbone(tmp_path: Path) -> None:
     plan = experiment()
     model = make_run(tmp_path / "run", plan)
     torch.save(model.backbone.net.state_dict(), tmp_path / "backbone.pth")

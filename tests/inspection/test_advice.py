@@ -226,14 +226,12 @@ def test_the_prior_keeps_the_background_below_the_objects(priors):
         assert background > positive
 
 
-def test_efl_is_told_on_how_many_categories_it_acts_by_prior():
+def test_advice_has_the_number_of_categories_that_efl_affects_by_prior():
     efl = override(load_recipe("retinanet_mobilenet"), ["--loss", "efl"], "test")
     # 20,000 priors in each of 1000 images, a positive for each box of the one image with boxes:
     # at 0.01 a ratio below 1 takes n+ / n- < 9e-6, fewer than about 180 positives.
     m = measured([900, 500, 100, 10], [50], boxes=1510, positives=1510.0)
-    assert "of the 4 these are at first, by prior, 0 at 0.001, 2 at 0.01" in (
-        advise_prior(efl, m).reason
-    )
+    assert "initial number, of 4, by prior: 0 at 0.001, 2 at 0.01" in (advise_prior(efl, m).reason)
     assert "gradient ratio" not in advise_prior(load_recipe("retinanet_mobilenet"), m).reason
 
 

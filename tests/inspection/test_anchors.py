@@ -59,7 +59,7 @@ def test_boxes_are_measured_after_the_resize(two):
     assert got.hw[0].tolist() == [128, 160]
 
 
-def test_small_and_unreached_boxes_are_told_with_their_category(two):
+def test_small_and_unmatched_boxes_are_reported_with_their_category(two):
     for image in range(1, 21):
         two.annotate("train", image_id=image, category_id=2, bbox=[3, 3, 6, 6])
         two.annotate("train", image_id=image, category_id=2, bbox=[2, 140, 180, 6])

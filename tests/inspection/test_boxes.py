@@ -53,9 +53,9 @@ def test_doubled_boxes(two):
     exact = two.only(found, "duplicate_boxes")
     assert exact.count == 1
     assert exact.cases[0].annotation == f"annotation id {twin['id']}"
-    assert "twin of annotation id 1, cat" in str(exact.cases[0])
+    assert "duplicate of annotation id 1, cat" in str(exact.cases[0])
     assert two.only(found, "near_duplicate_boxes").count == 1
-    assert "ant, twin of" in str(two.only(found, "two_categories_one_box").cases[0])
+    assert "ant, duplicate of" in str(two.only(found, "two_categories_one_box").cases[0])
 
 
 def test_crowds_may_cover_objects(two):

@@ -87,7 +87,7 @@ def test_a_file_that_cannot_be_parsed(two, split: str):
     assert (found.train is None) == (split == "train")
 
 
-def test_all_bad_entries_are_told_not_ten(two):
+def test_all_bad_entries_are_reported_not_ten(two):
     for image in two.data["train"]["images"][:15]:
         image["file_name"] = "../" + image["file_name"]
     found = two.examine()
@@ -220,7 +220,7 @@ def test_hidden_damage_is_found_by_decoding(two):
 def test_decoding_needs_open_files(two):
     experiment = two.experiment()
     data = dataclasses.replace(experiment.data, check="none")
-    with pytest.raises(ConfigError, match="--decode asks for it"):
+    with pytest.raises(ConfigError, match="--decode needs them"):
         examine(dataclasses.replace(experiment, data=data), "sample")
     for file in (two.root / "train").iterdir():
         file.unlink()

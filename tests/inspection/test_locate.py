@@ -80,7 +80,7 @@ def test_nothing_or_too_much(two, tmp_path):
         find_splits(tmp_path / "absent")
     empty = tmp_path / "empty"
     empty.mkdir()
-    with pytest.raises(DataError, match=r"name them with --data\.train\.annotations"):
+    with pytest.raises(DataError, match=r"give them with --data\.train\.annotations"):
         find_splits(empty)
     two.write()
     (two.root / "train.json").rename(two.root / "train_a.json")

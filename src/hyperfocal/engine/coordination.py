@@ -159,7 +159,7 @@ class Watchdog:
         self._ended.set()
 
     def _watch(self) -> None:
-        while not self._ended.wait(self._pause):
+        while not self._ended.is_set():
             place, age = self.place, time.monotonic() - self.since
             try:
                 self._store.set(self._key(self.rank), json.dumps([place, age, time.time()]))
@@ -173,6 +173,7 @@ class Watchdog:
                 sys.stderr.write(f"hyperfocal: {where}; {text}\n")
                 sys.stderr.flush()
                 os._exit(1)
+            self._ended.wait(self._pause)  # last, so that the start is reported at once
 
     def report(self) -> str:
         """What the other processes do; those that are behind, or don't report, come first."""

@@ -1,4 +1,4 @@
-"""What is wrong with a person's data, and which settings suit it."""
+"""Checks of a user's dataset, and settings that suit it."""
 
 from hyperfocal.inspection.advice import Advice, advise
 from hyperfocal.inspection.examine import Decode, Examination, examine

@@ -1,4 +1,4 @@
-"""Settings that suit the measured data: each with the flags to paste, a reason and its source."""
+"""Settings that suit the data, each with flags for `hyperfocal train`, a reason and its source."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from hyperfocal.names import command
 
 @dataclass(frozen=True)
 class Advice:
-    """All proposals for a data set and a recipe.
+    """All proposals for a dataset and a recipe.
 
     Attributes:
         recipe: name or path of the recipe.
-        measured: what they rest on.
-        proposals: one a topic.
-        experiment: the recipe with the person's flags and the proposals.
-        given: the flags of the person, first of the command.
+        measured: the statistics behind them.
+        proposals: one per topic.
+        experiment: the recipe with the user's flags and the proposals.
+        given: the user's flags, which come first in the command.
     """
 
     recipe: str
@@ -42,16 +42,16 @@ class Advice:
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """The overrides of all proposals, as words."""
+        """The flags of all proposals, as words."""
         return tuple(word for proposal in self.proposals for word in proposal.flags)
 
     @property
     def command(self) -> str:
-        """The command that trains by them."""
+        """The command that trains with the proposals."""
         return command("hyperfocal", "train", self.recipe, *self.given, *self.flags)
 
     def as_json(self) -> dict[str, Any]:
-        """JSON-able form."""
+        """As JSON-serializable values."""
         m = self.measured
         return {
             "recipe": self.recipe,
@@ -74,16 +74,16 @@ class Advice:
 def advise(
     found: Examination, original: Experiment, recipe: str, given: Sequence[str] = ()
 ) -> Advice | None:
-    """Propose settings; None where no training split could be read.
+    """Propose settings; None if no training split could be read.
 
-    Image size comes first, for anchors are measured after the resize; the sampler before the
-    schedule, for it makes epochs longer.
+    Image size comes first, because anchors are measured after the resize; the sampler comes before
+    the schedule, because it makes epochs longer.
 
     Args:
-        found: the examination, with the person's own flags in its experiment.
+        found: the examination, with the user's flags in its experiment.
         original: the recipe without them.
         recipe: its name.
-        given: the person's flags, as words.
+        given: the user's flags, as words.
     """
     if found.train is None:
         return None

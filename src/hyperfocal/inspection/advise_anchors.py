@@ -1,4 +1,4 @@
-"""Anchor sizes and ratios: the fewest that reach nearly all boxes."""
+"""Anchor sizes and ratios: the fewest that match nearly all boxes."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ SOURCE = (
 )
 
 GOOD_ENOUGH = 0.01
-"""Share of boxes without an anchor that isn't worth a change."""
+"""Fraction of boxes without an anchor that needs no change."""
 
 BETTER_BY = 0.5
-"""A change must leave at most this part of the boxes that are missed now."""
+"""A change must reduce the boxes without an anchor to this fraction, or less."""
 
 EXTRA_PRICE = 0.0005
-"""Share of boxes that one more anchor at every location must gain."""
+"""Fraction of boxes that an additional anchor per location must gain."""
 
 _SAMPLE = 20_000
 
 
 def advise_anchors(experiment: Experiment, measured: Measurements) -> Proposal:
-    """Other sizes and ratios, taken from the boxes, if the recipe's leave too many out."""
+    """Sizes and ratios computed from the boxes, if the recipe's anchors miss too many of them."""
     model, fit = experiment.model, measured.fit
     if not isinstance(model, RetinaNet.Config) or fit is None:
         reason = (
-            f"{model.kind} chooses the positives of each object by their rank or place, not by a "
-            "fixed IoU, so every object gets some: keep the recipe's"
+            f"{model.kind} selects the positives of each object by rank or location, not by a "
+            "fixed IoU, so every object has some: keep the recipe's"
         )
         return Proposal("anchors", (), reason, "Zhang et al., CVPR 2020 (ATSS)")
-    told = f"{fit.share:.2%} of the boxes are reached by no anchor at IoU {fit.positive:g}"
+    found = f"{fit.share:.2%} of the boxes have no anchor with IoU {fit.positive:g} or more"
     if fit.share <= GOOD_ENOUGH:
-        return Proposal("anchors", (), f"{told}: keep the recipe's", SOURCE)
+        return Proposal("anchors", (), f"{found}: keep the recipe's", SOURCE)
     table = _sample(fit.table)
     strides = level_strides(experiment)
 
@@ -52,7 +52,7 @@ def advise_anchors(experiment: Experiment, measured: Measurements) -> Proposal:
     price, best = min(priced, key=lambda pair: pair[0])
     share = price - EXTRA_PRICE * best.per_location
     if share > BETTER_BY * fit.share:
-        reason = f"{told}; no set of up to 15 shapes leaves less than {share:.2%} out: keep them"
+        reason = f"{found}; no set of up to 15 shapes misses fewer than {share:.2%}: keep them"
         return Proposal("anchors", (), reason, SOURCE)
     flags = (
         *("--model.anchors.base-scales", *(f"{s:g}" for s in best.base_scales)),
@@ -61,15 +61,15 @@ def advise_anchors(experiment: Experiment, measured: Measurements) -> Proposal:
     )
     sizes = ", ".join(f"{min(strides) * scale:g}" for scale in best.base_scales)
     reason = (
-        f"{told}; with anchors from {sizes} px up in ratios (height / width) "
-        f"{', '.join(f'{r:g}' for r in best.ratios)}, taken from the boxes, {share:.2%} "
-        f"({best.per_location} anchors a location in place of {model.anchors.per_location})"
+        f"{found}; with anchors of at least {sizes} px and ratios (height / width) "
+        f"{', '.join(f'{r:g}' for r in best.ratios)}, computed from the boxes, {share:.2%} "
+        f"({best.per_location} anchors per location instead of {model.anchors.per_location})"
     )
     return Proposal("anchors", flags, reason, SOURCE)
 
 
 def _candidates(model: RetinaNet.Config, table: BoxTable) -> Iterator[AnchorGenerator.Config]:
-    """The recipe's, and sets whose smallest size and ratios are quantiles of the boxes'."""
+    """The recipe's anchors, and sets whose smallest size and ratios are quantiles of the boxes'."""
     own = model.anchors
     log_ratio = np.log2(table.ratio)
     ratios = [own.ratios]

@@ -1,4 +1,4 @@
-"""The classification loss, and the prior that it starts from."""
+"""The classification loss and its initial prior."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ from hyperfocal.losses.alpha import as_number
 from hyperfocal.models import as_dense
 
 LARGE_VOCABULARY = 100
-"""Categories from which the published gains of EFL are taken to hold (500 and 1203 there)."""
+"""Number of categories from which the published gains of EFL are assumed (500 and 1203 there)."""
 
 LONG_TAIL = 10.0
-"""Most over least frequent category from which a set is long-tailed."""
+"""Ratio of the most to the least frequent category from which a dataset is long-tailed."""
 
 FEW_BACKGROUND = 10.0
-"""Background priors a positive up to which plain cross entropy does."""
+"""Background priors per positive up to which plain cross entropy is enough."""
 
 GAMMA, ALPHA = 2.0, 0.25
 
 EFL_PRIORS = (0.001, 0.01, 0.02, 0.05)
-"""For which a person is told on how many categories EFL acts."""
+"""Priors for which the number of categories that EFL affects is reported."""
 
 
 def is_long_tailed(measured: Measurements) -> bool:
-    """Whether some categories are rare: beside others, and in number."""
+    """Whether some categories are rare, relative to others and in number of images."""
     return measured.ratio >= LONG_TAIL and measured.scarce > 0
 
 
 def advise_loss(experiment: Experiment, measured: Measurements) -> Proposal:
-    """Focal loss for the imbalance of background and objects; EFL where many categories are rare.
+    """Focal loss for foreground-background imbalance; EFL if many categories are rare.
 
-    Focal loss answers the first imbalance only: on LVIS it gives rare categories AP 9.6.
+    Focal loss only addresses the first imbalance: on LVIS it gives rare categories AP 9.6.
     """
     loss = as_dense(experiment.model).loss
     background = measured.priors / max(measured.positives, 1e-9)
-    told = (
-        f"{background:.0f} background priors a positive; the most frequent category has "
+    found = (
+        f"{background:.0f} background priors per positive; the most frequent category has "
         f"{measured.ratio:.0f} times the training images of the rarest"
     )
     source = f"{EFL}, Tables 1 and 2 (LVIS: APr 9.6 to 15.2 of RetinaNet); {PAPER}, Table 1b"
@@ -52,42 +52,42 @@ def advise_loss(experiment: Experiment, measured: Measurements) -> Proposal:
         and is_long_tailed(measured)
         and rare >= 0.05 * measured.categories
     ):
-        reason = f"{told}, and {rare} of {measured.categories} categories are rare"
+        reason = f"{found}, and {rare} of {measured.categories} categories are rare"
         if loss.kind in ("efl", "eqfl"):
             return Proposal("loss", (), f"{reason}: keep {loss.kind}", source)
         if loss.kind not in ("focal", "ce"):
             return Proposal("loss", (), f"{reason}: keep the loss you chose, {loss.kind}", source)
-        # Its longer warm-up rides out the first, noisy statistics.
+        # Its longer warm-up bridges the first, noisy statistics.
         flags = ("--loss", "efl", "--train.warmup-iterations", "6000", "--train.clip-norm", "35")
         reason += (
-            ": EFL, whose focus grows for categories that positives rarely reach, with its longer "
-            "warm-up and clipping"
+            ": EFL, which focuses more on categories with few positives, with its longer warm-up "
+            "and clipping"
         )
         return Proposal("loss", flags, reason, source)
     source = f"{PAPER}, Table 1b (best: gamma 2, alpha 0.25; alpha falls as gamma rises)"
     if loss.kind != "focal":
-        return Proposal("loss", (), f"{told}: keep the loss you chose, {loss.kind}", source)
+        return Proposal("loss", (), f"{found}: keep the loss you chose, {loss.kind}", source)
     assert isinstance(loss, SigmoidFocalLoss.Config)
     if background <= FEW_BACKGROUND:
-        return Proposal("loss", ("--loss", "ce"), f"{told}: so little needs no focusing", source)
+        return Proposal("loss", ("--loss", "ce"), f"{found}: too few to need focal loss", source)
     why = "focal loss"
     if is_long_tailed(measured):
         why += (
-            f"; the long tail of {measured.categories} categories is left to the sampler, because "
+            f"; for the long tail of {measured.categories} categories use the sampler, because "
             "EFL's published gains are on 500 and 1203 categories"
         )
     if loss.gamma == GAMMA and loss.alpha == ALPHA:
-        return Proposal("loss", (), f"{told}: {why}, gamma 2 and alpha 0.25 as they are", source)
+        return Proposal("loss", (), f"{found}: {why}, keep gamma 2 and alpha 0.25", source)
     best = ("--loss.gamma", f"{GAMMA:g}", "--loss.alpha", f"{ALPHA:g}")
-    return Proposal("loss", best, f"{told}: {why} with the settings that were best", source)
+    return Proposal("loss", best, f"{found}: {why} with the best settings", source)
 
 
 def advise_prior(experiment: Experiment, measured: Measurements) -> Proposal:
-    """The largest prior of 0.01, 0.001, ... whose background starts below the objects.
+    """The largest prior of 0.01, 0.001, ... for which background's initial loss is the smaller one.
 
-    With every probability at π, a loss of the K logits of A priors over P positives starts at A K/P
-    times its value at a negative logit, a positive, from the background, and at its value at a
-    positive logit from the positives themselves. The loss itself is computed; α-focal loss is
+    With every probability at π, a loss of the K logits of A priors and P positives starts, per
+    positive, at A K/P times its value for a negative logit from the background, and at its value
+    for a positive logit from the positives. The loss itself is computed; α-focal loss is
     ``(1 - α) π^γ (-log(1 - π))`` and ``α (1 - π)^γ (-log π)`` there.
     """
     source = f"{PAPER}, sections 3.3 and 4.1; {EFL}, released settings (0.001 for 1203 categories)"
@@ -96,7 +96,7 @@ def advise_prior(experiment: Experiment, measured: Measurements) -> Proposal:
     logits = measured.priors * measured.categories / max(measured.positives, 1.0)
     if not loss.adds_up:
         name = loss.kind or type(loss).__qualname__
-        reason = f"{name} is no sum over all logits, which a prior balances: keep {now:g}"
+        reason = f"{name} isn't a sum over all logits that a prior balances: keep {now:g}"
         return Proposal("prior", (), reason, source)
     module = loss.build(measured.categories, measured.counts).eval()
 
@@ -112,8 +112,8 @@ def advise_prior(experiment: Experiment, measured: Measurements) -> Proposal:
         wanted = min(wanted, 0.001)
     background, positive = starts(wanted)
     reason = (
-        f"at prior {wanted:g} the loss starts with {background:.2g} from the background and "
-        f"{positive:.2g} from the objects, a positive"
+        f"with prior {wanted:g} the initial loss per positive is {background:.2g} from the "
+        f"background and {positive:.2g} from the objects"
     )
     flags: tuple[str, ...] = ("--model.head.prior", f"{wanted:g}")
     if wanted >= now or math.isclose(wanted, now):
@@ -123,15 +123,15 @@ def advise_prior(experiment: Experiment, measured: Measurements) -> Proposal:
     if isinstance(loss, EqualizedFocalLoss.Config):
         acts = ", ".join(f"{_below_one(loss, measured, p)} at {p:g}" for p in EFL_PRIORS)
         reason += (
-            "; EFL differs from focal loss for categories whose gradient ratio is below 1: of the "
-            f"{measured.categories} these are at first, by prior, {acts} (docs/long_tail.md)"
+            "; EFL differs from focal loss for categories with a gradient ratio below 1; their "
+            f"initial number, of {measured.categories}, by prior: {acts} (docs/long_tail.md)"
         )
     return Proposal("prior", flags, reason, source)
 
 
 @torch.no_grad()
 def _at_prior(loss: nn.Module, prior: float, k: int) -> tuple[float, float]:
-    """Loss of a negative and of a positive logit where all K probabilities are the prior."""
+    """Loss of a negative and of a positive logit if all K probabilities are the prior."""
     logits = torch.full((k, k), math.log(prior) - math.log1p(-prior), dtype=torch.float64)
     negative = float(loss(logits[:1], torch.tensor([k]), 1.0)) / k
     objects = float(loss(logits, torch.arange(k), 1.0)) / k  # one of each category
@@ -139,9 +139,9 @@ def _at_prior(loss: nn.Module, prior: float, k: int) -> tuple[float, float]:
 
 
 def _below_one(loss: EqualizedFocalLoss.Config, measured: Measurements, prior: float) -> int:
-    """Categories with objects whose gradient ratio is below 1 when all probabilities are the prior.
+    """Categories with objects whose gradient ratio is below 1 if all probabilities are the prior.
 
-    Every box is taken to have as many positives as the average one.
+    Assumes that every box has the mean number of positives.
     """
     boxes = torch.tensor(measured.counts.instances, dtype=torch.float64)
     with_boxes = len(set(measured.table.image.tolist()))

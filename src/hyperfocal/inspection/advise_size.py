@@ -1,4 +1,4 @@
-"""Image size: large enough for the small boxes, no larger than the images have to tell."""
+"""Image size: large enough for small boxes, but not beyond the resolution of the images."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from hyperfocal.inspection.anchors import SMALL
 from hyperfocal.inspection.measure import Measurements
 from hyperfocal.inspection.proposal import PAPER, Proposal
 
-SOURCE = f"{PAPER}, Table 1e: from 400 to 800 px AP of small objects goes from 11.2 to 18.9"
+SOURCE = f"{PAPER}, Table 1e: from 400 to 800 px AP of small objects rises from 11.2 to 18.9"
 
 MAX_GROWTH = 1.5
-"""Most that the recipe's size is raised by; time and memory go with its square."""
+"""Maximum factor on the recipe's size; time and memory grow with its square."""
 
 MAX_UPSCALE = 5 / 3
-"""Most that images are enlarged: COCO's, 480 px high, are trained at 800."""
+"""Maximum enlargement of images: COCO's, 480 px high, are trained at 800."""
 
 SMALL_SHARE = 0.1
-"""The quantile of box sides that should not be small."""
+"""The quantile of box sizes that should not be small."""
 
 
 def advise_size(experiment: Experiment, measured: Measurements) -> Proposal:
-    """Raise the shorter side until small objects measure 32 pixels; see `_small_side`."""
+    """Increase the shorter side until small objects measure 32 pixels; see `_small_side`."""
     settings = experiment.data.train_transform
     shorts = settings.shorts
     now = max(shorts)
     if not len(measured.table.boxes):
         return Proposal("image size", (), "there are no boxes to measure", SOURCE)
     side = _small_side(measured)
-    told = (
+    found = (
         f"after the resize to {now} px, small objects (a tenth of all boxes, or the median box of "
         f"a tenth of the categories) measure {side:.0f} px or less (square root of the area)"
     )
@@ -37,10 +37,10 @@ def advise_size(experiment: Experiment, measured: Measurements) -> Proposal:
     wanted = min(now * SMALL / max(side, 1e-6), limit)
     size = int(wanted // 32 * 32)
     if side >= SMALL:
-        return Proposal("image size", (), f"{told}: large enough, keep it", SOURCE)
+        return Proposal("image size", (), f"{found}: large enough, keep it", SOURCE)
     if size <= now:
         why = f"the images themselves are only {measured.native_short:.0f} px"
-        return Proposal("image size", (), f"{told}, but {why}: keep it", SOURCE)
+        return Proposal("image size", (), f"{found}, but {why}: keep it", SOURCE)
     factor = size / now
     longest = int(np.ceil(settings.long * factor / 32) * 32)
     train = [str(int(round(short * factor / 32) * 32)) for short in shorts]
@@ -51,7 +51,7 @@ def advise_size(experiment: Experiment, measured: Measurements) -> Proposal:
         *("--data.val-transform.long", str(longest)),
     )
     reason = (
-        f"{told}; at {size} px that is {side * factor:.0f} px. A step takes about "
+        f"{found}; at {size} px that is {side * factor:.0f} px. A step takes about "
         f"{factor**2:.1f} times as long"
     )
     return Proposal("image size", flags, reason, SOURCE)

@@ -1,4 +1,4 @@
-"""What to start from: few images are better spent on a detector that has learnt something near."""
+"""Initial weights: with few images, fine-tuning a detector trained on similar data is better."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from hyperfocal.inspection.measure import Measurements
 from hyperfocal.inspection.proposal import Proposal
 
 FEW_IMAGES = 1000
-"""Training images below which a detector to start from is worth looking for."""
+"""Number of training images below which fine-tuning is recommended."""
 
 
 def advise_start(experiment: Experiment, measured: Measurements) -> Proposal:
-    """Fine-tuning for small sets; which detector is near only the user knows."""
+    """Fine-tuning for small datasets; only the user knows which detector's data is similar."""
     source = "measured: docs/results/own_data.md; how: docs/fine_tuning.md"
-    told = f"{measured.images} training images"
+    found = f"{measured.images} training images"
     if experiment.model.weights is not None:
-        reason = f"{told}, starting from the detector you chose, {experiment.model.weights}"
+        reason = f"{found}, starting from the detector you chose, {experiment.model.weights}"
     elif measured.images >= FEW_IMAGES:
-        reason = f"{told} are enough to start from a backbone's weights"
+        reason = f"{found} are enough to start from a backbone's weights"
     else:
         reason = (
-            f"{told} are few: if you have a run on something near, or torchvision's COCO detector "
-            "(hyperfocal import), start from that with --model.weights RUN; categories of the same "
-            "names keep what they know"
+            f"{found} are few: if you have a run on similar data, or torchvision's COCO detector "
+            "(hyperfocal import), start from it with --model.weights RUN; categories with the same "
+            "names keep their weights"
         )
     return Proposal("start", (), reason, source)

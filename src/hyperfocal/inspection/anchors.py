@@ -1,4 +1,4 @@
-"""How well a recipe's anchors fit the boxes, after its resize, without laying the anchors."""
+"""How well a recipe's anchors match the boxes after its resize, computed without all anchors."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from hyperfocal.names import one_name
 from hyperfocal.types import AnnotationSet
 
 SMALL, LARGE = 32.0, 96.0
-"""COCO's bounds between small, medium and large boxes: sides of squares of that area, pixels."""
+"""COCO's bounds between small, medium and large boxes: square root of the area, in pixels."""
 
 MAX_BOXES = 200_000
-"""Boxes measured; of more, a random part."""
+"""Number of boxes measured; of more, a random sample."""
 
-WORTH_TELLING = 0.01
-"""Share of boxes without an anchor that becomes a warning; a smaller one is a note."""
+WORTH_WARNING = 0.01
+"""Fraction of boxes without an anchor that is a warning; a smaller one is a note."""
 
 _CHUNK = 20_000
 
 
 @dataclass(frozen=True)
 class BoxTable:
-    """Boxes of a split in the frame of the network's input.
+    """Boxes of a split in the coordinates of the network's input.
 
     Attributes:
         boxes: ``(N, 4)`` xyxy pixels after the resize.
@@ -49,7 +49,7 @@ class BoxTable:
 
     @property
     def side(self) -> NDArray[np.float64]:
-        """Square root of each area, pixels."""
+        """Square root of each box's area, in pixels."""
         sides = self.boxes[:, 2:] - self.boxes[:, :2]
         return np.asarray(np.sqrt(sides.prod(axis=1)))
 
@@ -63,7 +63,7 @@ class BoxTable:
 def resized_boxes(
     annotations: AnnotationSet, settings: TransformConfig, divisor: int, seed: int = 0
 ) -> BoxTable:
-    """The boxes after the resize; with scale jitter, at the median of the lengths.
+    """The boxes after the resize; with scale jitter, at the median of the sizes.
 
     Crowd boxes are left out, as in training.
     """
@@ -107,8 +107,8 @@ def best_iou(
     With w, h, u, v the sides of box and anchor and d the distance of their centres along an axis,
     the overlap along x is ``clip(min(w, u, (w + u) / 2 - |d|), 0)``. It never grows with |d|, and
     IoU grows with both overlaps, so the best location of an anchor shape is the one nearest to the
-    box's centre, along each axis by itself. N boxes and S shapes need N·S steps, whatever the
-    number of locations. Equals the maximum over all anchors laid out.
+    box's centre, for each axis separately. N boxes and S shapes take N·S steps, whatever the
+    number of locations. The result is the maximum over all anchors.
     """
     shapes = [base.double().numpy() for base in anchors.build(strides).bases]
     whole = anchors.style == "torchvision"
@@ -135,24 +135,24 @@ def best_iou(
 
 
 def smallest_anchor(anchors: AnchorGenerator.Config, strides: tuple[int, ...]) -> float:
-    """Square root of the smallest anchor's area, pixels."""
+    """Square root of the smallest anchor's area, in pixels."""
     return min(strides) * min(anchors.base_scales)
 
 
 def level_strides(experiment: Experiment) -> tuple[int, ...]:
-    """Strides of a dense detector's pyramid, from the config alone."""
+    """Strides of a dense detector's pyramid, as in its config."""
     return as_dense(experiment.model).neck.strides
 
 
 @dataclass(frozen=True)
 class Fit:
-    """How anchors and boxes go together.
+    """How well anchors match boxes.
 
     Attributes:
         table: the boxes.
         best: ``(N,)`` highest IoU with an anchor.
-        positive: IoU at which the recipe's assigner makes an anchor positive.
-        kept: IoU from which it keeps a box's best anchor all the same.
+        positive: IoU from which the recipe's assigner makes an anchor positive.
+        kept: IoU from which it makes a box's best anchor positive anyway.
     """
 
     table: BoxTable
@@ -162,12 +162,12 @@ class Fit:
 
     @property
     def missed(self) -> NDArray[np.bool_]:
-        """``(N,)`` no anchor reaches the positive threshold."""
+        """``(N,)``, True where no anchor has the positive IoU."""
         return np.asarray(self.best < self.positive)
 
     @property
     def share(self) -> float:
-        """Share of boxes that no anchor reaches."""
+        """Fraction of boxes where no anchor has the positive IoU."""
         return float(self.missed.mean()) if len(self.best) else 0.0
 
 
@@ -176,7 +176,7 @@ def measure_fit(
     annotations: AnnotationSet,
     advance: Callable[[int], None] = lambda boxes: None,
 ) -> Fit | None:
-    """The fit of a recipe's anchors; None for detectors that don't assign by a fixed IoU."""
+    """Match the recipe's anchors; None for detectors that don't assign by a fixed IoU."""
     model = experiment.model
     if not (isinstance(model, RetinaNet.Config) and type(model.assigner) is MaxIoUAssigner.Config):
         return None
@@ -191,7 +191,7 @@ def measure_fit(
 def check_anchors(
     experiment: Experiment, annotations: AnnotationSet, fit: Fit | None
 ) -> list[Finding]:
-    """Boxes that are too small for the anchors, or of a shape or size that none of them reaches."""
+    """Boxes that are too small for the anchors, or of a shape or size that no anchor matches."""
     if fit is None or not len(fit.best):
         return []
     assert isinstance(experiment.model, RetinaNet.Config)
@@ -204,7 +204,7 @@ def check_anchors(
         order = np.flatnonzero(small)[np.argsort(table.side[small])]
         text = (
             f"{share:.1%} of the boxes are smaller than the smallest anchor ({least:g} px) after "
-            f"the recipe's resize (median side of all: {np.median(table.side):.0f} px); most: "
+            f"the recipe's resize (median of all: {np.median(table.side):.0f} px), mostly: "
             f"{_by_category(small, table.labels, names)}"
         )
         severity: Severity = "warning" if share >= 0.05 else "note"
@@ -217,12 +217,12 @@ def check_anchors(
         lost = fit.best < fit.kept
         order = np.flatnonzero(missed)[np.argsort(fit.best[missed], kind="stable")]
         text = (
-            f"{fit.share:.2%} of the boxes are reached by no anchor at IoU {fit.positive:g} "
-            f"({_by_size(missed, table)}; most: {_by_category(missed, table.labels, names)}). The "
-            f"recipe's assigner gives {float(lost.mean()):.2%} of all boxes no anchor at all, so "
-            "they are never learnt"
+            f"{fit.share:.2%} of the boxes have no anchor with IoU {fit.positive:g} or more "
+            f"({_by_size(missed, table)}; mostly: {_by_category(missed, table.labels, names)}). "
+            f"The recipe's assigner assigns no anchor at all to {float(lost.mean()):.2%} of all "
+            "boxes, so they are never learnt"
         )
-        severity = "warning" if fit.share >= WORTH_TELLING else "note"
+        severity = "warning" if fit.share >= WORTH_WARNING else "note"
         cases = tuple(
             _case(annotations, table, n, f"best IoU {fit.best[n]:.2f}") for n in order[:20]
         )

@@ -1,4 +1,4 @@
-"""Objects that have several boxes."""
+"""Objects with several boxes."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from hyperfocal.inspection.reading import Examined
 from hyperfocal.names import one_name
 
 NEAR_IOU = 0.95
-"""IoU from which two boxes of one category in one image are taken for one object."""
+"""IoU from which two boxes in one image are considered the same object."""
 
 MAX_NEIGHBOURS = 500
-"""Boxes of nearly its size, in its image, that a box is compared with."""
+"""Maximum number of boxes of similar size in its image that a box is compared with."""
 
 
 def check_doubles(split: Examined) -> list[Finding]:
-    """The same object boxed twice, under one category or two."""
+    """Objects with two boxes, of one category or two."""
     raw = split.raw
     usable = np.isfinite(raw.boxes).all(axis=1) & ~raw.crowd
     with np.errstate(invalid="ignore"):
@@ -34,20 +34,20 @@ def check_doubles(split: Examined) -> list[Finding]:
         (
             same & exact,
             "duplicate_boxes",
-            "with a twin of the same category, equal to the last digit: counted twice in training, "
-            "and one of the two always missed in evaluation",
+            "with an exact duplicate of the same category: they count twice in training, and one "
+            "of the two is always missed in evaluation",
         ),
         (
             same & ~exact,
             "near_duplicate_boxes",
-            f"with IoU {NEAR_IOU:g} or more with another of the same category, as if an object had "
-            "been boxed twice",
+            f"with IoU {NEAR_IOU:g} or more with another of the same category, probably the same "
+            "object annotated twice",
         ),
         (
             ~same,
             "two_categories_one_box",
-            f"with IoU {NEAR_IOU:g} or more with one of another category: two labels of an object "
-            "contradict each other in training",
+            f"with IoU {NEAR_IOU:g} or more with one of another category: in training, the two "
+            "labels of the object contradict each other",
         ),
     )
     for chosen, kind, what in kinds:
@@ -60,7 +60,7 @@ def check_doubles(split: Examined) -> list[Finding]:
             return names.get(int(raw.category_ids[row]), "unknown")
 
         notes = [
-            f"{name(second[n])}, twin of {raw.describe(int(first[n]))}, {name(first[n])}"
+            f"{name(second[n])}, duplicate of {raw.describe(int(first[n]))}, {name(first[n])}"
             for n in order
         ]
         cases = split.cases(second[order].tolist(), notes)
@@ -75,19 +75,19 @@ def near_pairs(
     """Pairs of boxes in one group (image) with an IoU of at least ``least``.
 
     Boxes are compared with the next, the second next, ... of their group, all groups at once, so
-    that there is no loop over images. Where an image has more than `MAX_NEIGHBOURS` boxes of nearly
-    one size, only equal boxes are sure to be found.
+    that there is no loop over images. If an image has more than `MAX_NEIGHBOURS` boxes of similar
+    size, only equal boxes are guaranteed to be found.
 
     Args:
         boxes: ``(N, 4)`` xyxy with positive areas.
-        groups: ``(N,)`` which boxes belong together.
+        groups: ``(N,)`` group of each box.
         least: the threshold, above 0.
 
     Returns:
-        Rows of the first and of the second of each pair, and their IoU.
+        Rows of the first and of the second box of each pair, and their IoU.
     """
     # IoU >= t needs areas within a factor t: sorted by area within a group, a comparison can stop
-    # at the first box that is too large. Equal boxes come to lie side by side.
+    # at the first box that is too large. Equal boxes are neighbours.
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     order = np.lexsort((boxes[:, 1], boxes[:, 0], area, groups))
     b, g, a = boxes[order], groups[order], area[order]

@@ -1,4 +1,4 @@
-"""Categories that can't be learnt or measured, and ids that are off by one."""
+"""Categories that can't be learnt or evaluated, and ids that are off by one."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from hyperfocal.types import AnnotationSet, CategoryCounts
 
 
 def check_category_ids(name: SplitName, raw: RawAnnotations) -> list[Finding]:
-    """Ids that the list of categories lacks, but would have if all were one higher or lower.
+    """Ids missing from the categories that would all exist if they were one higher or lower.
 
-    Must see the annotations before those of unknown categories are left out.
+    Must be called before annotations of unknown categories are removed.
     """
     return _shifted(
         name,
         "category",
         np.unique(raw.category_ids),
         np.array([category.id for category in raw.categories], dtype=np.int64),
-        "every box is learnt under its neighbour's name",
+        "every box is trained with the wrong category",
     ) + _shifted(
         name,
         "image",
@@ -48,9 +48,9 @@ def _shifted(
         if np.isin(used + shift, listed).all():
             where = "low" if shift == 1 else "high"
             text = (
-                f"the annotations' {thing} ids are one too {where}: they run from {used[0]} to "
+                f"the annotations' {thing} ids are one too {where}: they range from {used[0]} to "
                 f"{used[-1]}, the list of {thing} ids from {listed.min()} to {listed.max()}, and "
-                f"all of them fit when shifted by one. Uncorrected, {so}"
+                f"all of them exist when shifted by one. Unless corrected, {so}"
             )
             return [Finding("error", f"{thing}_ids_off_by_one", name, text, len(used))]
     return []
@@ -59,15 +59,15 @@ def _shifted(
 def check_categories(
     train: AnnotationSet, val: AnnotationSet | None, groups: FrequencyGroups
 ) -> list[Finding]:
-    """Categories without boxes, or with few; and names that differ only in their spelling."""
+    """Categories with no or few boxes, and names that differ only in spelling."""
     counts = train.counts()
     names = [category.name for category in train.categories]
     findings = _alike(names)
     absent = [k for k, n in enumerate(counts.instances) if n == 0]
     if absent:
         text = (
-            f"{len(absent)} of {len(names)} categories have no training box ({_some(names, absent)}"
-            "): nothing can be learnt about them"
+            f"{len(absent)} of {len(names)} categories have no training boxes "
+            f"({_some(names, absent)}), so they can't be learnt"
         )
         findings.append(Finding("warning", "no_training_boxes", "train", text, len(absent)))
     rarest = groups.bounds[0] if groups.bounds else 0
@@ -75,9 +75,9 @@ def check_categories(
     if few:
         few.sort(key=lambda k: counts.images[k])
         text = (
-            f"{len(few)} of {len(names)} categories are in {rarest} or fewer training images, "
-            f"which LVIS calls rare ({_some(names, few, counts)}); see the advice on sampling and "
-            "loss"
+            f"{len(few)} of {len(names)} categories are in {rarest} or fewer training images and "
+            f"thus rare by LVIS's definition ({_some(names, few, counts)}); see the advice on "
+            "sampling and loss"
         )
         findings.append(Finding("warning", "few_training_images", "train", text, len(few)))
     if val is not None:
@@ -85,15 +85,15 @@ def check_categories(
         unseen = [k for k, n in enumerate(measured.instances) if n == 0 and counts.instances[k]]
         if unseen:
             text = (
-                f"{len(unseen)} of {len(names)} categories have no validation box "
-                f"({_some(names, unseen)}): they don't enter AP, so nobody will see how well they "
-                "are found"
+                f"{len(unseen)} of {len(names)} categories have no validation boxes "
+                f"({_some(names, unseen)}): they aren't part of AP, so how well they are detected "
+                "remains unknown"
             )
             findings.append(Finding("warning", "no_validation_boxes", "val", text, len(unseen)))
         lost = [k for k, n in enumerate(measured.instances) if n and not counts.instances[k]]
         if lost:
             text = (
-                f"{len(lost)} categories have validation boxes but no training box "
+                f"{len(lost)} categories have validation boxes but no training boxes "
                 f"({_some(names, lost)}): their AP will be 0"
             )
             findings.append(Finding("warning", "only_in_validation", "val", text, len(lost)))
@@ -101,14 +101,14 @@ def check_categories(
 
 
 def check_images_without_boxes(name: SplitName, annotations: AnnotationSet) -> list[Finding]:
-    """Images without boxes: background to learn from, or images that nobody annotated."""
+    """Images without boxes: background to learn from, or images not annotated."""
     empty = [r for r in annotations.images if not len(r.labels)]
     if not empty:
         return []
     share = len(empty) / len(annotations.images)
     text = (
-        f"{len(empty)} of {len(annotations.images)} images have no boxes; training takes them for "
-        "background, so make sure that nothing in them was left unannotated"
+        f"{len(empty)} of {len(annotations.images)} images have no boxes; training treats them as "
+        "background, so make sure that they have no unannotated objects"
     )
     cases = tuple(Case(str(r.path), r.id) for r in empty[:50])
     severity: Severity = "warning" if share > 0.5 else "note"

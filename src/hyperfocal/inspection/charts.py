@@ -1,4 +1,4 @@
-"""The page's two charts, as SVG: categories by frequency, and boxes by size and shape."""
+"""The two charts of the HTML report, as SVG: categories by frequency, boxes by size and shape."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def category_chart(
     groups: Sequence[str | None],
     group_names: Sequence[str],
 ) -> str:
-    """Bars of training images per category, most frequent first, on a log axis, by group."""
+    """Bars of training images per category, most frequent first, log axis, coloured by group."""
     order = sorted(range(len(names)), key=lambda k: -images[k])
     colours = group_colours(group_names)
     top = max([*images, 1])
@@ -34,7 +34,7 @@ def category_chart(
         parts.append(_line(_LEFT, y, WIDTH - _RIGHT, y, "#ddd"))
         parts.append(_text(_LEFT - 6, y + 4, f"{10**decade:,}", "end"))
     for place, k in enumerate(order):
-        # A category with one image or none gets a stump, so that it can be pointed at.
+        # Categories with one image or none get a minimum height, so that their tooltip works.
         height = max(2.0, plot_h * math.log10(max(images[k], 1)) / decades)
         colour = colours.get(groups[k] or "", GREY)
         title = for_html(f"{one_name(names[k])}: {images[k]} training images")
@@ -57,11 +57,11 @@ def category_chart(
 
 
 def box_chart(table: BoxTable, shapes: Sequence[tuple[float, float]]) -> str:
-    """Boxes by side and by height / width after the resize, with the anchors' shapes as rings.
+    """Boxes by size and height / width after the resize, with the anchors' shapes as rings.
 
     Args:
         table: the boxes.
-        shapes: side in pixels and ratio of every anchor shape; may be empty.
+        shapes: size in pixels and ratio of every anchor shape; may be empty.
     """
     x_range, y_range = (1.0, 11.0), (-4.0, 4.0)  # log2: 2 to 2048 px, 1:16 to 16:1
     columns, rows = 60, 32

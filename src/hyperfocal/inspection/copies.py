@@ -1,4 +1,4 @@
-"""Images that occur more than once: between the splits they make validation a test of memory."""
+"""Duplicate images; those in both splits make the validation AP too high."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from hyperfocal.inspection.findings import Case, Finding
 from hyperfocal.types import DataError, ImageRecord
 
 THUMBNAIL = 32
-"""Side of the grey thumbnails that images are compared by, pixels."""
+"""Side of the grey thumbnails by which images are compared, in pixels."""
 
 HASH_BITS = 6
-"""Of 64 bits of the difference hash, how many may differ in a candidate for a copy."""
+"""Maximum number of different bits, of 64, in the difference hashes of candidates."""
 
 ALIKE = 0.97
-"""Correlation of two thumbnails from which the images are taken for copies."""
+"""Correlation of two thumbnails from which the images are considered copies."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,12 @@ class Picture:
 
 @dataclass(frozen=True)
 class Decoded:
-    """What decoding gave.
+    """Result of decoding an image.
 
     Attributes:
-        picture: the file.
-        thumbnail: ``(32, 32)`` uint8 grey, or None where decoding failed.
-        problem: what is wrong, or None.
+        picture: the image.
+        thumbnail: ``(32, 32)`` uint8 grey, or None if decoding failed.
+        problem: the error message, or None.
     """
 
     picture: Picture
@@ -55,17 +55,17 @@ class Decoded:
     problem: str | None = None
 
 
-# --------------------------------------------------------------------------- the same bytes
+# --------------------------------------------------------------------------- identical files
 
 
 def identical_pictures(pictures: Sequence[Picture]) -> list[list[Picture]]:
-    """Groups of pictures whose different files have the same bytes."""
+    """Groups of images whose files differ but have the same bytes."""
     by_path = {picture.path: picture for picture in pictures}
     return [[by_path[path] for path in group] for group in identical_files(list(by_path))]
 
 
 def check_identical(pictures: Sequence[Picture]) -> list[Finding]:
-    """Image files that both splits share, and files that repeat within one."""
+    """Image files in both splits, and duplicate files within one."""
     shared = _shared_paths(pictures)
     groups = identical_pictures(pictures)
     across = [g for g in groups if len({p.split for p in g}) > 1]
@@ -76,13 +76,13 @@ def check_identical(pictures: Sequence[Picture]) -> list[Finding]:
         cases += [_pair_case(group) for group in across]
         count = len(shared) + len(across)
         text = (
-            f"{counted(count, 'image images')} in both train and val, byte for byte: there, "
-            "validation measures memory. Leave them out of one of the two"
+            f"{counted(count, 'image images')} in both train and val, byte for byte: the "
+            "validation AP will be too high. Remove them from one of the splits"
         )
         findings.append(Finding("error", "identical_in_both", "", text, count, tuple(cases)))
     if within:
         copies = sum(len(group) - 1 for group in within)
-        text = f"{counted(copies, 'file files')} byte for byte the same as another of its split"
+        text = f"{counted(copies, 'file files')} identical to another file of the same split"
         cases = [_pair_case(group) for group in within]
         findings.append(Finding("warning", "identical_in_one", "", text, copies, tuple(cases)))
     return findings
@@ -100,13 +100,13 @@ def _pair_case(group: Sequence[Picture]) -> Case:
     return Case(str(first.path), first.image_id, note=note, other=str(others[0].path))
 
 
-# --------------------------------------------------------------------------- alike to the eye
+# --------------------------------------------------------------------------- similar images
 
 
 def decode_all(
     pictures: Sequence[Picture], advance: Callable[[int], None] = lambda images: None
 ) -> list[Decoded]:
-    """Decode every file in full, in threads, and keep a thumbnail of each."""
+    """Decode all files completely, in threads, and return a thumbnail of each."""
     found = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for decoded in pool.map(_decode, pictures):
@@ -124,7 +124,7 @@ def _decode(picture: Picture) -> Decoded:
     except DataError as error:
         return Decoded(picture, None, str(error))
     image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
-    # Reduced first by whole factors, so that all pixels count and it is quick.
+    # First reduced by an integer factor, which is fast and uses all pixels.
     factor = max(1, min(image.size) // (2 * THUMBNAIL))
     small = image.reduce(factor) if factor > 1 else image
     grey = small.convert("L").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BILINEAR)
@@ -132,26 +132,26 @@ def _decode(picture: Picture) -> Decoded:
 
 
 def check_decoded(decoded: Sequence[Decoded], sampled: int | None) -> list[Finding]:
-    """Files that break when decoded, and images alike to the eye in train and val.
+    """Files that can't be decoded, and similar images in train and val.
 
     Args:
         decoded: from both splits.
-        sampled: how many images there are in all, where only some were decoded.
+        sampled: number of all images, if only some were decoded.
     """
     part = "" if sampled is None else f" (of {len(decoded)} of {sampled} images that were decoded)"
     findings = []
     bad = [d for d in decoded if d.problem is not None]
     if bad:
         text = (
-            f"{counted(len(bad), 'file files')} can't be decoded{part}; replace, or leave out with "
-            "--data.check decode --data.bad-images skip"
+            f"{counted(len(bad), 'file files')} can't be decoded{part}; replace them, or skip them "
+            "with --data.check decode --data.bad-images skip"
         )
         cases = tuple(Case(str(d.picture.path), d.picture.image_id, note=d.problem) for d in bad)
         findings.append(Finding("error", "damaged", "", text, len(bad), cases))
     good = [d for d in decoded if d.thumbnail is not None]
     train = [d for d in good if d.picture.split == "train"]
     val = [d for d in good if d.picture.split == "val"]
-    # Images with the same bytes are another finding.
+    # Identical files are another finding.
     content = {d.picture.path: n for n, d in enumerate(good)}
     for group in identical_pictures([d.picture for d in good]):
         content |= {p.path: content[group[0].path] for p in group}
@@ -160,15 +160,15 @@ def check_decoded(decoded: Sequence[Decoded], sampled: int | None) -> list[Findi
         pairs.sort(key=lambda pair: -pair[2])
         count = len({b.path for _, b, _ in pairs})
         text = (
-            f"{counted(count, 'val-image val-images')} like a training image{part}, "
-            "as if resized, recompressed or a frame later: there, validation measures memory. Look "
-            "at the pairs, and leave out one of each that is a copy"
+            f"{counted(count, 'val-image val-images')} similar to a training image{part}, such as "
+            "a resized or recompressed copy or the next frame: the validation AP may be too high. "
+            "Check the pairs, and remove one image of each that is a copy"
         )
         cases = tuple(
             Case(
                 str(b.path),
                 b.image_id,
-                note=f"like train {a.path} (correlation {r:.3f})",
+                note=f"similar to train {a.path} (correlation {r:.3f})",
                 other=str(a.path),
             )
             for a, b, r in pairs
@@ -180,17 +180,17 @@ def check_decoded(decoded: Sequence[Decoded], sampled: int | None) -> list[Findi
 def near_copies(
     first: Sequence[Decoded], second: Sequence[Decoded], content: Mapping[Path, int]
 ) -> list[tuple[Decoded, Decoded, float]]:
-    """Of each image of ``second``, that of ``first`` which is most alike to the eye, if any is.
+    """The most similar image of ``first`` for each image of ``second``, if it is similar enough.
 
     Candidates are pairs whose 64-bit difference hashes (the signs of the brightness steps along
     the rows of a 9 x 8 thumbnail) differ in few bits; a pair is kept if the thumbnails themselves
-    correlate. The hash alone would match plain backgrounds with each other. One partner an image:
-    the frames of a camera that stands still are all alike.
+    correlate. The hash alone would match plain backgrounds with each other. Each image has one
+    partner, since all frames of a static camera are similar.
 
     Args:
-        first: thumbnails of one side.
-        second: and of the other.
-        content: a number for each file; those with the same number make no pair.
+        first: thumbnails of one split.
+        second: thumbnails of the other.
+        content: a number for each file; files with the same number are never paired.
 
     Returns:
         The pairs, with the correlation of their thumbnails.
@@ -228,5 +228,5 @@ def _standard(thumbnails: NDArray[np.uint8]) -> NDArray[np.float32]:
     flat = thumbnails.reshape(len(thumbnails), -1).astype(np.float32)
     flat -= flat.mean(axis=1, keepdims=True)
     length = np.linalg.norm(flat, axis=1, keepdims=True)
-    # Below a grey level and a half of spread, what is left is noise.
+    # A standard deviation below 1.5 grey levels is only noise.
     return np.asarray(np.where(length > 1.5 * THUMBNAIL, flat / np.maximum(length, 1e-6), 0))

@@ -1,4 +1,4 @@
-"""The whole examination: read both splits, look for everything, measure what advice rests on."""
+"""The examination: reads both splits, runs all checks, and computes the statistics for advice."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ SAMPLE = 500
 """Images of each split that ``decode="sample"`` decodes."""
 
 Stage = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
-"""Opens a progress bar of a name and a total; what it gives is called with steps done."""
+"""Opens a progress bar with a name and a total; its result is called with the steps done."""
 
 
 @dataclass(frozen=True)
 class Examination:
-    """What doctor found out.
+    """Result of the checks.
 
     Attributes:
-        experiment: the recipe with the person's flags and the place of the data.
-        findings: worst first.
-        train: the training split as training would take it; None if nothing is usable.
+        experiment: the recipe with the user's flags and the paths of the data.
+        findings: most severe first.
+        train: the training split as used in training; None if nothing is usable.
         val: the validation split; None if there is none or nothing in it is usable.
-        fit: how the recipe's anchors fit the training boxes; None for detectors that don't assign
-            by a fixed IoU.
-        looked_at: how far image files were opened.
+        fit: how well the recipe's anchors match the training boxes; None for detectors that don't
+            assign by a fixed IoU.
+        looked_at: how far image files were read.
     """
 
     experiment: Experiment
@@ -57,7 +57,7 @@ class Examination:
 
     @property
     def has_errors(self) -> bool:
-        """Whether anything must be mended before training."""
+        """Whether something must be fixed before training."""
         return any(finding.severity == "error" for finding in self.findings)
 
 
@@ -73,15 +73,15 @@ def examine(
     stage: Stage = silent,
     memory: Splits | None = None,
 ) -> Examination:
-    """Look for everything that is wrong with, or special about, an experiment's data.
+    """Run all checks on an experiment's data.
 
     Args:
-        experiment: where the data lies and how it is going to be trained on. With its
-            ``data.check`` at ``none``, no image file is opened.
+        experiment: the data and its training settings. If its ``data.check`` is ``none``, no image
+            file is opened.
         decode: ``"none"`` reads the headers of image files, ``"sample"`` also decodes up to
             `SAMPLE` images of each split, ``"full"`` all of them.
-        stage: makes progress bars.
-        memory: the splits, if they are objects in memory; their boxes were checked already.
+        stage: creates progress bars.
+        memory: the splits, if they are objects in memory; their boxes have been checked already.
 
     Raises:
         ConfigError: no training annotations are given, or settings contradict each other.
@@ -91,7 +91,7 @@ def examine(
         raise ConfigError("no training annotations are given")
     if data.check == "none" and decode != "none":
         raise ConfigError(
-            "--data.check none opens no image, but --decode asks for it; add --decode none"
+            "--data.check none opens no images, but --decode needs them; add --decode none"
         )
     limit_pixels(data.max_pixels)
     findings: list[Finding] = []
@@ -120,7 +120,7 @@ def examine(
             fit = measure_fit(experiment, train_set, advance)
         findings += check_anchors(experiment, train_set, fit)
     if val is None and (memory is not None or data.val.annotations is None):
-        text = "there is no val split: nothing will tell the best weights from overfitted ones"
+        text = "there is no val split: the best weights can't be selected, nor overfitting detected"
         findings.append(Finding("warning", "no_val", "val", text))
     if data.check != "none":
         findings += _pictures(splits, decode, stage)
@@ -129,7 +129,7 @@ def examine(
 
 
 def _in_memory(name: SplitName, annotations: AnnotationSet) -> Examined:
-    """A split that is in memory, as if it had been read from a file."""
+    """A split in memory, in the form of one read from a file."""
     records = annotations.images
     raw = RawAnnotations(
         source=annotations.source,

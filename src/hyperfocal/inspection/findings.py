@@ -1,4 +1,4 @@
-"""What doctor says: one `Finding` a kind of problem, with the cases that show it."""
+"""Findings of doctor: one `Finding` per kind of problem, with the cases that show it."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from typing import Any, Literal
 
 Severity = Literal["error", "warning", "note"]
 """``error``: training would stop, or learn from wrong labels; ``warning``: something is left out,
-put right or likely to cost accuracy; ``note``: worth knowing."""
+corrected or likely to reduce accuracy; ``note``: worth knowing."""
 
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 MAX_CASES = 50
-"""Cases kept with a finding; all are counted."""
+"""Maximum number of cases kept in a finding; all are counted."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One place where a problem shows.
+    """One occurrence of a problem.
 
     Attributes:
-        image: path of the image file, or None where it isn't about one.
+        image: path of the image file, or None if it isn't about an image.
         image_id: its id in the annotations.
-        annotation: names the annotation.
+        annotation: which annotation.
         box: xyxy in pixels of the image.
-        note: anything else that shows the problem.
+        note: further details.
         other: path of a second image, such as the other of two copies.
     """
 
@@ -49,10 +49,10 @@ class Finding:
     """One kind of problem.
 
     Attributes:
-        severity: how bad.
-        kind: a fixed word for programs, such as ``duplicate_boxes``.
-        split: ``train``, ``val``, or empty where it is about both.
-        text: a sentence with the numbers and, where there is one, the fix.
+        severity: how severe it is.
+        kind: an identifier for programs, such as ``duplicate_boxes``.
+        split: ``train``, ``val``, or empty for both.
+        text: a sentence with the numbers and, if there is one, the fix.
         count: number of cases.
         cases: the worst of them, at most `MAX_CASES`.
     """
@@ -68,7 +68,7 @@ class Finding:
         object.__setattr__(self, "cases", tuple(self.cases[:MAX_CASES]))
 
     def as_json(self) -> dict[str, Any]:
-        """JSON-able form."""
+        """As JSON-serializable values."""
         return {
             "severity": self.severity,
             "kind": self.kind,
@@ -82,5 +82,5 @@ class Finding:
 
 
 def worst_first(findings: Iterable[Finding]) -> list[Finding]:
-    """Errors, then warnings, then notes; otherwise as they came."""
+    """Errors, then warnings, then notes; otherwise in the given order."""
     return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))

@@ -1,4 +1,4 @@
-"""Find the train and val splits of a data folder by looking."""
+"""Finds the train and val splits in a data folder."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ NAMES: dict[SplitName, tuple[str, ...]] = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation", "dev"),
 }
-"""Words in the name of a file or folder that tell a split, most usual first."""
+"""Words in the name of a file or folder that identify a split, most common first."""
 
 TRIED_IMAGES = 10
-"""Images of a file that its image folder is found by."""
+"""Number of a file's images used to find its image folder."""
 
 _DEPTH = 2
 
 
 def find_splits(data: str | Path) -> dict[SplitName, Split]:
-    """Where the splits of ``data`` lie.
+    """Find the splits of ``data``.
 
-    Looked for, in this order: a YOLO ``data.yaml``; a VOC tree with lists in ``ImageSets/Main``;
-    folders named after the splits, each with annotations of its own; ``.json`` files named after
-    the splits in ``data`` or in a folder of it; one format without splits, taken for train. The
-    image folder of a ``.json`` is one of those around it: that which has its first images.
+    Searched in this order: a YOLO ``data.yaml``; a VOC tree with lists in ``ImageSets/Main``;
+    folders named after the splits, each with its own annotations; ``.json`` files named after the
+    splits in ``data`` or in one of its folders; one format without splits, used as train. The image
+    folder of a ``.json`` is the folder near it that contains its first images.
 
     Args:
         data: a folder, or a YAML or JSON file.
 
     Raises:
-        DataError: there is nothing to find, or more than one file a split.
+        DataError: nothing is found, or more than one file per split.
     """
     data = Path(data)
     if not data.exists():
@@ -70,8 +70,8 @@ def find_splits(data: str | Path) -> dict[SplitName, Split]:
     if has_labels_folder(data):
         return {"train": Split(data)}
     raise DataError(
-        f"{data}: no train and val annotations found in it (looked for data.yaml, ImageSets/Main, "
-        "folders train and val, and .json files with train and val in their names); name them with "
+        f"{data}: no train and val annotations found (searched for data.yaml, ImageSets/Main, "
+        "folders train and val, and .json files with train and val in their names); give them with "
         "--data.train.annotations, --data.train.images and the same for val"
     )
 
@@ -88,7 +88,7 @@ def _of_file(file: Path) -> dict[SplitName, Split]:
 
 
 def _named_folders(data: Path) -> dict[SplitName, Split]:
-    """``train/`` and ``valid/``, each with its own annotations and pictures."""
+    """``train/`` and ``valid/``, each with its own annotations and images."""
     found: dict[SplitName, Split] = {}
     for name, words in NAMES.items():
         for word in words:
@@ -120,7 +120,7 @@ def _named_files(data: Path) -> dict[SplitName, Split]:
         if len(chosen) > 1:
             raise DataError(
                 f"{data}: several files for {name} ({', '.join(f.name for f in chosen[:4])}); "
-                f"name one with --data.{name}.annotations"
+                f"choose one with --data.{name}.annotations"
             )
         if chosen:
             found[name] = Split(chosen[0], _images_of(chosen[0], data, name))
@@ -138,7 +138,7 @@ def _images_of(file: Path, data: Path, name: SplitName) -> Path | None:
 
 
 def _first_names(file: Path) -> list[str]:
-    """A few of a COCO file's image names, without decoding the whole of it."""
+    """Some of a COCO file's image names, without parsing all of it."""
     with file.open("rb") as opened:
         if not os.fstat(opened.fileno()).st_size:
             return []
@@ -154,7 +154,7 @@ _FILE_NAME, _COCO_URL = (
 
 
 def _first(pattern: re.Pattern[bytes], text: mmap.mmap) -> list[str]:
-    """The first few strings that ``pattern`` finds; those that aren't JSON are left out."""
+    """The first strings that ``pattern`` matches, except those that aren't JSON."""
     names = []
     for match in itertools.islice(pattern.finditer(text), TRIED_IMAGES):
         with suppress(ValueError):

@@ -1,4 +1,4 @@
-"""What advice rests on: counts, sizes and the imbalance that a detector's head will see."""
+"""Statistics for advice: counts, sizes and the class imbalance in a detector's head."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from hyperfocal.models import as_dense
 from hyperfocal.types import AnnotationSet, CategoryCounts, Target
 
 ASSIGNED_IMAGES = 32
-"""Images on which the recipe's own assigner counts positives."""
+"""Number of images on which positives are counted with the recipe's own assigner."""
 
 
 @dataclass(frozen=True)
 class Measurements:
-    """A training split in numbers.
+    """Statistics of a training split.
 
     Attributes:
         categories: K.
@@ -29,13 +29,13 @@ class Measurements:
         counts: per category.
         groups: frequency group of each category, None without training images.
         frequent: name of the most frequent group.
-        ratio: training images of the most frequent over those of the rarest category (of those
+        ratio: training images of the most frequent category over those of the rarest (of those
             that occur).
-        native_short: median length of the shorter side of an image, pixels.
-        table: the boxes as the network sees them.
+        native_short: median length of the shorter side of an image, in pixels.
+        table: the boxes in the network's input.
         fit: of the recipe's anchors; see `measure_fit`.
-        priors: anchors or locations in an image, on average; see `with_imbalance`.
-        positives: of these, those that answer for an object, in images with boxes.
+        priors: anchors or locations per image, on average; see `with_imbalance`.
+        positives: mean number of priors assigned to an object, in images with boxes.
     """
 
     categories: int
@@ -53,7 +53,7 @@ class Measurements:
 
     @property
     def scarce(self) -> int:
-        """Categories that occur, but are not in the most frequent group of all."""
+        """Number of categories that occur, but aren't in the most frequent group."""
         return sum(g is not None and g != self.frequent for g in self.groups)
 
     def in_group(self, group: str) -> int:
@@ -62,7 +62,7 @@ class Measurements:
 
 
 def measure(experiment: Experiment, annotations: AnnotationSet, fit: Fit | None) -> Measurements:
-    """Count and measure a training split under an experiment's transforms."""
+    """Compute the statistics of a training split under an experiment's transforms."""
     counts = annotations.counts()
     present = [n for n in counts.images if n > 0]
     data = experiment.data
@@ -83,7 +83,7 @@ def measure(experiment: Experiment, annotations: AnnotationSet, fit: Fit | None)
 
 
 def with_imbalance(experiment: Experiment, measured: Measurements, seed: int = 0) -> Measurements:
-    """Count priors and positives, by laying the priors of some images and assigning them."""
+    """Count priors and positives, by assigning the priors of some images."""
     table = measured.table
     with_boxes = np.unique(table.image)
     if not len(with_boxes):

@@ -1,4 +1,4 @@
-"""doctor.html: one file with findings, pictures, charts and advice; it loads nothing."""
+"""doctor.html: one self-contained file with findings, images, charts and advice."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from hyperfocal.names import MAX_COMMAND, for_html, one_name
 from hyperfocal.types import HyperfocalError
 
 PICTURED_CASES, LISTED_CASES = 4, 20
-"""Cases of a finding with pictures, and with a line of text."""
+"""Number of cases of a finding with images, and with a line of text."""
 
-# Nothing from elsewhere is loaded and no script runs, whatever a name in the data says.
+# No external resource is loaded and no script runs, whatever names the data contains.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 _STYLE = """
@@ -45,21 +45,21 @@ code { overflow-wrap: anywhere }
 
 
 def write_page(found: Examination, advice: Advice | None, out: Path) -> None:
-    """Write the page.
+    """Write the HTML report.
 
     Raises:
         HyperfocalError: it can't be written.
     """
     text = page(found, advice)
     try:
-        # A lone surrogate, as file names and JSON can hold, has no UTF-8.
+        # Lone surrogates, which file names and JSON may contain, have no UTF-8 form.
         write_text_whole(out, text, errors="replace")
     except OSError as error:
         raise HyperfocalError(f"{out}: can't be written ({error.strerror})") from None
 
 
 def page(found: Examination, advice: Advice | None) -> str:
-    """The page as HTML."""
+    """The report as HTML."""
     splits = (("train", found.train), ("val", found.val))
     lines = [f"{name}: {describe(split)}" for name, split in splits if split is not None]
     source = found.experiment.data.train.annotations
@@ -74,7 +74,7 @@ def page(found: Examination, advice: Advice | None) -> str:
         *(_finding(finding) for finding in found.findings),
     ]
     if not found.findings:
-        parts.append("<p>Nothing.</p>")
+        parts.append("<p>None.</p>")
     if advice is not None:
         parts += _advice(advice)
         parts += _charts(found, advice)
@@ -110,9 +110,9 @@ def _advice(advice: Advice) -> list[str]:
     ]
     return [
         f"<h2>Advice for {for_html(advice.recipe)}</h2>",
-        "<table><tr><th>what</th><th>flags</th><th>why</th></tr>",
+        "<table><tr><th>setting</th><th>flags</th><th>reason</th></tr>",
         *rows,
-        f"</table><p>Train by it:</p><pre>{for_html(advice.command, MAX_COMMAND)}</pre>",
+        f"</table><p>Command:</p><pre>{for_html(advice.command, MAX_COMMAND)}</pre>",
     ]
 
 
@@ -122,18 +122,18 @@ def _charts(found: Examination, advice: Advice) -> list[str]:
     names = [one_name(category.name) for category in found.train.categories]
     groups = found.experiment.evaluation.groups
     shapes = _shapes(advice.experiment)
-    rings = "; rings: the anchors that are advised" if shapes else ""
+    rings = "; rings: the recommended anchors" if shapes else ""
     return [
         "<h2>Training images per category</h2>",
         category_chart(names, measured.counts.images, measured.groups, groups.names),
         "<h2>Boxes after the resize</h2>",
-        f"<p>Across: square root of the area in pixels. Up: height to width{rings}.</p>",
+        f"<p>Horizontal: square root of the area in pixels. Vertical: height to width{rings}.</p>",
         box_chart(measured.table, shapes),
     ]
 
 
 def _shapes(experiment: Experiment) -> list[tuple[float, float]]:
-    """Square root of the area and height / width of every anchor."""
+    """Square root of the area, and height / width, of every anchor."""
     if not isinstance(experiment.model, RetinaNet.Config):
         return []
     anchors = experiment.model.anchors.build(level_strides(experiment))

@@ -1,4 +1,4 @@
-"""Small pictures of cases, as text to put into a page."""
+"""Thumbnails of cases, as data URIs for HTML."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hyperfocal.inspection.findings import Case
 from hyperfocal.types import DataError
 
 SIDE = 320
-"""Longest side of a picture, pixels."""
+"""Longest side of a thumbnail, in pixels."""
 
 _COLOUR = (213, 94, 0)
 
@@ -21,7 +21,7 @@ _COLOUR = (213, 94, 0)
 def case_pictures(case: Case) -> list[str]:
     """Data URIs of the image of a case, with its box, and of the other image if there is one.
 
-    Files that can't be read give no picture.
+    Files that can't be read are skipped.
     """
     pictures = []
     for path, box in ((case.image, case.box), (case.other, None)):
@@ -43,7 +43,7 @@ def _picture(path: Path, box: tuple[float, float, float, float] | None) -> str:
         draw = ImageDraw.Draw(image)
         x1, y1, x2, y2 = (min(max(v * scale, -2.0), 2.0 * SIDE) for v in box)
         x1, x2, y1, y2 = min(x1, x2), max(x1, x2), min(y1, y2), max(y1, y2)
-        # A margin of two pixels, so that a small box is still seen.
+        # A margin of two pixels, so that small boxes are visible.
         draw.rectangle((x1 - 2, y1 - 2, x2 + 2, y2 + 2), outline=_COLOUR, width=2)
     data = io.BytesIO()
     image.save(data, "JPEG", quality=80)

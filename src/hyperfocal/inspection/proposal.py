@@ -1,4 +1,4 @@
-"""One piece of advice."""
+"""A proposed setting."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ LVIS = "Gupta et al., CVPR 2019"
 
 @dataclass(frozen=True)
 class Proposal:
-    """What to set, and why.
+    """A proposed setting and its reason.
 
     Attributes:
         topic: what it is about.
-        flags: words for ``hyperfocal train``; none where the recipe's setting is to be kept.
+        flags: words for ``hyperfocal train``; empty if the recipe's setting should be kept.
         reason: why, with the measured numbers.
-        source: what the rule rests on.
+        source: reference for the rule.
     """
 
     topic: str

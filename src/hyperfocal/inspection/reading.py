@@ -1,4 +1,4 @@
-"""Read a split as training would, but go on after what would stop it, and note everything."""
+"""Reads a split as training does, but collects all errors instead of stopping."""
 
 from __future__ import annotations
 
@@ -26,22 +26,21 @@ from hyperfocal.inspection.findings import Case, Finding, Severity
 from hyperfocal.types import AnnotationSet, Category, DataError
 
 MAX_LINES = 50
-"""Errors of one kind that are written out."""
+"""Maximum number of errors of one kind that are listed."""
 
 _HARMLESS = ("marked difficult",)
 
 
 @dataclass(frozen=True)
 class Examined:
-    """A split, as written and as training would take it.
+    """A split, as written and as used in training.
 
     Attributes:
         name: which split.
-        raw: as parsed, with boxes in pixels of the files; rows that can't be used at all are left
-            out.
-        headers: what each image file says, in the order of ``raw.images``; empty if none was
+        raw: as parsed, with boxes in pixels of the files, without rows that can't be used at all.
+        headers: header of each image file, in the order of ``raw.images``; empty if none was
             opened.
-        annotations: checked and mended; None if nothing usable is left.
+        annotations: checked and corrected; None if nothing usable is left.
     """
 
     name: SplitName
@@ -82,13 +81,13 @@ def read_split(
     categories: Sequence[Category] | None = None,
     format: AnnotationFormat | None = None,
 ) -> tuple[RawAnnotations | None, list[Finding]]:
-    """Parse a split; None where that can't be done at all.
+    """Parse a split; None if that is impossible.
 
     Args:
         name: which split.
-        split: where it lies; ``annotations`` is given.
+        split: its paths; ``annotations`` is given.
         categories: the training split's, for val.
-        format: reads it; None: found by looking.
+        format: reads it; None: detected.
     """
     assert split.annotations is not None
     parts: list[RawAnnotations] = []
@@ -130,15 +129,15 @@ def check_split(
     skip_bad: bool = False,
     advance: Callable[[int], None] = lambda images: None,
 ) -> tuple[Examined, list[Finding]]:
-    """Note what `hyperfocal.data.read_annotations` would warn of or refuse, and go on.
+    """Collect what `hyperfocal.data.read_annotations` would warn of or raise.
 
     Args:
         name: which split.
         raw: from `read_split`.
         categories: the training split's, for val.
-        open_images: look at every image file's header and end.
+        open_images: check the header and end of every image file.
         follow_links: see `hyperfocal.data.read_annotations`.
-        skip_bad: training will leave out images that can't be used, so they are no error.
+        skip_bad: training will skip unusable images, so they are no error.
         advance: called with 1 after each image file.
     """
     problems = Problems(raw.source, quiet=True)
@@ -168,7 +167,7 @@ def check_split(
         )
     except DataError as error:
         errors = problems.errors or [_without_source(str(error), raw.source)]
-        # That every file is missing was said with the files.
+        # If all files are missing, that has been reported already.
         if not (open_images and all(isinstance(header, DataError) for header in headers)):
             new = [text for text in errors if wrong is None or text != wrong.text]
             findings += [_error(name, "unusable", None, text) for text in new]
@@ -186,13 +185,13 @@ def _by_id(raw: RawAnnotations, headers: Sequence[Header | DataError]) -> dict[i
 def without_errors(
     name: SplitName, raw: RawAnnotations, follow_links: bool = False
 ) -> tuple[RawAnnotations, list[Finding]]:
-    """Leave out what would stop training, with a finding each, so that the rest can be examined."""
+    """Remove what would stop training, with a finding for each, so that the rest can be checked."""
     findings: list[Finding] = []
     linked = [] if follow_links else links_out(raw.images)
     if linked:
         text = (
             f"{counted(len(linked), 'image images')} left out as links out of the image folder; "
-            "put the files themselves there, or trust such links with --data.follow-links"
+            "copy the files there, or allow such links with --data.follow-links"
         )
         cases = tuple(Case(None, image.id, note=str(image.path)) for image in linked)
         findings.append(Finding("error", "links", name, text, len(linked), cases))
@@ -204,8 +203,8 @@ def without_errors(
     if len(images) < len(raw.images):
         twice = [image for image in raw.images if images[image.id] is not image]
         text = (
-            f"{len(twice)} image ids used more than once; ids must differ, or boxes land on the "
-            "wrong image"
+            f"{len(twice)} image ids are used more than once; ids must be unique, or boxes are "
+            "assigned to the wrong image"
         )
         cases = tuple(Case(str(image.path), image.id) for image in twice)
         findings.append(Finding("error", "repeated_image_ids", name, text, len(twice), cases))
@@ -214,7 +213,7 @@ def without_errors(
     by_id = {category.id: category for category in reversed(raw.categories)}
     if len(by_id) < len(raw.categories):
         extra = [c for c in raw.categories if by_id[c.id] is not c]
-        text = f"{len(extra)} category ids used more than once; ids must differ"
+        text = f"{len(extra)} category ids are used more than once; ids must be unique"
         cases = tuple(Case(note=f"id {c.id}, {shown(c.name)}") for c in extra)
         findings.append(Finding("error", "repeated_category_ids", name, text, len(extra), cases))
         kept_categories = tuple(c for c in raw.categories if by_id[c.id] is c)
@@ -226,8 +225,8 @@ def without_errors(
         unknown = sorted({int(i) for i in raw.category_ids[rows]})
         some = ", ".join(str(i) for i in unknown[:10]) + (" ..." if len(unknown) > 10 else "")
         text = (
-            f"{len(rows)} boxes of category ids that the list of categories lacks ({some}); add "
-            "them there or remove these boxes"
+            f"{len(rows)} boxes have category ids that aren't in the list of categories ({some}); "
+            "add them there or remove these boxes"
         )
         cases = Examined(name, raw, (), None).cases(rows[:20].tolist())
         findings.append(Finding("error", "unknown_category", name, text, len(rows), cases))
@@ -246,8 +245,8 @@ def _unusable_images(
     if not bad:
         return []
     text = (
-        f"{len(bad)} of {len(raw.images)} image files can't be used; correct the paths or files, "
-        "or leave them out with --data.bad-images skip"
+        f"{len(bad)} of {len(raw.images)} image files can't be used; fix the paths or files, or "
+        "skip them with --data.bad-images skip"
     )
     cases = tuple(
         Case(str(image.path), image.id, note=_without_source(str(error), image.path))
@@ -259,7 +258,7 @@ def _unusable_images(
 def _from_problems(name: SplitName, problems: Problems, examined: Examined | None) -> list[Finding]:
     findings = []
     for warned in problems.warnings:
-        if "left out as unusable" in warned.text:  # said already, in full
+        if "left out as unusable" in warned.text:  # reported already
             continue
         harmless = any(word in warned.text for word in _HARMLESS)
         severity: Severity = "note" if harmless else "warning"

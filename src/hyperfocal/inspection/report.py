@@ -1,4 +1,4 @@
-"""What doctor prints."""
+"""The printed report of doctor."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from hyperfocal.names import MAX_COMMAND, as_text, say
 from hyperfocal.types import AnnotationSet
 
 SHOWN_CASES = 3
-"""Cases printed with a finding; the page and the JSON have more."""
+"""Cases printed per finding; the HTML and JSON reports have more."""
 
 _STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 
 
 def print_report(found: Examination, advice: Advice | None, console: Console) -> None:
-    """Print findings by severity, then the advice and the command that follows from it."""
+    """Print findings by severity, then the advice and its command."""
     for name, split in (("train", found.train), ("val", found.val)):
         if split is not None:
             say(console, f"{name}: {describe(split)}")
@@ -36,12 +36,12 @@ def print_report(found: Examination, advice: Advice | None, console: Console) ->
     for proposal in advice.proposals:
         say(console, f"  {proposal.topic}: {' '.join(proposal.flags) or 'keep'}")
         say(console, f"      {proposal.reason}. [{proposal.source}]", "dim")
-    say(console, "Train by it:", "bold")
+    say(console, "Command:", "bold")
     say(console, f"  {advice.command}", most=MAX_COMMAND)
 
 
 def describe(split: AnnotationSet) -> str:
-    """A split in a line."""
+    """One line about a split."""
     counts = split.counts()
     present = [n for n in counts.images if n]
     line = (
@@ -54,13 +54,13 @@ def describe(split: AnnotationSet) -> str:
 
 
 def summary(found: Examination) -> str:
-    """How many findings of each severity, and how closely was looked."""
+    """Number of findings of each severity, and how thoroughly images were checked."""
     numbers = {s: sum(f.severity == s for f in found.findings) for s in _STYLES}
     words = ", ".join(f"{n} {name}{'' if n == 1 else 's'}" for name, n in numbers.items())
     looked = {
-        "none": "no image file was opened whose size is annotated",
+        "none": "image files with an annotated size were not opened",
         "headers": "image headers were read, no image was decoded (--decode full finds more)",
-        "sample": "some images were decoded (--decode full takes all)",
-        "full": "every image was decoded",
+        "sample": "some images were decoded (--decode full decodes all)",
+        "full": "all images were decoded",
     }
     return f"{words}; {looked[found.looked_at]}"
