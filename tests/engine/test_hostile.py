@@ -50,7 +50,7 @@ def test_code_in_a_pickle_is_not_run(tmp_path, read, how):
 )
 def test_weights_files_that_hold_something_else(tmp_path, data):
     torch.save(data, tmp_path / "a.pth")
-    with pytest.raises(ConfigError, match="holds no state dict"):
+    with pytest.raises(ConfigError, match="contains no state dict"):
         read_state_dict(tmp_path / "a.pth")
 
 

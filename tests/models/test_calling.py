@@ -145,7 +145,7 @@ def test_wrong_settings_are_named() -> None:
         RetinaNet(num_classes=3, backbon="resnet18")
     with pytest.raises(ConfigError, match="mining can't be a module"):
         RetinaNet(num_classes=3, mining=nn.Identity())
-    with pytest.raises(ConfigError, match="a model that timm"):
+    with pytest.raises(ConfigError, match="a model of timm"):
         RetinaNet(num_classes=3, backbone="resnet1")
 
 

@@ -1,4 +1,4 @@
-"""Detectors, composed from a backbone, a pyramid, a head, priors, an assigner and losses."""
+"""Detectors, composed of a backbone, a feature pyramid, a head, priors, an assigner and losses."""
 
 from __future__ import annotations
 

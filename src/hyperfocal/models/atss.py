@@ -1,4 +1,4 @@
-"""ATSS (Zhang et al., CVPR 2020), and the improved baseline of the EFL paper on top of it."""
+"""ATSS (Zhang et al., CVPR 2020), and the improved baseline of the EFL paper, based on it."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from hyperfocal.types import CategoryCounts
 
 
 class ATSS(DenseDetector):
-    """One square anchor a location, assigned by thresholds that each object sets itself.
+    """One square anchor per location, assigned with an IoU threshold per object.
 
     Args:
         num_classes: K.
-        counts: how often each category occurs in training, for losses that weigh categories.
-        config: the settings; default: those of `ATSS.Config`.
-        settings: single settings in place of the config's, see `DenseConfig.with_settings`.
+        counts: images and boxes per category, for losses that weight categories.
+        config: the settings; default: `ATSS.Config()`.
+        settings: settings that override the config's, see `DenseConfig.with_settings`.
     """
 
     @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class ATSS(DenseDetector):
         kind: ClassVar[str] = "atss"
 
         assigner: AssignerConfig = field(default_factory=ATSSAssigner.Config)
-        """Which anchors answer for which object."""
+        """Assignment of anchors to objects."""
         box_weight: float = 2.0
         """Factor on the box loss."""
         delta_weights: DeltaWeights = (10.0, 10.0, 5.0, 5.0)
@@ -84,8 +84,8 @@ class ImprovedBaseline(ATSS.Config):
     """The EFL paper's improved baseline: `ATSS` with an IoU branch and more anchors.
 
     (Li et al., "Equalized Focal Loss for Dense Long-Tailed Object Detection", CVPR 2022, section
-    4.1, and its released settings.) Its longer warm-up and clipping at norm 35 belong to the
-    training: see the recipe ``improved_baseline_r50_lvis``.
+    4.1, and its released settings.) Its longer warm-up and clipping at norm 35 are training
+    settings: see the recipe ``improved_baseline_r50_lvis``.
     """
 
     kind: ClassVar[str] = "improved_baseline"
@@ -97,13 +97,13 @@ class ImprovedBaseline(ATSS.Config):
     anchors: AnchorGenerator.Config = field(
         default_factory=lambda: AnchorGenerator.Config((6.0, 8.0), 1, (1.0,), center_offset=0.5)
     )
-    """Boxes that the head predicts from: squares of 6 and 8 strides."""
+    """Anchors: squares of 6 and 8 strides."""
     head: DenseHead.Config = field(
         default_factory=lambda: DenseHead.Config(norm="gn", prior=0.001, tower_bias=True)
     )
     """Towers and predictions."""
     assigner: AssignerConfig = field(default_factory=lambda: ATSSAssigner.Config(top_k=18))
-    """Which anchors answer for which object: 18 candidates, about 9 locations of two anchors."""
+    """Assignment of anchors to objects: 18 candidates, about 9 locations with two anchors each."""
     box_weight: float = 1.0
     """Factor on the box loss."""
     delta_weights: DeltaWeights = (1.0, 1.0, 1.0, 1.0)
@@ -111,7 +111,7 @@ class ImprovedBaseline(ATSS.Config):
     quality: QualityBranch = field(
         default_factory=lambda: QualityBranch(target="iou", score="product")
     )
-    """The IoU branch, and the score that it makes."""
+    """IoU branch, and how it enters the score."""
     inference: Inference.Config = field(
         default_factory=lambda: Inference.Config(
             pre_nms=6000, score_threshold=0.0, nms_iou=0.5, max_detections=300

@@ -1,4 +1,4 @@
-"""The network that turns pixels into features: any timm model with strides 8, 16 and 32."""
+"""Backbone: any timm model with feature maps at strides 8, 16 and 32."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ NormMode = Literal["auto", "frozen", "train"]
 class Backbone(FeatureNetwork):
     """Features at strides 8, 16 and 32 of a timm model.
 
-    Weights of a local file go by timm's names; what the features don't need (classifier, ...) is
-    left out, what they need must be there.
+    Weights in a local file must have timm's names; unused ones (classifier, ...) are ignored, all
+    others are required.
 
     Attributes:
         channels: channels of the three maps.
@@ -41,21 +41,19 @@ class Backbone(FeatureNetwork):
         kind: ClassVar[str] = "backbone"
 
         name: str = "resnet50.tv_in1k"
-        """timm model (https://huggingface.co/timm), with a tag where one of several weights is
-        meant."""
+        """timm model (https://huggingface.co/timm), with a tag to select among several weights."""
         pretrained: bool = True
-        """Start from timm's published weights (downloaded once)."""
+        """Initialise with timm's published weights (downloaded once)."""
         weights: Path | None = None
-        """Start from a local file under timm's key names (.pth, .pt or .safetensors) instead."""
+        """Initialise from a local file with timm's key names instead (.pth, .pt, .safetensors)."""
         frozen_stages: int = 0
-        """Keep what makes the feature map of stride 2^N and all before it fixed; 0: train all;
-        2: ResNet's conv1 and first stage."""
+        """Freeze the layers up to the feature map of stride 2^N; 0: none; 2: conv1 and the first
+        stage of a ResNet."""
         norm: NormMode = "auto"
-        """Batch norm: keep statistics and scales as they were loaded (frozen), or train them.
-        auto: frozen when starting from weights. Weights whose norms were folded into the
-        convolutions need frozen."""
+        """Batch norm: keep the loaded statistics and scales (frozen), or train them. auto: frozen
+        if initialised with weights. Weights with norms folded into the convolutions need frozen."""
         norm_eps: float | None = None
-        """Epsilon of the batch norms; none: the architecture's own."""
+        """Epsilon of the batch norms; none: the default of the architecture."""
 
         def __post_init__(self) -> None:
             self._require(0 <= self.frozen_stages <= 5, "frozen_stages", "between 0 and 5")
@@ -64,17 +62,17 @@ class Backbone(FeatureNetwork):
             if not timm.is_model(plain):
                 close = difflib.get_close_matches(plain, timm.list_models(), n=3)
                 hint = f", such as {', '.join(close)}" if close else ""
-                self._require(False, "name", f"a model that timm {timm.__version__} has{hint}")
+                self._require(False, "name", f"a model of timm {timm.__version__}{hint}")
 
         @property
         def freezes_norms(self) -> bool:
-            """Whether batch norms keep the statistics and scales that they start with."""
+            """Whether batch norms keep their initial statistics and scales."""
             if self.norm == "auto":
                 return self.pretrained or self.weights is not None
             return self.norm == "frozen"
 
         def offline(self) -> Self:
-            """The same network without its initial weights: to load a trained one into."""
+            """The same network without initial weights, for loading a trained state dict."""
             norm: NormMode = "frozen" if self.freezes_norms else "train"
             return replace(self, pretrained=False, weights=None, norm=norm)
 
@@ -83,7 +81,7 @@ class Backbone(FeatureNetwork):
 
             Raises:
                 ConfigError: the model has no features at strides 8, 16 and 32, or its weights
-                    can't be had.
+                    can't be loaded.
             """
             net, frozen = _create(self)
             if self.weights is not None:
@@ -124,13 +122,13 @@ class Backbone(FeatureNetwork):
         self.train()
 
     def fix(self) -> None:
-        """Keep everything as it is: no parameter is trained, and no statistics move."""
+        """Freeze all parameters and statistics."""
         self.fixed = True
         self.net.requires_grad_(False)
         self.train(self.training)
 
     def _probe(self) -> None:
-        """Run once: check the maps and fold the norms."""
+        """Run once to check the maps and fold the norms."""
         self.net.eval()
         maps: list[Tensor] = []
         fold_norms(self.net, lambda: maps.extend(_run(self.net)))
@@ -143,7 +141,7 @@ class Backbone(FeatureNetwork):
                 )
 
     def train(self, mode: bool = True) -> Self:
-        """Training mode for all but what is frozen."""
+        """Training mode, except for frozen parts."""
         nn.Module.train(self, mode)
         if self.fixed:
             self.net.eval()
@@ -161,39 +159,39 @@ class Backbone(FeatureNetwork):
 
 
 def _create(settings: Backbone.Config) -> tuple[nn.Module, set[str]]:
-    """The network, and the names of its parameters that stay fixed."""
-    # Only the maps that are needed: the others are the largest, and would live as long.
+    """The network, and the names of its frozen parameters."""
+    # Only the maps that are needed: the others are the largest, and would be kept as long.
     indices, frozen = _explore(settings)
     download = settings.pretrained and settings.weights is None
     try:
         net: nn.Module = timm.create_model(
             settings.name, features_only=True, out_indices=indices, pretrained=download
         )
-    except Exception as error:  # hub clients raise whatever their transport does
+    except Exception as error:  # hub clients raise the exceptions of their transport
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
         raise ConfigError(
-            f"can't get the weights of backbone {settings.name!r} ({reason}). Without a network, "
-            "give a local file (model.backbone.weights), or start from random weights "
+            f"can't get the weights of backbone {settings.name!r} ({reason}). Without network "
+            "access, set a local file (model.backbone.weights), or start from random weights "
             "(model.backbone.pretrained = False)."
         ) from error
     return net, frozen
 
 
 def _explore(settings: Backbone.Config) -> tuple[tuple[int, ...], set[str]]:
-    """Timm's numbers of the maps at `STRIDES`, and the parameters of the frozen stages."""
+    """Timm's indices of the maps at `STRIDES`, and the parameters of the frozen stages."""
     try:
-        with torch.device("meta"):  # shapes and graph alone: no memory, no initialisation
+        with torch.device("meta"):  # only shapes and graph: no memory, no initialisation
             net: Any = timm.create_model(settings.name, features_only=True, pretrained=False)
         reductions: list[int] = net.feature_info.reduction()
     except (RuntimeError, AttributeError, ValueError, TypeError, AssertionError) as error:
         raise ConfigError(
-            f"backbone {settings.name!r} gives no feature maps ({error}); take one with maps at "
+            f"backbone {settings.name!r} has no feature maps ({error}); use one with maps at "
             f"strides {', '.join(map(str, STRIDES))}, such as a ResNet, RegNet or ConvNeXt"
         ) from None
     missing = [stride for stride in STRIDES if stride not in reductions]
     if missing:
         raise ConfigError(
-            f"backbone {settings.name!r} gives features at strides "
+            f"backbone {settings.name!r} has features at strides "
             f"{', '.join(map(str, sorted(set(reductions))))}, but a detector needs "
             f"{', '.join(map(str, STRIDES))}"
         )
@@ -215,7 +213,7 @@ def _run(net: nn.Module, device: str = "cpu") -> list[Tensor]:
         with torch.device(device):
             maps: list[Tensor] = net(torch.zeros(1, 3, 64, 64))
     except (RuntimeError, AssertionError, ValueError) as error:
-        raise ConfigError(f"the backbone can't take images of any size ({error})") from None
+        raise ConfigError(f"the backbone doesn't accept images of any size ({error})") from None
     return maps
 
 
@@ -224,12 +222,12 @@ def _last_index(reductions: list[int], stride: int) -> int:
 
 
 def load_backbone_weights(net: nn.Module, path: str | Path) -> None:
-    """Load a file under timm's key names into a model with ``features_only``.
+    """Load a file with timm's key names into a model with ``features_only``.
 
     Nothing in the file is executed.
 
     Raises:
-        ConfigError: the file is missing, unreadable, or lacks or misshapes a weight.
+        ConfigError: the file is missing or unreadable, or a weight is missing or of another shape.
     """
     given = {key.replace(".", "_"): value for key, value in read_state_dict(path).items()}
     own = net.state_dict()
@@ -244,10 +242,10 @@ def load_backbone_weights(net: nn.Module, path: str | Path) -> None:
             misshapen.append(f"{key} {tuple(found.shape)} for {tuple(value.shape)}")
         else:
             loaded[key] = found
-    for what, keys in (("lacks", missing), ("has of another shape", misshapen)):
+    for what, keys in (("lacks", missing), ("has the wrong shape in", misshapen)):
         if keys:
             raise ConfigError(
-                f"{path}: not weights of this backbone under timm's names: of {len(own)} tensors "
+                f"{path}: not weights of this backbone with timm's names: of {len(own)} tensors "
                 f"it {what} {len(keys)}, such as {keys[0]}"
             )
     net.load_state_dict(loaded, strict=False)
@@ -257,7 +255,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """Tensors by name from a .safetensors file or a PyTorch checkpoint (``weights_only``).
 
     Raises:
-        ConfigError: the file is missing, damaged, or holds something else.
+        ConfigError: the file is missing, damaged, or contains something else.
     """
     path = Path(path)
     if not path.is_file():
@@ -268,11 +266,11 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
 
             return load_file(path)
         data = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle, zip and safetensors raise whatever the bytes provoke
-        # Not torch's own words, which advise to let the file execute what it likes.
+    except Exception as error:  # pickle, zip and safetensors raise many exceptions
+        # Not torch's message, which recommends to allow executing the file's code.
         raise ConfigError(
-            f"{path}: not a readable weights file: damaged, no tensors by name as PyTorch and "
-            f"safetensors write them, or code among them ({type(error).__name__})"
+            f"{path}: not a readable weights file: damaged, not a PyTorch or safetensors file of "
+            f"named tensors, or with executable code ({type(error).__name__})"
         ) from None
     for nested in ("state_dict", "model"):
         if isinstance(data, dict) and isinstance(data.get(nested), dict):
@@ -280,5 +278,5 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     if not isinstance(data, dict) or not all(
         isinstance(key, str) and isinstance(value, Tensor) for key, value in data.items()
     ):
-        raise ConfigError(f"{path}: holds no state dict (tensors by name)")
+        raise ConfigError(f"{path}: contains no state dict (tensors by name)")
     return data

@@ -1,4 +1,4 @@
-"""The classification loss of a dense head, with any loss, whole or a few categories at a time."""
+"""Classification loss of a dense head, from all logits or a few categories at a time."""
 
 from __future__ import annotations
 
@@ -25,20 +25,19 @@ def classification_loss(
     piecewise: bool,
     stream_logits: int | None = None,
 ) -> Tensor:
-    """Scalar: the loss of all priors that aren't ignored, each image's over its divisor.
+    """Scalar: the loss of all priors that aren't ignored, divided by each image's divisor.
 
     Args:
-        loss: one of `ClassificationLossConfig`.
-        head: whose last convolution makes the logits.
+        loss: built by a `ClassificationLossConfig`.
+        head: its last convolution computes the logits.
         features: the classification tower's map of each level.
         labels: ``(B, A)``, see `Assignment`.
         matched: the positives.
-        iou: ``(P,)`` of the positives' predicted boxes; a `QualityLoss` needs it.
-        divisor: ``(B,)``, what `LossNormalizer` gave.
-        per_image: whether the divisors differ (else they are all the same, and the loss is called
-            once).
-        piecewise: compute a loss that `streams` without ever holding all logits.
-        stream_logits: how many of them may exist at a time; None: what suits the device.
+        iou: ``(P,)`` IoU of the positives' predicted boxes; required by a `QualityLoss`.
+        divisor: ``(B,)``, from `LossNormalizer`.
+        per_image: whether the divisors differ (if they are equal, the loss is called once).
+        piecewise: compute a loss that `streams` a few categories at a time.
+        stream_logits: number of logits in memory at a time then; None: chosen by device.
     """
     last = head.cls_logits
     if not per_image:
@@ -53,7 +52,7 @@ def classification_loss(
     if isinstance(loss, QualityLoss):
         assert iou is not None
         quality = torch.zeros(labels.shape, device=labels.device)
-        # The IoU of a box that diverged is NaN, and so is its box loss: the step is known as bad.
+        # A diverged box has a NaN IoU and a NaN box loss, which is how the step is detected.
         quality[matched.image, matched.prior] = iou.detach().nan_to_num(nan=0.0)
         extra = {"quality": quality}
     if not per_image:

@@ -1,4 +1,4 @@
-"""Strided convolutions whose weight gradients are right on maps narrower than the stride."""
+"""Strided convolution with correct weight gradients on maps narrower than the stride."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ HALF_PRECISION = (torch.bfloat16, torch.float16)
 
 
 class StridedConv(nn.Conv2d):
-    """A convolution that computes in float32 where half precision gives wrong weight gradients.
+    """A convolution that uses float32 where half precision gives wrong weight gradients.
 
-    On CPUs with AVX-512, torch (2.15, by oneDNN) reads uninitialised memory in the bf16 weight
+    On CPUs with AVX-512, torch (2.15, with oneDNN) reads uninitialised memory in the bf16 weight
     gradient of a padded convolution whose input is narrower than its stride: the gradient is NaN or
-    any number. P6 is made from such a map for images up to 32 pixels wide, P7 up to 64. In 18,000
-    shapes (kernels of 1 to 7, strides of 1 to 4, groups, dilation, both memory formats) nothing
-    else was hit. Maps that are lower than the stride are kept off that path too. All these maps are
-    so small that float32 costs nothing.
+    arbitrary. P6 has such an input for images up to 32 pixels wide, P7 up to 64. In 18,000 shapes
+    (kernels of 1 to 7, strides of 1 to 4, groups, dilation, both memory formats) no other failure
+    was found. Maps lower than the stride use float32 too. All these maps are so small that float32
+    has no measurable cost.
 
-    Other devices, precisions and maps are computed as by ``nn.Conv2d``, whose parameters and
-    arguments this has.
+    Other devices, precisions and maps are computed as by ``nn.Conv2d``, which has the same
+    parameters and arguments.
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """The convolution, in the dtype that ``nn.Conv2d`` would give."""
+        """The convolution, in the dtype of ``nn.Conv2d``'s output."""
         if input.device.type != "cpu" or not self._exceeds(input):
             return super().forward(input)
         autocast = torch.is_autocast_enabled("cpu")

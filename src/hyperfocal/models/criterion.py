@@ -1,4 +1,4 @@
-"""From a dense head's outputs and the ground truth to the terms of the loss."""
+"""Loss of a dense detector from the head's outputs and the ground truth."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from hyperfocal.types import Assignment, ConfigError, LossTerms, Priors, Target
 
 
 class Refine(Protocol):
-    """Chooses the positives among an assigner's candidates from the network's outputs (PAA)."""
+    """Selects the positives among an assigner's candidates by the network's outputs (PAA)."""
 
     def __call__(
         self,
@@ -37,9 +37,9 @@ class Refine(Protocol):
         """The final assignment.
 
         Args:
-            head: makes logits from ``cls_maps``.
+            head: computes logits from ``cls_maps``.
             cls_maps: the classification tower's map of each level.
-            candidates: what the assigner gave.
+            candidates: the result of the assigner.
             matched: the candidates with their box outputs.
             priors: the A priors.
         """
@@ -47,7 +47,7 @@ class Refine(Protocol):
 
 @dataclass(frozen=True)
 class ImageTruth:
-    """What the criterion compares outputs with: a batch's priors and targets."""
+    """The priors and targets of a batch."""
 
     priors: Priors
     targets: tuple[Target, ...]
@@ -57,7 +57,7 @@ class Positives(NamedTuple):
     """The assignment of a batch, and its P positives with their outputs.
 
     Attributes:
-        assignment: of every prior, with mined-out priors ignored.
+        assignment: of all priors; priors not selected by mining are ignored.
         matched: the positives.
         quality: ``(P,)`` logits of the quality branch; None without one.
     """
@@ -68,7 +68,7 @@ class Positives(NamedTuple):
 
 
 class DenseCriterion(nn.Module):
-    """Loss of a dense detector: classification, boxes, and quality if there is a branch for it.
+    """Loss of a dense detector: classification, boxes, and quality if it has a quality branch.
 
     Without a quality branch, with z_b the divisor of image b (see `LossNormalizer`)::
 
@@ -82,26 +82,26 @@ class DenseCriterion(nn.Module):
     (box losses unweighted and over N without ``weigh_boxes``), where N and the sum of targets are
     those of the whole optimizer step over all processes.
 
-    **What is exact.** A fixed assignment and centerness are known before the network runs, so
-    micro-batches give the gradients of the whole batch. IoU targets, mining and PAA's positives
-    depend on predictions: in one piece they are summed over the processes in the forward pass; for
-    micro-batches `DenseDetector.divisors` runs the network once more on the same parts without
-    gradients. That is exact with frozen batch norms or none, and close otherwise, as it sees their
-    running statistics.
+    **Micro-batches.** A fixed assignment and centerness are known before the network runs, so
+    micro-batches give exactly the gradients of the whole batch. IoU targets, mining and PAA's
+    positives depend on predictions: without micro-batches they are summed over the processes in the
+    forward pass; for micro-batches `DenseDetector.divisors` also runs the network on the same parts
+    without gradients. This is exact with frozen batch norms or none, and approximate otherwise,
+    because it uses their running statistics.
 
     Args:
         num_classes: K.
-        assigner: priors and targets to an `Assignment`.
-        coder: between boxes and box outputs.
-        loss: classification loss; one of `ClassificationLossConfig`.
-        box_loss: one of `BoxLossConfig`.
+        assigner: computes an `Assignment` from priors and targets.
+        coder: box coding.
+        loss: classification loss, built by a `ClassificationLossConfig`.
+        box_loss: box loss, built by a `BoxLossConfig`.
         box_weight: factor on the box loss.
-        mining: which priors are trained on; None: all.
+        mining: selection of priors to train on; None: all.
         quality: the quality branch, or None.
-        normalizer: what the sums are divided by; detectors with a quality branch use ``global``.
-        refine: chooses the positives among candidates; None: they are the assigner's.
+        normalizer: divisor of the sums; detectors with a quality branch use ``global``.
+        refine: selects the positives among candidates; None: those of the assigner.
         streams: compute classification and its loss a few categories at a time.
-        stream_logits: logits that may then exist at a time; None: what suits the device.
+        stream_logits: number of logits in memory at a time then; None: chosen by device.
     """
 
     def __init__(
@@ -149,10 +149,10 @@ class DenseCriterion(nn.Module):
         """The terms of the loss.
 
         Args:
-            head: of the detector.
+            head: the detector's head.
             levels: the pyramid's maps ``(B, C, H, W)``.
             truth: priors and targets.
-            divisors: ``(B, 2)`` from `DenseDetector.divisors`; None: of this batch alone.
+            divisors: ``(B, 2)`` from `DenseDetector.divisors`; None: those of this batch.
         """
         cls_maps = [head.cls_tower(level) for level in levels]
         found = self.positives(head, levels, cls_maps, truth)
@@ -195,10 +195,10 @@ class DenseCriterion(nn.Module):
         cls_maps: Sequence[Tensor],
         truth: ImageTruth,
     ) -> Positives:
-        """What every prior is trained on, and the outputs at the positive ones.
+        """The assignment of all priors, and the outputs at the positive ones.
 
         Args:
-            head: of the detector.
+            head: the detector's head.
             levels: the pyramid's maps.
             cls_maps: the classification tower's maps.
             truth: priors and targets.
@@ -225,7 +225,7 @@ class DenseCriterion(nn.Module):
         return Positives(assignment, matched, None if quality is None else quality[kept])
 
     def samples(self, head: DenseHead, levels: Sequence[Tensor], truth: ImageTruth) -> Samples:
-        """All logits with their labels, as the classification loss sees them; see `Samples`."""
+        """All logits with their labels, the inputs of the classification loss; see `Samples`."""
         cls_maps = [head.cls_tower(level) for level in levels]
         found = self.positives(head, levels, cls_maps, truth)
         logits = head.classify(cls_maps)
@@ -235,12 +235,12 @@ class DenseCriterion(nn.Module):
 
     @property
     def needs_predictions(self) -> bool:
-        """Whether the divisors depend on what the network predicts."""
+        """Whether the divisors depend on predictions."""
         by_iou = self.quality is not None and self.quality.target == "iou"
         return by_iou or self.refine is not None or self.mining is not None
 
     def known_counts(self, truth: ImageTruth) -> tuple[Tensor, Tensor | None]:
-        """`counts` without the network; only where ``needs_predictions`` is False."""
+        """`counts` without running the network; only if ``needs_predictions`` is False."""
         assignment: Assignment = self.assigner(truth.priors, truth.targets)
         positive = assignment.positives(self.num_classes)
         where = Where(*positive.nonzero(as_tuple=True))
@@ -249,10 +249,10 @@ class DenseCriterion(nn.Module):
         return self.counts(Positives(assignment, matched, None), None)
 
     def counts(self, found: Positives, iou: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """For each image ``(B,)`` the positives, and the sum of their box weights.
+        """For each image ``(B,)`` the number of positives, and the sum of their box weights.
 
-        With mining's ``divide_by`` selected, the former counts all priors that were selected. The
-        latter is None where boxes aren't weighted.
+        With mining's ``divide_by`` selected, the former is the number of selected priors. The
+        latter is None if boxes aren't weighted.
         """
         number = counted(self.mining, found.assignment, self.num_classes)
         if not self.weighs_boxes:
@@ -271,7 +271,7 @@ class DenseCriterion(nn.Module):
 
     @property
     def needs_iou(self) -> bool:
-        """Whether the loss compares with the IoU of predicted boxes."""
+        """Whether the loss has the IoU of predicted boxes as target."""
         by_iou = self.quality is not None and self.quality.target == "iou"
         return by_iou or isinstance(self.loss, QualityLoss)
 

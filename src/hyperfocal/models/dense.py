@@ -1,4 +1,4 @@
-"""`DenseDetector`: one-stage detectors, composed from parts, and the settings that they share."""
+"""`DenseDetector`, the base class of one-stage detectors, and their shared settings."""
 
 from __future__ import annotations
 
@@ -39,27 +39,27 @@ from hyperfocal.ops import BoxCoder
 from hyperfocal.types import Batch, CategoryCounts, ConfigError, Detections, LossTerms, Priors
 
 MODULES = ("backbone", "neck", "head", "assigner", "loss", "box_loss")
-"""Settings of a detector that may be given as modules in place of Configs."""
+"""Settings of a detector that may be modules instead of Configs."""
 
 NOTHING_BUILT: Mapping[str, nn.Module] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
 class DenseParts:
-    """What a `DenseDetector` is composed from.
+    """The parts of a `DenseDetector`.
 
     Attributes:
         pixels: normalises the images.
-        backbone: images to maps at strides 8, 16 and 32; has ``channels``, ``mean`` and ``std``
-            like `Backbone`.
-        neck: the backbone's maps to pyramid levels; has ``channels`` and ``strides`` like `FPN`.
-        anchors: makes the priors of each level.
-        head: pyramid levels to classes, boxes and quality.
+        backbone: computes maps at strides 8, 16 and 32; has ``channels``, ``mean`` and ``std`` like
+            `Backbone`.
+        neck: computes pyramid levels from them; has ``channels`` and ``strides`` like `FPN`.
+        anchors: generates the priors of each level.
+        head: predicts classes, boxes and quality from pyramid levels.
         criterion: the loss.
         inference: selection and suppression of detections.
-        streams: compute the classification logits a few categories at a time, so that they never
-            exist all at once.
-        stream_logits: logits that may then exist at a time; None: what suits the device.
+        streams: compute the classification logits a few categories at a time, so that they are
+            never all in memory.
+        stream_logits: number of logits in memory at a time then; None: chosen by device.
     """
 
     pixels: PixelNorm
@@ -76,8 +76,8 @@ class DenseParts:
 class DenseDetector(Detector):
     """A backbone, a feature pyramid, and a dense head that predicts at every prior.
 
-    Training and inference are apart: the `DenseCriterion` turns outputs and targets into a loss,
-    `Inference` turns outputs into detections.
+    Training and inference are separate: `DenseCriterion` computes the loss from outputs and
+    targets, `Inference` computes detections from outputs.
 
     Args:
         parts: see `DenseParts`.
@@ -118,7 +118,7 @@ class DenseDetector(Detector):
         return terms
 
     def divisors(self, batch: Batch, parts: Sequence[slice] = WHOLE) -> Tensor:
-        """``(B, 2)``: of sums over all priors, and of box losses; see `Detector.divisors`."""
+        """``(B, 2)``: divisors of sums over all priors, and of box losses; see `Detector`."""
         criterion, found = self.criterion, []
         if criterion.needs_predictions:
             with predicting(self):
@@ -140,7 +140,7 @@ class DenseDetector(Detector):
         )
 
     def truth(self, batch: Batch) -> ImageTruth:
-        """What the criterion compares outputs with."""
+        """The priors and targets of a batch, for the criterion."""
         return ImageTruth(self.priors(batch), batch.targets)
 
     # ------------------------------------------------------------------- inference
@@ -199,26 +199,26 @@ class DenseDetector(Detector):
 
 @dataclass(frozen=True)
 class DenseConfig(DetectorConfig):
-    """Settings that all dense detectors share."""
+    """Settings of all dense detectors."""
 
     kept_when_swapped: ClassVar[tuple[str, ...]] = SHARED_FIELDS
 
     backbone: BackboneConfig = field(default_factory=Backbone.Config)
-    """Network that makes the features."""
+    """Backbone network."""
     pixels: PixelNorm.Config = field(default_factory=PixelNorm.Config)
-    """How pixels are normalised."""
+    """Pixel normalisation."""
     neck: NeckConfig = field(default_factory=FPN.Config)
     """Feature pyramid."""
     anchors: AnchorGenerator.Config = field(default_factory=AnchorGenerator.Config)
-    """Boxes or locations that the head predicts from."""
+    """Anchors or locations."""
     head: DenseHead.Config = field(default_factory=DenseHead.Config)
     """Towers and predictions."""
     assigner: AssignerConfig = field(default_factory=MaxIoUAssigner.Config)
-    """Which anchors are trained on which object."""
+    """Assignment of anchors to objects."""
     loss: ClassificationLossConfig = field(default_factory=SigmoidFocalLoss.Config)
     """Classification loss."""
     mining: MiningConfig | None = None
-    """Train on hard priors only; none: on all."""
+    """Hard example mining; none: train on all priors."""
     box_loss: BoxLossConfig = field(default_factory=SmoothL1Loss.Config)
     """Box loss."""
     box_weight: float = 1.0
@@ -226,20 +226,20 @@ class DenseConfig(DetectorConfig):
     inference: Inference.Config = field(default_factory=Inference.Config)
     """Selection and suppression of detections."""
     stream_from: int = 2048
-    """Outputs of the last classification convolution (anchors x categories) from which it is
-    computed a few categories at a time, together with its loss or the selection of detections, so
-    that its logits never exist all at once. With a quality branch, detections are always selected
-    so."""
+    """Number of outputs of the last classification convolution (anchors x categories) from which it
+    is computed a few categories at a time, together with its loss or the selection of detections,
+    so that its logits are never all in memory. With a quality branch, detections are always
+    selected in this way."""
     stream_logits: int | None = None
-    """Logits that may exist at a time where they are computed a few categories at a time; none:
-    what is fastest on the device, a part in 160 of a GPU's memory or 12 MiB on a CPU."""
+    """Number of logits in memory at a time if they are computed a few categories at a time; none:
+    the fastest on the device, 1/160 of a GPU's memory or 12 MiB on a CPU."""
 
     def __post_init__(self) -> None:
         own = self.backbone.weights if isinstance(self.backbone, Backbone.Config) else None
         if self.weights is not None and own is not None:
             raise ConfigError(
-                f"model.weights = {self.weights} and model.backbone.weights = {own}: give one; a "
-                "detector's weights include its backbone's"
+                f"model.weights = {self.weights} and model.backbone.weights = {own}: set only one; "
+                "a detector's weights include its backbone's"
             )
         self._require(self.box_weight >= 0, "box_weight", "at least 0")
         self._require(self.stream_from >= 0, "stream_from", "at least 0")
@@ -248,19 +248,19 @@ class DenseConfig(DetectorConfig):
         )
 
     def offline(self) -> Self:
-        """The same detector without initial weights: to load trained ones into."""
+        """The same detector without initial weights, for loading a trained state dict."""
         return dataclasses.replace(self, weights=None, backbone=self.backbone.offline())
 
     def with_settings(self, settings: Mapping[str, Any]) -> tuple[Self, dict[str, nn.Module]]:
-        """The config with fields changed, and the parts that were given as modules.
+        """The config with fields replaced, and the parts passed as modules.
 
         Args:
             settings: fields of the config by name: values, Configs, for ``backbone`` the name of a
                 timm model, and for ``backbone``, ``neck``, ``head``, ``assigner``, ``loss`` and
-                ``box_loss`` also a module, which is used as it is.
+                ``box_loss`` also a module, which is used unchanged.
 
         Raises:
-            ConfigError: an unknown name, or a module where none can be.
+            ConfigError: an unknown name, or a module for another field.
         """
         fields = {f.name for f in dataclasses.fields(self)}
         for name, value in settings.items():
@@ -268,7 +268,7 @@ class DenseConfig(DetectorConfig):
                 hint = config.did_you_mean(name, fields)
                 raise ConfigError(f"{self.kind}: no setting {name!r} ({hint})")
             if isinstance(value, nn.Module) and name not in MODULES:
-                raise ConfigError(f"{self.kind}: {name} can't be a module; give its Config")
+                raise ConfigError(f"{self.kind}: {name} can't be a module; pass its Config")
         built = {name: v for name, v in settings.items() if isinstance(v, nn.Module)}
         rest = {name: v for name, v in settings.items() if name not in built}
         if isinstance(backbone := rest.get("backbone"), str):
@@ -293,22 +293,22 @@ class DenseConfig(DetectorConfig):
 
         Args:
             num_classes: K.
-            counts: how often each category occurs in training, for losses that weigh categories.
-            built: parts that exist already, by the names of their fields.
-            assigner: of the detector.
-            coder: of its boxes.
-            quality: its quality branch.
-            normalizer: what its loss is divided by.
+            counts: images and boxes per category, for losses that weight categories.
+            built: parts passed as modules, by field name.
+            assigner: the assigner.
+            coder: the box coding.
+            quality: the quality branch.
+            normalizer: divisor of the loss.
             refine: see `DenseCriterion`.
             voting: spread of the score voting.
 
         Raises:
-            ConfigError: ``weights`` are set, which only a training can load.
+            ConfigError: ``weights`` is set, which is only loaded by `train`.
         """
         if self.weights is not None:
             raise ConfigError(
-                f"weights = {self.weights}: they are matched by the names of categories, which a "
-                "detector doesn't know; use hyperfocal.engine.transfer.build_detector"
+                f"weights = {self.weights}: they are matched by category names, which a detector "
+                "doesn't have; use hyperfocal.engine.transfer.build_detector"
             )
         backbone: Any = built.get("backbone") or self.backbone.build()
         neck: Any = built.get("neck") or self.neck.build(backbone.channels)
@@ -350,14 +350,14 @@ class DenseConfig(DetectorConfig):
 
 @dataclass(frozen=True)
 class QualityConfig(DenseConfig):
-    """Settings that FCOS, ATSS and PAA share: dense detectors with a quality branch."""
+    """Settings of dense detectors with a quality branch: FCOS, ATSS and PAA."""
 
     neck: NeckConfig = field(default_factory=lambda: FPN.Config(extra_source="p5"))
     """Feature pyramid."""
     anchors: AnchorGenerator.Config = field(
         default_factory=lambda: AnchorGenerator.Config((8.0,), 1, (1.0,), center_offset=0.5)
     )
-    """Boxes or locations that the head predicts from."""
+    """Anchors or locations."""
     head: DenseHead.Config = field(
         default_factory=lambda: DenseHead.Config(norm="gn", tower_bias=True, level_scale=True)
     )
@@ -365,17 +365,17 @@ class QualityConfig(DenseConfig):
     box_loss: BoxLossConfig = field(default_factory=GIoULoss.Config)
     """Box loss."""
     quality: QualityBranch = field(default_factory=QualityBranch)
-    """The quality branch, and the score that it makes."""
+    """Quality branch, and how it enters the score."""
     inference: Inference.Config = field(default_factory=lambda: Inference.Config(nms_iou=0.6))
     """Selection and suppression of detections."""
 
 
 def as_dense(model: DetectorConfig) -> DenseConfig:
-    """A detector's settings, for whoever reads its parts.
+    """The settings, narrowed to `DenseConfig`.
 
     Raises:
-        ConfigError: it isn't a dense detector.
+        ConfigError: the detector isn't a dense detector.
     """
     if not isinstance(model, DenseConfig):
-        raise ConfigError(f"{model.kind or type(model).__qualname__} is no dense detector")
+        raise ConfigError(f"{model.kind or type(model).__qualname__} isn't a dense detector")
     return model

@@ -1,4 +1,4 @@
-"""What the engine asks of every detector."""
+"""Base classes of detectors and of their settings."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from hyperfocal.models.samples import Samples
 from hyperfocal.types import Batch, CategoryCounts, DataError, Detections, LossTerms
 
 SHARED_FIELDS = ("weights", "backbone", "pixels", "neck", "loss", "mining")
-"""Settings of every detector, which ``--model KIND`` keeps: they have nothing to do with how
-objects are assigned."""
+"""Settings of all detectors, which ``--model KIND`` keeps because they don't depend on the
+assignment."""
 
 WHOLE = (slice(None),)
-"""A batch in one piece."""
+"""A batch without micro-batches."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class DetectorConfig(Config, role=True):
     """Settings of a detector."""
 
     weights: Path | None = None
-    """Start from a trained detector: a run folder or its model.safetensors. What fits by name and
-    shape is taken, of the classifier the categories with the same names (fine-tuning)."""
+    """Fine-tune a trained detector: a run folder or its model.safetensors. Weights of the same name
+    and shape are loaded, and of the classifier the categories with the same names."""
 
     @abstractmethod
     def build(self, num_classes: int, counts: CategoryCounts | None = None) -> Detector:
@@ -41,18 +41,18 @@ class DetectorConfig(Config, role=True):
 
         Args:
             num_classes: K.
-            counts: how often each occurs in training, for losses that weigh categories.
+            counts: images and boxes per category, for losses that weight categories.
         """
 
     def offline(self) -> Self:
-        """The same detector without initial weights to read or download: trained ones come next."""
+        """The same detector without initial weights, for loading a trained state dict."""
         return replace(self, weights=None)
 
 
 class Detector(nn.Module, ABC):
-    """A detector that `engine` can train and run.
+    """Base class of detectors.
 
-    An optimizer step may be split into micro-batches::
+    An optimizer step can be split into micro-batches::
 
         z = model.divisors(batch, parts)
         for part in parts:
@@ -60,27 +60,27 @@ class Detector(nn.Module, ABC):
         optimizer.step()
         model.step()
 
-    gives the gradients of ``model(batch).total.backward()``. Batch norms in training mode are the
-    exception: they see the micro-batch.
+    This gives the gradients of ``model(batch).total.backward()``, except for batch norms in
+    training mode, which use the statistics of the micro-batch.
 
-    In a training loop of your own, call it as torchvision's detectors are called (`forward`), and
+    In your own training loop, call it like torchvision's detectors (`forward`), and call
     ``model.step()`` after ``optimizer.step()``, which losses with memory (EFL, EQLv2) need.
 
     Attributes:
         num_classes: K.
-        resize: size of images given to `forward` as a list: the shorter side, and the limit of the
-            longer one; None leaves them as they are.
+        resize: size of images passed to `forward` as a list: the shorter side, and the limit of the
+            longer one; None: no resizing.
     """
 
     backbone_part: ClassVar[str | None] = None
-    """Name of its pretrained part, which ``train.backbone_lr_scale`` and sharding are about."""
+    """Name of the pretrained part, to which ``train.backbone_lr_scale`` and sharding apply."""
     head_part: ClassVar[str | None] = None
-    """Name of the part that ``train.parts = head`` trains alone."""
+    """Name of the part to which ``train.parts = head`` restricts training."""
     classifier: ClassVar[str | None] = None
-    """Name of the convolution with an output for each anchor and category (channel a·K + j belongs
-    to anchor a and category j): fine-tuning takes its rows by the categories' names."""
+    """Name of the convolution with one output per anchor and category (channel a·K + j is that of
+    anchor a and category j): fine-tuning copies its rows by category name."""
     statistics: ClassVar[tuple[str, ...]] = ()
-    """Names of parts whose buffers depend on the training data, which fine-tuning starts anew."""
+    """Names of parts whose buffers depend on the training data, which fine-tuning resets."""
 
     num_classes: int
     resize: tuple[int, int] | None = (800, 1333)
@@ -103,17 +103,17 @@ class Detector(nn.Module, ABC):
         images: Batch | Sequence[Tensor],
         targets: Sequence[Mapping[str, Tensor]] | None = None,
     ) -> LossTerms | dict[str, Tensor] | list[dict[str, Tensor]]:
-        """Losses in training mode, detections in eval mode, as torchvision's detectors.
+        """Losses in training mode, detections in eval mode, like torchvision's detectors.
 
         Args:
-            images: ``(3, H, W)`` RGB tensors of any sizes, uint8 or float in [0, 1], not
-                normalised; resized to ``resize``. Or a `Batch`, which gives `LossTerms`.
-            targets: of each image ``{"boxes": (N, 4) xyxy pixels, "labels": (N,) in 0..K-1}``;
-                needed in training mode.
+            images: ``(3, H, W)`` RGB tensors of any size, uint8 or float in [0, 1], not normalised;
+                resized to ``resize``. Or a `Batch`, for which the result is `LossTerms`.
+            targets: per image ``{"boxes": (N, 4) xyxy pixels, "labels": (N,) in 0..K-1}``; required
+                in training mode.
 
         Returns:
-            In training mode the terms of the loss by name, to be summed. In eval mode for each
-            image ``{"boxes": (N, 4), "scores": (N,), "labels": (N,)}`` in its own pixels, best
+            In training mode the terms of the loss by name, to be summed. In eval mode per image
+            ``{"boxes": (N, 4), "scores": (N,), "labels": (N,)}`` in pixels of the input image, best
             first.
 
         Raises:
@@ -143,20 +143,20 @@ class Detector(nn.Module, ABC):
 
         Args:
             batch: images and targets.
-            divisors: ``(B, ...)``, what `divisors` gave for these images; None: for this batch.
+            divisors: ``(B, ...)``, the result of `divisors` for these images; None: this batch's.
         """
 
     @abstractmethod
     def divisors(self, batch: Batch, parts: Sequence[slice] = WHOLE) -> Tensor:
-        """``(B, ...)``: what each image's loss sums are divided by.
+        """``(B, ...)``: divisors of each image's loss sums.
 
-        Found without running the network, except where it depends on predictions; then the network
-        sees the same micro-batches, under the same autocast, as in the forward passes to come. Call
-        it on this process's whole share of an optimizer step, on every process.
+        The network only runs if they depend on predictions, and then on the same micro-batches,
+        under the same autocast, as in the following forward passes. Call it in every process with
+        the process's whole batch of an optimizer step.
 
         Args:
-            batch: the whole share.
-            parts: the micro-batches, which together are all of it.
+            batch: the whole batch.
+            parts: the micro-batches, which together cover it.
         """
 
     @abstractmethod
@@ -165,23 +165,23 @@ class Detector(nn.Module, ABC):
 
     @abstractmethod
     def samples(self, batch: Batch) -> Samples:
-        """What the classification loss would see of a batch, all logits at once.
+        """The inputs of the classification loss for a batch, with all logits.
 
-        Priors that mining leaves out are ignored (-1) here too.
+        Priors that mining doesn't select are ignored (-1) here too.
         """
 
     def diagnose(self, batch: Batch) -> Diagnosis | None:
-        """Its classification loss by level and category; None where it can't tell."""
+        """The classification loss by level and category; None if not supported."""
         return None
 
     def step(self) -> None:
-        """Let losses with memory fold in the statistics of an optimizer step."""
+        """Update losses with memory with the statistics of an optimizer step."""
         step_losses(self.loss)
 
 
 @contextlib.contextmanager
 def predicting(model: nn.Module) -> Iterator[None]:
-    """In eval mode and without gradients; afterwards in the mode that it was in."""
+    """Context in eval mode and without gradients; the previous mode is restored."""
     was_training = model.training
     model.eval()
     try:

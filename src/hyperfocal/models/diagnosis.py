@@ -1,4 +1,4 @@
-"""A detector's classification loss taken apart, to find out where a step went wrong."""
+"""Classification loss of a detector by level and category, to diagnose non-finite steps."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class LevelReport:
     """One pyramid level.
 
     Attributes:
-        priors: of one image.
-        positives: in all images of the batch.
+        priors: number per image.
+        positives: number in all images of the batch.
         loss: classification loss of this level's priors, divided by all positives.
         low: smallest finite logit.
         high: largest finite logit.
-        nonfinite: logits that aren't finite.
+        nonfinite: number of logits that aren't finite.
     """
 
     priors: int
@@ -38,9 +38,9 @@ class CategoryReport:
     """One category.
 
     Attributes:
-        positives: priors that answer for it.
+        positives: number of its positive priors.
         gradient: sum of the absolute gradients of its logits.
-        nonfinite: its logits that aren't finite.
+        nonfinite: number of its logits that aren't finite.
     """
 
     positives: int
@@ -61,12 +61,12 @@ def diagnose_classification(
 ) -> Diagnosis:
     """Classification loss by level and its gradient by category.
 
-    A loss with memory adds to its pending sums, so its buffers are to be restored afterwards.
+    A loss with memory adds to its pending sums, so the caller must restore its buffers.
 
     Args:
-        loss: one of `ClassificationLossConfig`.
-        logits: of each level, ``(B, HWA, K)``.
-        labels: ``(B, A)``, see `Assignment`; of assigners that look at predictions the candidates.
+        loss: built by a `ClassificationLossConfig`.
+        logits: ``(B, HWA, K)`` per level.
+        labels: ``(B, A)``, see `Assignment`; candidates are positives.
         num_classes: K.
     """
     k = num_classes
@@ -82,7 +82,7 @@ def diagnose_classification(
 def _loss(loss: nn.Module, logits: Tensor, labels: Tensor, total: Tensor, k: int) -> Tensor:
     flat, wanted = logits.flatten(0, 1), labels.flatten()
     extra = {}
-    if isinstance(loss, QualityLoss):  # as if every predicted box were its object's
+    if isinstance(loss, QualityLoss):  # with quality 1 for all positives
         extra["quality"] = ((wanted != IGNORED) & (wanted < k)).float()
     value: Tensor = loss(flat, wanted, total, **extra)
     return value

@@ -16,21 +16,21 @@ from hyperfocal.types import CategoryCounts, ConfigError
 
 
 class FCOS(DenseDetector):
-    """Every location predicts distances to the sides of its object, and how central it is.
+    """Locations predict distances to the sides of their objects, and centerness.
 
-    The defaults are the authors' later settings, all of them on, which the long-tail papers mark
-    with a star: centre sampling, distances in strides behind a ReLU, GIoU, centerness on the box
-    tower, suppression at IoU 0.6. A location is a square of one stride around its point.
+    The defaults are all of the authors' later settings, which the long-tail papers mark with a
+    star: centre sampling, distances in strides after a ReLU, GIoU, centerness on the box tower, NMS
+    at IoU 0.6. A location is represented by a square of one stride around it.
 
-    The first version: ``--model.assigner.radius None --model.no-norm-on-bbox
+    For the original version use ``--model.assigner.radius None --model.no-norm-on-bbox
     --model.quality.tower class --model.quality.score product --model.box-loss iou
     --model.inference.nms-iou 0.5``.
 
     Args:
         num_classes: K.
-        counts: how often each category occurs in training, for losses that weigh categories.
-        config: the settings; default: those of `FCOS.Config`.
-        settings: single settings in place of the config's, see `DenseConfig.with_settings`.
+        counts: images and boxes per category, for losses that weight categories.
+        config: the settings; default: `FCOS.Config()`.
+        settings: settings that override the config's, see `DenseConfig.with_settings`.
     """
 
     @dataclass(frozen=True)
@@ -44,9 +44,9 @@ class FCOS(DenseDetector):
         )
         """Locations, as squares of one stride."""
         assigner: AssignerConfig = field(default_factory=FCOSAssigner.Config)
-        """Which locations are trained on which object."""
+        """Assignment of locations to objects."""
         norm_on_bbox: bool = True
-        """Predict distances in strides, behind a ReLU (else their logarithms in pixels)."""
+        """Predict distances in strides, after a ReLU (else their logarithms in pixels)."""
 
         def __post_init__(self) -> None:
             super().__post_init__()
@@ -65,7 +65,7 @@ class FCOS(DenseDetector):
                 raise ConfigError(
                     f"fcos predicts distances to the four sides, but {type(assigner).__name__} "
                     "doesn't declare that its positives lie inside their objects (centers_inside); "
-                    "take the assigner fcos or atss"
+                    "use the assigner fcos or atss"
                 )
             return self.compose(
                 num_classes,

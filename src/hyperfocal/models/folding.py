@@ -1,13 +1,13 @@
-"""Batch norms in eval mode cost nothing: they move into the weights of the convolution before.
+"""Folding of batch norms in eval mode into the weights of the preceding convolution.
 
 With fixed statistics a norm is ``y = s · x + t`` per channel, ``s = γ / sqrt(var + ε)`` and
-``t = β - s · mean``. After a convolution that is a convolution with weight ``s · W`` and bias
-``t + s · b``: one pass over the activations and one kept activation less, forward and backward,
-and no detour through float32 under bfloat16 autocast. W stays the parameter, so training a
-convolution before a frozen norm gives the same gradients as before.
+``t = β - s · mean``. Combined with the preceding convolution it is a convolution with weight
+``s · W`` and bias ``t + s · b``: one pass over the activations and one stored activation fewer, in
+forward and backward, and no float32 intermediate under bfloat16 autocast. W remains the parameter,
+so the gradients of a convolution before a frozen norm don't change.
 
-Where a layer has fewer activations than weights the norm runs as usual, which is cheaper there.
-Parameters, buffers and their names stay what they were. In training mode a norm works as usual.
+If a layer has fewer activations than weights, the norm isn't folded, which is faster. Parameters,
+buffers and their names don't change. In training mode norms aren't folded.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 
 
 class FoldingConv2d(nn.Conv2d):
-    """A convolution that does the work of the batch norm after it while that is in eval mode."""
+    """A convolution that includes the following batch norm if that is in eval mode."""
 
     norm: nn.BatchNorm2d
 
     def forward(self, input: Tensor) -> Tensor:
-        """The convolution, and the norm where it is in eval mode."""
+        """The convolution, and the norm if it is in eval mode."""
         norm = self.norm
         if norm.training:
             return super().forward(input)
@@ -41,7 +41,7 @@ class FoldingConv2d(nn.Conv2d):
         height, width = input.shape[-2:]
         locations = input.shape[0] * height * width // (self.stride[0] * self.stride[1])
         if locations < self.weight[0].numel():
-            # Fewer activations than weights: scaling the weights would be the slower way.
+            # Fewer activations than weights: scaling the weights would be slower.
             return F.batch_norm(
                 super().forward(input),
                 norm.running_mean,
@@ -59,7 +59,7 @@ class FoldingConv2d(nn.Conv2d):
 
 
 class FoldedBatchNorm2d(nn.BatchNorm2d):
-    """A batch norm whose work in eval mode is done by the convolution before it."""
+    """A batch norm that in eval mode is computed by the preceding convolution."""
 
     def forward(self, input: Tensor) -> Tensor:
         """The norm in training mode, else the input."""
@@ -67,7 +67,7 @@ class FoldedBatchNorm2d(nn.BatchNorm2d):
 
 
 class FoldedBatchNormAct2d(BatchNormAct2d):
-    """timm's batch norm with activation; in eval mode the activation is left."""
+    """timm's batch norm with activation; in eval mode only the activation."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Norm and activation in training mode, else the activation."""
@@ -82,22 +82,22 @@ FOLDED: dict[type[nn.Module], type[nn.Module]] = {
 
 
 def fold_norms(module: nn.Module, run: Callable[[], Any]) -> int:
-    """Fold every batch norm of ``module`` that only normalises what one plain convolution makes.
+    """Fold the batch norms of ``module`` that are the only consumer of a plain convolution.
 
     Args:
-        module: in eval mode; changed in place.
-        run: a forward pass through it, on any input. It shows which norm follows which
-            convolution, so nothing needs to be known about the architecture.
+        module: in eval mode; modified in place.
+        run: a forward pass through it, on any input, used to find which norm follows which
+            convolution in any architecture.
 
     Returns:
-        How many norms were folded.
+        The number of norms folded.
     """
     pairs = _conv_norm_pairs(module, run)
     for conv, norm in pairs:
-        # The same object under another class keeps parameters, hooks and state_dict keys.
+        # Changing the class of the object keeps parameters, hooks and state_dict keys.
         conv.__class__ = FoldingConv2d
         norm.__class__ = FOLDED[type(norm)]  # type: ignore[assignment]
-        # Past nn.Module's own __setattr__: the norm is no submodule of the convolution.
+        # Bypasses nn.Module.__setattr__: the norm isn't a submodule of the convolution.
         object.__setattr__(conv, "norm", norm)
     return len(pairs)
 
@@ -105,7 +105,7 @@ def fold_norms(module: nn.Module, run: Callable[[], Any]) -> int:
 def _conv_norm_pairs(
     module: nn.Module, run: Callable[[], Any]
 ) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
-    made: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # holds the tensors: an id must not be reused
+    made: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # keeps tensors alive: no id is reused
     pairs: list[tuple[nn.Conv2d, nn.BatchNorm2d, Tensor]] = []
     calls: Counter[nn.Module] = Counter()
 
@@ -113,7 +113,7 @@ def _conv_norm_pairs(
         assert isinstance(conv, nn.Conv2d)
         calls[conv] += 1
         made[id(output)] = conv, output
-        readers.count[id(output)] = 0  # an earlier tensor, gone by now, may have had this id
+        readers.count[id(output)] = 0  # the id may have been that of a freed tensor
 
     def before_norm(norm: nn.Module, args: tuple[Tensor, ...]) -> None:
         assert isinstance(norm, nn.BatchNorm2d)
@@ -142,12 +142,12 @@ def _conv_norm_pairs(
 
 
 def _of_type(module: nn.Module, types: Iterable[type[nn.Module]]) -> list[nn.Module]:
-    """Exactly these types: a subclass may do something else."""
+    """Modules of exactly these types, because subclasses may differ."""
     return [m for m in module.modules() if type(m) in types]
 
 
 class _Readers(TorchFunctionMode):
-    """Counts the functions that made a tensor from each tensor (asking for its size isn't one)."""
+    """Counts the functions that compute a tensor from each tensor (not queries such as size)."""
 
     def __init__(self) -> None:
         super().__init__()

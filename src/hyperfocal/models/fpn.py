@@ -23,10 +23,10 @@ class FPN(Neck):
 
     Args:
         in_channels: channels of C3, C4, C5.
-        channels: channels of every level.
-        num_levels: levels from P3 on.
-        extra_source: what P6 is made from.
-        relu: apply ReLU to a level before the next extra one is made from it.
+        channels: channels of each level.
+        num_levels: number of levels, starting at P3.
+        extra_source: input of P6.
+        relu: apply ReLU to the input of extra levels after P6.
 
     Attributes:
         strides: stride of each level.
@@ -37,14 +37,14 @@ class FPN(Neck):
         """Settings of `FPN`."""
 
         channels: int = 256
-        """Channels of every level."""
+        """Channels of each level."""
         num_levels: int = 5
-        """Levels from P3 (stride 8) on; 5: up to P7 (stride 128)."""
+        """Number of levels, starting at P3 (stride 8); 5: up to P7 (stride 128)."""
         extra_source: ExtraSource = "c5"
-        """What P6 is made from: the backbone's last map (c5), the pyramid's (p5), or c5 after its
-        1x1 convolution (c5_lateral)."""
+        """Input of P6: the backbone's last map (c5), the pyramid's (p5), or c5 after its 1x1
+        convolution (c5_lateral)."""
         relu: bool = True
-        """ReLU on P6 before P7 is made from it."""
+        """Apply ReLU to P6 as input of P7."""
 
         kind: ClassVar[str] = "fpn"
 
@@ -54,11 +54,11 @@ class FPN(Neck):
 
         @property
         def strides(self) -> tuple[int, ...]:
-            """Each level doubles the one before."""
+            """Strides of the levels, each twice the previous one."""
             return tuple(STRIDES[0] * 2**n for n in range(self.num_levels))
 
         def build(self, in_channels: tuple[int, ...]) -> FPN:
-            """The pyramid over maps of these channels."""
+            """The pyramid for maps with these channels."""
             return FPN(in_channels, self.channels, self.num_levels, self.extra_source, self.relu)
 
     def __init__(
@@ -83,7 +83,7 @@ class FPN(Neck):
         )
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                # Xavier in Caffe2's sense, U(±sqrt(3 / fan_in)), as in the paper's code.
+                # Caffe2's Xavier initialisation, U(±sqrt(3 / fan_in)), as in the paper's code.
                 nn.init.kaiming_uniform_(module.weight, a=1)
                 assert module.bias is not None
                 nn.init.zeros_(module.bias)

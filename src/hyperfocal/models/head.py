@@ -1,4 +1,4 @@
-"""The dense head: two towers of convolutions shared over the levels, and a prediction from each."""
+"""The dense head: two towers of convolutions, shared by all levels, and their predictions."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from hyperfocal.models.norm import GroupNorm
 from hyperfocal.types import HeadOutput
 
 GROUPS = 32
-"""Groups of group norm."""
+"""Number of groups of group norm."""
 
 
 class TowerFeatures(NamedTuple):
-    """What the last convolutions of a head see, one ``(B, C, H, W)`` map a level."""
+    """Inputs of the last convolutions of a head, one ``(B, C, H, W)`` map per level."""
 
     cls: tuple[Tensor, ...]
     box: tuple[Tensor, ...]
 
 
 QualityTower = Literal["box", "class"]
-"""The tower that a quality branch stands on."""
+"""The tower of a quality branch."""
 
 
 class BoxOutputs(NamedTuple):
-    """What a head says of P chosen priors.
+    """Outputs of a head for P selected priors.
 
     Attributes:
         box: ``(P, 4)`` float32 box values.
@@ -43,14 +43,14 @@ class BoxOutputs(NamedTuple):
 
 
 class DenseHead(nn.Module):
-    """K sigmoid logits and 4 class-agnostic box values for every anchor of every level.
+    """K sigmoid logits and 4 class-agnostic box values for each anchor of each level.
 
-    Each tower is ``depth`` times (3x3 convolution, norm, ReLU); a last 3x3 convolution predicts.
-    The bias of the classification starts at ``-log((1 - π) / π)``, so that every anchor starts out
-    with probability π of being an object (focal-loss paper, section 3.3).
+    Each tower has ``depth`` blocks of 3x3 convolution, norm and ReLU, followed by a 3x3 convolution
+    that predicts. The classification bias is initialised to ``-log((1 - π) / π)``, so that the
+    initial probability of each anchor is π (focal-loss paper, section 3.3).
 
-    The towers and the predictions are apart, because with many categories the last convolution
-    and its loss are better computed together, without ever holding all logits.
+    Towers and predictions are separate methods, because with many categories the last convolution
+    and its loss are computed together, without keeping all logits in memory.
 
     A head with a quality branch also gives one logit per prior, from either tower.
 
@@ -62,9 +62,9 @@ class DenseHead(nn.Module):
         channels: channels of the towers.
         norm: ``none`` or ``gn`` (group norm, 32 groups).
         prior: π.
-        tower_bias: give convolutions before a norm a bias (the others always have one).
-        level_scales: number of levels whose box values get a learned factor each; 0: none do.
-        quality: the tower of the quality branch, or None for no branch.
+        tower_bias: whether convolutions before a norm have a bias (the others always do).
+        level_scales: number of levels with a learned factor on box values; 0: no factors.
+        quality: the tower of the quality branch; None: no branch.
     """
 
     @dataclass(frozen=True)
@@ -72,18 +72,17 @@ class DenseHead(nn.Module):
         """Settings of `DenseHead`."""
 
         depth: int = 4
-        """3x3 convolutions in each tower."""
+        """Number of 3x3 convolutions in each tower."""
         channels: int | None = None
         """Channels of the towers; none: the pyramid's."""
         norm: Literal["none", "gn"] = "none"
-        """After each convolution: nothing, or group norm with 32 groups."""
+        """Norm after each convolution: none, or group norm with 32 groups (gn)."""
         prior: float = 0.01
-        """Probability of an object that every anchor starts with."""
+        """Initial object probability of each anchor."""
         tower_bias: bool = False
-        """Give the towers' convolutions a bias although a norm follows (those without a norm
-        always have one)."""
+        """Whether convolutions followed by a norm have a bias (the others always do)."""
         level_scale: bool = False
-        """A learned factor on each level's box values."""
+        """Learn a factor on the box values of each level."""
 
         kind: ClassVar[str] = "dense"
 
@@ -100,9 +99,9 @@ class DenseHead(nn.Module):
             num_levels: int = 5,
             quality: QualityTower | None = None,
         ) -> DenseHead:
-            """The head over a pyramid of ``in_channels`` and ``num_levels``."""
+            """The head for a pyramid with ``in_channels`` and ``num_levels``."""
             channels = self.channels or in_channels
-            # With one channel a group a map of a single location has no variance.
+            # With one channel per group, a map of a single location has no variance.
             if self.norm == "gn" and (channels % GROUPS or channels < 2 * GROUPS):
                 self._require(
                     False,
@@ -156,7 +155,7 @@ class DenseHead(nn.Module):
         nn.init.constant_(self.cls_logits.bias, -math.log((1 - prior) / prior))
 
     def towers(self, features: Sequence[Tensor]) -> TowerFeatures:
-        """Both towers on every level."""
+        """Both towers on all levels."""
         return TowerFeatures(
             tuple(self.cls_tower(level) for level in features),
             tuple(self.box_tower(level) for level in features),
@@ -167,7 +166,7 @@ class DenseHead(nn.Module):
         return join_levels([self.cls_logits(level) for level in features], self.num_classes)
 
     def classify_image(self, features: Sequence[Tensor], image: int) -> Tensor:
-        """Logits ``(A, K)`` of one image of the batch, where those of all wouldn't fit."""
+        """Logits ``(A, K)`` of one image of the batch, to save memory."""
         return self.classify([level[image : image + 1] for level in features])[0]
 
     def regress(self, features: Sequence[Tensor]) -> Tensor:
@@ -192,21 +191,21 @@ class DenseHead(nn.Module):
     def box_outputs_at(
         self, features: Sequence[Tensor], wanted: Tensor, where: Where | None = None
     ) -> BoxOutputs:
-        """Box values, and quality from the box tower, of a few priors, from the pyramid's maps.
+        """Box values, and quality from the box tower, of selected priors, from the pyramid's maps.
 
-        A box loss needs the positive priors alone, and most levels of most images have none: their
-        part of the box tower is neither run nor differentiated. Group norm doesn't mind, as it
-        sees one image and level at a time. On a GPU, finding out which these are would take longer
-        than running it for all.
+        A box loss only needs the positive priors, and most levels of most images have none: the box
+        tower is neither run nor differentiated for these. Group norm gives the same result, because
+        it normalises each image and level separately. On a GPU the tower is run on everything,
+        which takes less time than finding the levels that are needed.
 
         Args:
             features: ``(B, C, H, W)`` pyramid maps.
             wanted: ``(B, A)`` bool.
-            where: the same, where it is known.
+            where: the indices of ``wanted``, if known.
 
         Returns:
-            P rows in the order of ``wanted.nonzero()``. Without any, empty tensors that still
-            connect to all parameters.
+            P rows in the order of ``wanted.nonzero()``. If P is 0, empty tensors that depend on all
+            parameters.
         """
         if wanted.is_cuda:
             if where is None:
@@ -215,7 +214,7 @@ class DenseHead(nn.Module):
         per_location = self.box_deltas.out_channels // 4
         sizes = [level.shape[2] * level.shape[3] * per_location for level in features]
         masks = torch.split(wanted, sizes, dim=1)
-        # Which images, by level: the only wait for the device.
+        # The images needed, by level: the only synchronisation with the device.
         busy = torch.stack([mask.any(dim=1) for mask in masks]).nonzero().tolist()
         rows, order = [], []
         for n, (level, mask) in enumerate(zip(features, masks, strict=True)):
@@ -233,15 +232,15 @@ class DenseHead(nn.Module):
                 within = mask[images].nonzero()
                 order.append(first[within[:, 0]] + within[:, 1])
         values = torch.cat(rows)[torch.cat(order).argsort()]
-        if self.level_scales is not None:  # levels that weren't run get a gradient of zero
+        if self.level_scales is not None:  # levels that weren't run have zero gradient
             values = values + 0 * self.level_scales.sum()
         return BoxOutputs(values[:, :4], values[:, 4] if values.shape[1] == 5 else None)
 
     def _from_all_box_outputs(self, features: Sequence[Tensor], where: Where) -> BoxOutputs:
-        """What `box_outputs_at` gives, from the box tower on everything."""
+        """The result of `box_outputs_at`, with the box tower run on everything."""
         towers = [self.box_tower(level) for level in features]
 
-        # Not by a mask, nor by indexing: their gradients sort all indices.
+        # Neither masks nor indexing, because their backward passes sort all indices.
         def chosen(maps: list[Tensor], width: int) -> Tensor:
             joined = join_levels(maps, width)
             index = where.image * joined.shape[1] + where.prior
@@ -254,7 +253,7 @@ class DenseHead(nn.Module):
         return BoxOutputs(box, quality.squeeze(1))
 
     def forward(self, features: Sequence[Tensor]) -> HeadOutput:
-        """Everything, for pyramid maps ``(B, C, H, W)``."""
+        """All outputs, for pyramid maps ``(B, C, H, W)``."""
         towers = self.towers(features)
         return HeadOutput(self.classify(towers.cls), self.regress(towers.box), self.assess(towers))
 
@@ -262,14 +261,14 @@ class DenseHead(nn.Module):
 def join_levels(maps: Sequence[Tensor], width: int) -> Tensor:
     """Maps ``(B, A·width, H, W)`` of all levels as one ``(B, ΣHWA, width)``.
 
-    A map in channels_last memory has that layout already; only joining several levels copies.
+    A map in channels_last memory already has this layout; only joining several levels copies.
     """
     rows = [m.permute(0, 2, 3, 1).reshape(len(m), -1, width) for m in maps]
     return rows[0] if len(rows) == 1 else torch.cat(rows, dim=1)
 
 
 def _take(level: Tensor, images: list[int]) -> Tensor:
-    """Some images of a map, in its memory format (indexing would lose it)."""
+    """Selected images of a map, in its memory format (which indexing would lose)."""
     if len(images) == len(level):
         return level
     return torch.cat([level[i : i + 1] for i in images])

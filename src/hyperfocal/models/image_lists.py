@@ -1,4 +1,4 @@
-"""Lists of images and targets, as torchvision's detectors take them, to a `Batch` and back."""
+"""Conversion of torchvision's lists of images and targets to a `Batch`, and of results back."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ def to_batch(
     num_classes: int,
     resize: tuple[int, int] | None,
 ) -> Batch:
-    """Images of any sizes, with their targets if there are any, resized and padded to one batch.
+    """Resize and pad images of any size, and their targets if given, to a batch.
 
     Args:
         images: ``(3, H, W)`` RGB each, uint8 or float in [0, 1].
-        targets: ``{"boxes": (N, 4) xyxy pixels, "labels": (N,) in 0..K-1}`` of each image.
+        targets: ``{"boxes": (N, 4) xyxy pixels, "labels": (N,) in 0..K-1}`` per image.
         num_classes: K.
-        resize: the shorter side and the limit of the longer one; None leaves images as they are.
+        resize: the shorter side and the limit of the longer one; None: no resizing.
 
     Raises:
-        DataError: shapes or labels that can't be used; names the image.
+        DataError: invalid shapes or labels; the message names the image.
     """
     if targets is not None and len(targets) != len(images):
         raise DataError(f"{len(images)} images, but {len(targets)} targets")
@@ -38,7 +38,7 @@ def to_batch(
             raise DataError(f"images[{n}]: shape {tuple(image.shape)}, but it must be (3, H, W)")
         target = _target(None if targets is None else targets[n], n, num_classes, image.device)
         sample = Sample(image, target, n, (int(image.shape[1]), int(image.shape[2])))
-        if settings is not None:  # not random, so the generator is never asked
+        if settings is not None:  # deterministic: the generator isn't used
             sample = transform(sample, settings, np.random.default_rng(0))
         samples.append(sample)
     if not samples:
@@ -66,7 +66,7 @@ def _target(
     if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
         raise DataError(
             f"targets[{n}]: labels from {int(labels.min())} to {int(labels.max())}, but they must "
-            f"be in 0..{num_classes - 1}. Where labels count from 1, give num_classes one more."
+            f"be in 0..{num_classes - 1}. If labels start at 1, increase num_classes by one."
         )
     if bool((boxes[:, 2:] <= boxes[:, :2]).any()):
         raise DataError(f"targets[{n}]: a box without area; boxes are (x1, y1, x2, y2)")

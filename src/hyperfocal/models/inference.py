@@ -1,4 +1,4 @@
-"""From raw outputs to detections: select, decode, suppress, and go back to the original image."""
+"""Detections from raw outputs: selection, decoding, suppression and rescaling."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from hyperfocal.ops import clip_boxes, has_area, nms, rescale_boxes, stable_topk
 from hyperfocal.types import Batch, Detections, Priors
 
 Decode = Callable[[Tensor, Tensor], Tensor]
-"""Box outputs ``(N, 4)`` and their priors ``(N, 4)`` to xyxy boxes ``(N, 4)``."""
+"""Decodes box outputs ``(N, 4)`` with priors ``(N, 4)`` to xyxy boxes ``(N, 4)``."""
 
 
 class Inference:
-    """The paper's inference (focal-loss paper, section 4.1).
+    """Inference as in the focal-loss paper, section 4.1.
 
     Per level the ``pre_nms`` best (prior, category) pairs above ``score_threshold`` are decoded;
-    the levels are merged, suppressed, and the ``max_detections`` best are kept. Ties go to the
-    lower prior, then the lower category, so that a run repeats exactly. Boxes without area, such as
-    those beside the image, are left out before suppression.
+    the levels are merged, NMS is applied, and the ``max_detections`` best are kept. Ties go to the
+    lower prior, then the lower category, so that results are reproducible. Boxes without area, such
+    as those outside the image, are dropped before NMS.
 
     Args:
-        pre_nms: pairs per level.
-        score_threshold: least score, exclusive.
-        nms_iou: a box goes if it overlaps a better one by more.
-        max_detections: boxes per image.
-        class_wise: only boxes of one category suppress each other.
-        voting: spread of `score_voting`; None: boxes don't vote.
+        pre_nms: maximum number of pairs per level.
+        score_threshold: minimum score, exclusive.
+        nms_iou: IoU with a better box above which a box is dropped.
+        max_detections: maximum number of boxes per image.
+        class_wise: only boxes of the same category suppress each other.
+        voting: spread of `score_voting`; None: no voting.
     """
 
     @dataclass(frozen=True)
@@ -43,13 +43,13 @@ class Inference:
         """Settings of `Inference`."""
 
         pre_nms: int = 1000
-        """(Prior, category) pairs that each level keeps before suppression."""
+        """Maximum number of (prior, category) pairs per level before NMS."""
         score_threshold: float = 0.05
-        """Scores up to this are dropped; 0 keeps all."""
+        """Detections with scores up to this are dropped; 0 keeps all."""
         nms_iou: float = 0.5
-        """A box is dropped if it overlaps a better one by more than this IoU."""
+        """A box is dropped if its IoU with a better one is greater than this."""
         max_detections: int = 100
-        """Detections per image."""
+        """Maximum number of detections per image."""
         class_wise: bool = True
         """Only boxes of the same category suppress each other."""
 
@@ -90,20 +90,20 @@ class Inference:
 
     @property
     def least_logit(self) -> float:
-        """The score threshold as a logit, so that only what is kept meets a sigmoid."""
+        """The score threshold as a logit, so that the sigmoid is only applied to kept pairs."""
         if self.score_threshold == 0:
             return -math.inf
         return math.log(self.score_threshold / (1 - self.score_threshold))
 
     def least_class_logit(self, branch: QualityBranch) -> float:
-        """As `least_logit`, where the threshold isn't held against the score."""
+        """`least_logit` if the threshold applies to the classification score, else -inf."""
         return self.least_logit if branch.threshold_on == "class" else -math.inf
 
     def rank(self, quality: Sequence[Tensor], branch: QualityBranch) -> Rank:
-        """What is best by class and quality, -inf up to the score threshold.
+        """Ranking by class and quality; -inf up to the score threshold.
 
         Args:
-            quality: of each level, ``(B, HWA)`` logits of a quality branch.
+            quality: ``(B, HWA)`` logits of a quality branch per level.
             branch: the branch's settings.
         """
         on_score = branch.threshold_on == "score" and self.score_threshold > 0
@@ -137,12 +137,12 @@ class Inference:
         """Detections of each image, in the pixels of the original image, best first.
 
         Args:
-            levels: of each level and image, what `select` gave.
+            levels: the results of `select` for each level and image.
             num_classes: K.
             box: ``(B, A, 4)`` box outputs.
             priors: the A priors.
-            batch: tells the images' sizes.
-            decode: box outputs and priors to boxes.
+            batch: the batch, for the sizes of its images.
+            decode: decodes box outputs.
             quality: ``(B, A)`` logits of a quality branch.
             branch: the branch's settings.
         """
@@ -158,7 +158,7 @@ class Inference:
             else:
                 scores = branch.scores(chosen.logits, quality[b, prior])
             boxes = clip_boxes(decode(deltas[prior].float(), priors.boxes[prior]), valid_hw)
-            # Boxes beside the image, or without width or height, are empty: they detect nothing.
+            # Boxes outside the image, or without width or height, are empty and are dropped.
             full = has_area(rescale_boxes(boxes, valid_hw, original_hw))
             boxes, scores, labels = boxes[full], scores[full], labels[full]
             groups = labels if self.class_wise else None
@@ -167,7 +167,7 @@ class Inference:
             if self.voting is not None:
                 final = score_voting(final, labels[kept], boxes, scores, labels, self.voting)
             boxes = clip_boxes(rescale_boxes(final, valid_hw, original_hw), original_hw)
-            full = has_area(boxes)  # a vote may have moved a box
+            full = has_area(boxes)  # voting may have changed a box
             found.append(Detections(boxes[full], scores[kept][full], labels[kept][full]))
         return found
 
@@ -175,7 +175,7 @@ class Inference:
 def _join(
     levels: Sequence[Sequence[TopPairs]], level_sizes: tuple[int, ...], num_classes: int
 ) -> list[TopPairs]:
-    """Pairs of every level and image as pairs of each image, priors counted over all levels."""
+    """Join the pairs of all levels for each image; prior indices are over all levels."""
     firsts = [sum(level_sizes[:i]) * num_classes for i in range(len(level_sizes))]
     return [
         TopPairs(

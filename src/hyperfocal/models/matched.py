@@ -1,4 +1,4 @@
-"""The positive priors of a batch beside the boxes that they answer for, and their box loss."""
+"""The positive priors of a batch with their assigned boxes, and their box loss."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from hyperfocal.types import Assignment, Priors, Target
 
 
 class Where(NamedTuple):
-    """P priors of a batch; finding them waits for the device, so they are found once.
+    """Indices of P priors of a batch, computed once because this synchronises with the device.
 
     Attributes:
-        image: ``(P,)`` int64, index in the batch, rising.
-        prior: ``(P,)`` int64, index of the prior, rising within an image.
+        image: ``(P,)`` int64, index in the batch, ascending.
+        prior: ``(P,)`` int64, index of the prior, ascending within an image.
     """
 
     image: Tensor
@@ -27,14 +27,14 @@ class Where(NamedTuple):
 
 
 class Matched(NamedTuple):
-    """The P positive priors of a batch: what the box loss and IoU targets are made from.
+    """The P positive priors of a batch, from which the box loss and IoU targets are computed.
 
     Attributes:
         image: ``(P,)`` int64, index in the batch.
         prior: ``(P,)`` int64, index of the prior.
         anchors: ``(P, 4)`` the priors' boxes.
-        boxes: ``(P, 4)`` the boxes that they answer for.
-        deltas: ``(P, 4)`` what the head says.
+        boxes: ``(P, 4)`` the boxes that they are assigned to.
+        deltas: ``(P, 4)`` box outputs of the head.
     """
 
     image: Tensor
@@ -55,10 +55,10 @@ def match(
 
     Args:
         priors: the A priors.
-        assignment: of every image.
-        targets: of every image.
+        assignment: the assignment of the batch.
+        targets: the targets of the batch.
         where: the positives.
-        deltas: ``(P, 4)`` their box outputs.
+        deltas: ``(P, 4)`` box outputs of the positives.
     """
     image, prior = where
     counts = [len(target.labels) for target in targets]
@@ -74,10 +74,10 @@ def box_regression_loss(
     """Scalar: the sum over positives of weight times the box loss.
 
     Args:
-        box_loss: compares boxes where it declares ``on_boxes``, else the coder's outputs.
-        coder: between boxes and outputs.
+        box_loss: compares boxes if it declares ``on_boxes``, else encoded outputs.
+        coder: box coding.
         matched: the P positives.
-        weight: ``(P,)``, the normaliser in it.
+        weight: ``(P,)``, divided by the normaliser.
     """
     if box_loss.on_boxes:
         pred, wanted = coder.decode(matched.deltas, matched.anchors), matched.boxes

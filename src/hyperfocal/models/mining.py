@@ -1,8 +1,8 @@
-"""Training on chosen priors only: OHEM, its 1:3 form, and SSD's hard negatives.
+"""Hard example mining: OHEM, its 1:3 form, and SSD's hard negatives.
 
-What focal loss is compared with (focal-loss paper, section 5.1 and Table 1d). Mining scores every
-prior of an image by its summed cross entropy, whatever loss is trained, chooses some, and has the
-others ignored: they add neither classification nor box loss.
+These are the baselines of focal loss (focal-loss paper, section 5.1 and Table 1d). Mining scores
+each prior of an image by its summed cross entropy, independently of the training loss, and selects
+some; the others are ignored in the classification and box losses.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ DividedBy = Literal["selected", "positives"]
 
 @dataclass(frozen=True)
 class OnlineHardMining(MiningConfig):
-    """The priors with the greatest loss, thinned out by suppression (`online_hard_examples`)."""
+    """Selects the priors with the highest loss after NMS (`online_hard_examples`)."""
 
     kind: ClassVar[str] = "ohem"
 
     keep: int = 128
-    """Priors an image; the paper tries 128, 256 and 512."""
+    """Number of priors per image; 128, 256 and 512 in the paper."""
     nms_iou: float = 0.5
-    """Suppress priors that overlap a harder one by more than this IoU; 1 suppresses none."""
+    """Suppress priors whose IoU with a harder one is greater than this; 1 suppresses none."""
     one_to_three: bool = False
-    """Keep positives (at most a quarter) and three negatives for each."""
+    """Keep positives (at most a quarter) and three negatives per positive."""
     divide_by: DividedBy = "selected"
-    """Whether the losses are divided by the number of priors chosen, or of positives among them."""
+    """Divide the losses by the number of selected priors, or of positives among them."""
 
     def __post_init__(self) -> None:
         self._require(self.keep >= 1, "keep", "at least 1")
@@ -65,14 +65,14 @@ class OnlineHardMining(MiningConfig):
 
 @dataclass(frozen=True)
 class HardNegativeMining(MiningConfig):
-    """All positives, and the hardest negatives of each image: SSD's mining (`hard_negatives`)."""
+    """Selects all positives and the hardest negatives per image, as in SSD (`hard_negatives`)."""
 
     kind: ClassVar[str] = "ssd"
 
     negatives_per_positive: float = 3.0
-    """How many negatives for each positive of the image."""
+    """Number of negatives per positive of the image."""
     divide_by: DividedBy = "positives"
-    """Whether the losses are divided by the number of priors chosen, or of positives."""
+    """Divide the losses by the number of selected priors, or of positives."""
 
     def __post_init__(self) -> None:
         self._require(self.negatives_per_positive > 0, "negatives_per_positive", "above 0")
@@ -95,13 +95,15 @@ def mine(
     assignment: Assignment,
     priors: Priors,
 ) -> Assignment:
-    """The assignment with every prior ignored that isn't chosen; the logits of one image exist.
+    """The assignment with all priors ignored that mining doesn't select.
+
+    Only the logits of one image are in memory at a time.
 
     Args:
-        mining: how to choose; None: all.
-        head: whose last convolution makes the logits.
+        mining: the selection; None: all.
+        head: its last convolution computes the logits.
         cls_maps: the classification tower's map of each level.
-        assignment: of every image.
+        assignment: the assignment of the batch.
         priors: the A priors.
     """
     if mining is None:
@@ -115,7 +117,7 @@ def mine(
 
 
 def counted(mining: MiningConfig | None, assignment: Assignment, num_classes: int) -> Tensor:
-    """``(B,)``: the priors of each image that its losses are divided by.
+    """``(B,)``: the number of priors that each image's losses are divided by.
 
     See `MiningConfig.counts_selected`.
     """

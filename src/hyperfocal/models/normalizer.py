@@ -1,7 +1,7 @@
-"""What the sum of an image's loss is divided by: the number of positives, counted one way or other.
+"""Normaliser of the loss, based on the number of positives.
 
 The focal-loss paper divides by "the number of anchors assigned to a ground-truth box" (section
-4.1) and doesn't say over which images; the choices here are those in use.
+4.1) and doesn't specify over which images; the variants here are those in use.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ global count (Detectron2)."""
 
 
 LEAST_WEIGHT = 1e-6
-"""A sum of weights below this counts as this."""
+"""Minimum of a sum of weights."""
 
 
 class LossNormalizer(nn.Module):
-    """Divisors for each image of a batch from the number of its positive priors.
+    """Divisors for each image of a batch from the number of positive priors.
 
     With n_b positives in image b, N their sum over every process and R the number of processes
     (whose gradients are averaged, hence the division by R)::
 
         global      z_b = max(N, 1) / R
         per_image   z_b = max(n_b, 1) · B / R, with B the images of all processes
-        ema         z_b = E / R,   E <- 0.9 E + 0.1 max(N, 1), E = 100 at the start
+        ema         z_b = E / R,   E <- 0.9 E + 0.1 max(N, 1), initially E = 100
 
-    E is a buffer; it moves at each call in training mode, so call this once per optimizer step.
+    E is a buffer, updated at each call in training mode, so call this once per optimizer step.
 
     Args:
-        kind: which.
+        kind: the normaliser.
     """
 
     MOMENTUM = 0.9
@@ -58,10 +58,10 @@ class LossNormalizer(nn.Module):
         """Divisors ``(B, 2)`` float32: of sums over all priors, and of sums over the positives.
 
         Args:
-            positives: ``(B,)``, positives of each image.
-            weights: ``(B,)``, the sum of the weights of each image's positives, where their losses
-                are weighted; W, their sum over all images, takes the place of N in the second
-                column, and 1e-6 that of 1. None: both columns are alike.
+            positives: ``(B,)``, number of positives of each image.
+            weights: ``(B,)``, the sum of the weights of each image's positives, if their losses are
+                weighted; in the second column W, their sum over all images, then replaces N, and
+                1e-6 replaces 1. None: both columns are equal.
         """
         count = positives.float()
         weight = count if weights is None else weights.float()

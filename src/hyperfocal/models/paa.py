@@ -20,13 +20,13 @@ from hyperfocal.types import Assignment, CategoryCounts, ConfigError, Priors
 
 
 class PAA(DenseDetector):
-    """ATSS's anchors, positive where the network does well already; detections move by a vote.
+    """Anchors as in ATSS, assigned by their current loss, an IoU branch and score voting.
 
     Args:
         num_classes: K.
-        counts: how often each category occurs in training, for losses that weigh categories.
-        config: the settings; default: those of `PAA.Config`.
-        settings: single settings in place of the config's, see `DenseConfig.with_settings`.
+        counts: images and boxes per category, for losses that weight categories.
+        config: the settings; default: `PAA.Config()`.
+        settings: settings that override the config's, see `DenseConfig.with_settings`.
     """
 
     @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class PAA(DenseDetector):
         kind: ClassVar[str] = "paa"
 
         assigner: AssignerConfig = field(default_factory=PAAAssigner.Config)
-        """Which anchors are trained on which object."""
+        """Assignment of anchors to objects."""
         box_weight: float = 1.3
         """Factor on the box loss."""
         delta_weights: DeltaWeights = (10.0, 10.0, 5.0, 5.0)
@@ -44,9 +44,9 @@ class PAA(DenseDetector):
         quality: QualityBranch = field(
             default_factory=lambda: QualityBranch(target="iou", weight=0.5)
         )
-        """The IoU branch, and the score that it makes."""
+        """IoU branch, and how it enters the score."""
         voting: float | None = 0.025
-        """Spread of the score voting after suppression; none: no vote."""
+        """Spread of the score voting after NMS; none: no voting."""
 
         def __post_init__(self) -> None:
             super().__post_init__()
@@ -63,8 +63,8 @@ class PAA(DenseDetector):
             assigner = built.get("assigner") or self.assigner.build(num_classes)
             if not isinstance(assigner, CostAssigner):
                 raise ConfigError(
-                    f"paa needs an assigner that chooses among candidates by their cost (a "
-                    f"CostAssigner), but {type(assigner).__name__} is none; take the assigner paa"
+                    f"paa needs an assigner that selects candidates by their cost (a "
+                    f"CostAssigner), but {type(assigner).__name__} isn't one; use the assigner paa"
                 )
             coder = DeltaCoder(self.delta_weights)
             return self.compose(
@@ -96,14 +96,14 @@ class PAA(DenseDetector):
 
 @dataclass(frozen=True)
 class RefineByCost:
-    """Keeps the candidates of each object that cost little already (section 3.2).
+    """Selects each object's candidates with a low cost (section 3.2).
 
-    A candidate's cost is focal loss (α 1/4, γ 2, over all categories) plus GIoU loss, whatever
-    the detector trains with: losses with memory must not see these passes.
+    A candidate's cost is focal loss (α 1/4, γ 2, over all categories) plus GIoU loss, independent
+    of the training loss, because these passes mustn't change the state of losses with memory.
 
     Attributes:
-        assigner: splits candidates by their cost.
-        coder: decodes their boxes.
+        assigner: selects candidates by their cost.
+        coder: decodes boxes.
     """
 
     assigner: CostAssigner
@@ -118,7 +118,7 @@ class RefineByCost:
         matched: Matched,
         priors: Priors,
     ) -> Assignment:
-        """See `Refine`; the logits of one image exist at a time."""
+        """See `Refine`; only the logits of one image are in memory at a time."""
         labels = candidates.labels[matched.image, matched.prior]
         costs = []
         for image in range(len(candidates.labels)):

@@ -1,4 +1,4 @@
-"""From the pixels of a batch to what the backbone expects."""
+"""Normalisation and padding of a batch's pixels for the backbone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hyperfocal import config
 from hyperfocal.types import Batch
 
 MULTIPLE = 32
-"""Height and width are padded to multiples of this, the coarsest stride of a backbone."""
+"""Height and width are padded to multiples of this, the largest stride of a backbone."""
 
 
 def padded_hw(batch: Batch) -> tuple[int, int]:
@@ -34,9 +34,9 @@ class PixelNorm(nn.Module):
     """``(pixel - mean) / std`` per channel, with padding of exactly 0 afterwards.
 
     Args:
-        mean: per channel, in [0, 255], in the order that the network takes.
+        mean: per channel, in [0, 255], in the channel order of the network.
         std: likewise.
-        bgr: give the network blue, green, red, as Caffe's weights need.
+        bgr: use the channel order blue, green, red, as in Caffe's weights.
     """
 
     @dataclass(frozen=True)
@@ -44,12 +44,12 @@ class PixelNorm(nn.Module):
         """Settings of `PixelNorm`."""
 
         mean: tuple[float, float, float] | None = None
-        """Mean per channel in [0, 255], in the network's channel order; none: the backbone's own.
+        """Mean per channel in [0, 255], in the network's channel order; none: the backbone's.
         Caffe's weights: 102.98 115.95 122.77."""
         std: tuple[float, float, float] | None = None
-        """Standard deviation per channel; none: the backbone's own. Caffe's weights: 1 1 1."""
+        """Standard deviation per channel; none: the backbone's. Caffe's weights: 1 1 1."""
         bgr: bool = False
-        """Blue, green, red instead of red, green, blue (Caffe's weights)."""
+        """Channel order blue, green, red instead of red, green, blue (Caffe's weights)."""
 
         kind: ClassVar[str] = "pixels"
 
@@ -59,7 +59,7 @@ class PixelNorm(nn.Module):
             )
 
         def build(self, mean: tuple[float, ...], std: tuple[float, ...]) -> PixelNorm:
-            """The normalisation; ``mean`` and ``std`` (RGB, in [0, 1]) are the backbone's own."""
+            """The normalisation; ``mean`` and ``std`` (RGB, in [0, 1]) are the backbone's."""
             order = -1 if self.bgr else 1
             return PixelNorm(
                 self.mean or tuple(255 * m for m in mean)[::order],
@@ -85,7 +85,7 @@ class PixelNorm(nn.Module):
         images = images.to(torch.float32, memory_format=torch.channels_last)
         images = (images * scale.view(3, 1, 1)).sub_(shift.view(3, 1, 1))
         height, width = images.shape[-2:]
-        if images.is_cuda:  # reading the sizes would wait for the step before
+        if images.is_cuda:  # reading the sizes would synchronise with the GPU
             images.masked_fill_(padding(batch.valid_hw.to(images.device), height, width), 0)
         else:
             for image, (valid_h, valid_w) in zip(images, batch.valid_hw.tolist(), strict=True):

@@ -1,4 +1,4 @@
-"""Anchors: boxes of fixed shapes on a grid over each level of the pyramid."""
+"""Anchors: boxes of fixed shapes on a grid for each level of the pyramid."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def grid_sizes(image_hw: tuple[int, int], strides: tuple[int, ...]) -> tuple[tup
 
 
 def base_anchors(sizes: Tensor, ratios: Tensor) -> Tensor:
-    """Anchors around the origin, ``(len(ratios) · len(sizes), 4)``, the size changing fastest.
+    """Anchors around the origin, ``(len(ratios) · len(sizes), 4)``; the size varies fastest.
 
     Args:
         sizes: ``(S,)`` square roots of the areas, pixels.
@@ -34,24 +34,24 @@ def base_anchors(sizes: Tensor, ratios: Tensor) -> Tensor:
 
 
 class AnchorGenerator:
-    """Anchors of a padded image; the last few sizes stay in memory.
+    """Anchors of a padded image, with a cache for the last few image sizes.
 
-    A location's anchors have the sizes ``stride · base · 2^(i / n)`` for every base scale and
-    every i in 0..n-1, in every aspect ratio. The defaults are the focal-loss paper's: 9 anchors,
-    32 to 813 pixels over P3 to P7.
+    A location has anchors with the sizes ``stride · base · 2^(i / n)`` for all base scales and all
+    i in 0..n-1, in all aspect ratios. The defaults are the focal-loss paper's: 9 anchors, 32 to 813
+    pixels from P3 to P7.
 
     Attributes:
         bases: anchors of each level around the origin, ``(A, 4)``.
 
     Args:
         strides: stride of each level, pixels.
-        base_scales: smallest anchor of an octave, in strides.
+        base_scales: size of the smallest anchor of an octave, in strides.
         scales_per_octave: n.
         ratios: height / width.
-        center_offset: where in its cell an anchor is centred, in strides.
-        style: ``exact``; or ``torchvision``: sizes cut and corners rounded to whole pixels, and
-            the step between locations is ``padded size // rows``, which differs from the stride
-            where a level doesn't divide the image.
+        center_offset: position of an anchor's centre in its cell, in strides.
+        style: ``exact``; or ``torchvision``: sizes truncated and corners rounded to whole pixels,
+            and the step between locations is ``padded size // rows``, which differs from the stride
+            if the image size isn't a multiple of it.
     """
 
     CACHED = 8
@@ -61,15 +61,15 @@ class AnchorGenerator:
         """Settings of `AnchorGenerator`."""
 
         base_scales: tuple[float, ...] = (4.0,)
-        """Smallest anchor of an octave, in strides of its level."""
+        """Size of the smallest anchor of an octave, in strides of its level."""
         scales_per_octave: int = 3
-        """Sizes between a base scale and its double."""
+        """Number of sizes per octave, from a base scale to below its double."""
         ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
-        """Height / width."""
+        """Aspect ratios, height / width."""
         center_offset: float = 0.0
-        """Where in its cell an anchor is centred, in strides (Detectron: 0.5)."""
+        """Position of an anchor's centre in its cell, in strides (Detectron: 0.5)."""
         style: AnchorStyle = "exact"
-        """exact, or torchvision: whole-pixel anchors and its steps on coarse levels."""
+        """exact, or torchvision: anchors in whole pixels, with torchvision's steps."""
 
         kind: ClassVar[str] = "anchors"
 
@@ -84,11 +84,11 @@ class AnchorGenerator:
 
         @property
         def per_location(self) -> int:
-            """Anchors at each location of each level."""
+            """Number of anchors per location."""
             return len(self.base_scales) * self.scales_per_octave * len(self.ratios)
 
         def build(self, strides: tuple[int, ...]) -> AnchorGenerator:
-            """The generator for levels of these strides."""
+            """The generator for levels with these strides."""
             return AnchorGenerator(
                 strides,
                 self.base_scales,

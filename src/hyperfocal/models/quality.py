@@ -1,4 +1,4 @@
-"""The quality branch: how well a prior's box will fit, learned beside its categories."""
+"""The quality branch, which predicts the quality of each prior's box."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hyperfocal import config
 from hyperfocal.models.head import QualityTower
 
 QualityTarget = Literal["centerness", "iou"]
-"""What the branch learns: how central a location is in its object (FCOS), or the IoU of the
+"""Target of the branch: the centerness of a location in its object (FCOS), or the IoU of the
 predicted box (PAA)."""
 
 
@@ -38,22 +38,22 @@ def centerness_at(priors: Tensor, boxes: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class QualityBranch(config.Config):
-    """Settings of the quality branch, of its loss and of the score that it makes."""
+    """Settings of the quality branch, its loss and its use in the score."""
 
     target: QualityTarget = "centerness"
-    """What it learns: centerness, or the IoU of the predicted box (iou)."""
+    """Target: centerness, or the IoU of the predicted box (iou)."""
     tower: QualityTower = "box"
-    """The tower that it stands on: that of the boxes, or that of the classes (class), as in FCOS's
-    first version."""
+    """Tower of the branch: the box tower (box), or the classification tower (class), as in the
+    original FCOS."""
     weight: float = 1.0
-    """Factor on its loss, cross-entropy over the positives."""
+    """Factor on its loss, the cross entropy over the positives."""
     weigh_boxes: bool = True
-    """Weigh each positive's box loss by its target, over the targets' sum (else alike, over the
-    number of positives)."""
+    """Weight the box loss of each positive by its target and divide by the sum of targets (else
+    equal weights, divided by the number of positives)."""
     score: Literal["sqrt", "product"] = "sqrt"
-    """A detection's score from classification p and quality q: sqrt(p·q), or p·q (product)."""
+    """Score of a detection from classification p and quality q: sqrt(p·q), or p·q (product)."""
     threshold_on: Literal["class", "score"] = "class"
-    """What the score threshold is held against: p, or the score."""
+    """What the score threshold applies to: p, or the score."""
 
     kind: ClassVar[str] = "quality"
 

@@ -1,9 +1,8 @@
-"""Replay a network's work on a GPU instead of starting its kernels one by one.
+"""Inference with CUDA graphs, which launch all kernels of a network at once.
 
-At inference on a few images a GPU waits for the host, which takes longer to start a convolution
-than the GPU takes to do it. A CUDA graph is recorded once for a shape of input, and then starts as
-one. It runs the same kernels on the same weights, so the results are those of the calls that it
-replaces.
+At inference on a few images a GPU waits for the host, which takes longer to launch a convolution
+than the GPU takes to run it. A CUDA graph is captured once per input shape and then launched as a
+whole. It runs the same kernels on the same weights, so the results are the same.
 """
 
 from __future__ import annotations
@@ -18,23 +17,23 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 AFTER = 2
-"""Calls with a shape before it is recorded."""
+"""Number of calls with a shape before it is captured."""
 KEPT = 4
-"""Recordings kept; the one not used for longest goes first."""
+"""Maximum number of graphs; the least recently used is dropped first."""
 COUNTED = 256
-"""Shapes whose calls are counted."""
+"""Maximum number of shapes whose calls are counted."""
 LARGEST = 3 << 22
-"""Numbers in the largest input that is recorded, 4 million pixels: with more the GPU is busy
-anyway, and a recording keeps its memory."""
+"""Elements of the largest input that is captured, 4 million pixels: larger ones keep the GPU busy
+without a graph, and graphs use memory."""
 
 
 class Recording(NamedTuple):
-    """A function's work on an input of one shape.
+    """A captured function for one input shape.
 
     Attributes:
-        given: where the input goes.
-        replay: does the work.
-        outputs: where the outputs are then.
+        given: input buffer.
+        replay: runs the graph.
+        outputs: output buffers.
     """
 
     given: Tensor
@@ -43,7 +42,7 @@ class Recording(NamedTuple):
 
 
 class Replays:
-    """The recordings of one module. A copy of the module starts with none."""
+    """The CUDA graphs of one module. They aren't copied or saved with the module."""
 
     def __init__(self) -> None:
         self._calls: OrderedDict[Hashable, int] = OrderedDict()
@@ -51,16 +50,16 @@ class Replays:
         self._failed = False
 
     def __call__(self, function: Callable[[Tensor], Any], module: nn.Module, given: Tensor) -> Any:
-        """``function(given)``, replayed where that can be and the shape comes again and again.
+        """``function(given)``, replayed if possible and if the shape occurs repeatedly.
 
-        The outputs may lie in memory that the next call overwrites. Where recording fails (because
-        the function waits for the GPU, say), the function is called as ever.
+        The next call may overwrite the outputs. If capturing fails (for example because the
+        function synchronises with the GPU), the function is called normally.
 
         Args:
-            function: always the same one. Its work depends on the input and on the module's
-                parameters and buffers alone; new values of these are seen.
-            module: in eval mode, else the function is called.
-            given: input.
+            function: the same function in all calls. It may only depend on the input and on the
+                module's parameters and buffers, whose values may change.
+            module: in eval mode, else the function is called normally.
+            given: the input.
         """
         if self._failed or not can_be_replayed(module, given):
             return function(given)
@@ -98,7 +97,7 @@ class Replays:
 
 
 def can_be_replayed(module: nn.Module, given: Tensor) -> bool:
-    """Whether a replay does what a call would: inference on a GPU that nothing watches."""
+    """Whether a replay is equivalent to a call: inference on a GPU without hooks or tracing."""
     return (
         given.is_cuda
         and given.numel() <= LARGEST
@@ -119,7 +118,7 @@ def _is_watched(part: nn.Module) -> bool:
 
 
 def _key(module: nn.Module, given: Tensor) -> Hashable:
-    """What a recording depends on besides values."""
+    """Everything that a graph depends on except values."""
     kind = given.device.type
     autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
     places = tuple(t.data_ptr() for t in (*module.parameters(), *module.buffers()))
@@ -128,13 +127,13 @@ def _key(module: nn.Module, given: Tensor) -> Hashable:
 
 
 def record(function: Callable[[Tensor], Any], given: Tensor) -> Recording:
-    """The work of ``function(given)`` as a CUDA graph.
+    """Capture ``function(given)`` as a CUDA graph.
 
     Raises:
-        RuntimeError: it can't be recorded.
+        RuntimeError: it can't be captured.
     """
     graph, kind = torch.cuda.CUDAGraph(), given.device.type
-    # Autocast would keep casts of weights that lie in the graph's memory, or use older ones.
+    # Autocast's cache could keep casts of weights in the graph's memory, or use outdated ones.
     autocast = torch.autocast(
         kind,
         dtype=torch.get_autocast_dtype(kind),

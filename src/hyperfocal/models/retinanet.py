@@ -15,13 +15,13 @@ from hyperfocal.types import CategoryCounts
 
 
 class RetinaNet(DenseDetector):
-    """Nine anchors at every location, assigned by IoU; focal loss over all of them.
+    """Nine anchors per location, assigned by IoU, with focal loss over all of them.
 
     Args:
         num_classes: K.
-        counts: how often each category occurs in training, for losses that weigh categories.
-        config: the settings; default: those of `RetinaNet.Config`.
-        settings: single settings in place of the config's, see `DenseConfig.with_settings`.
+        counts: images and boxes per category, for losses that weight categories.
+        config: the settings; default: `RetinaNet.Config()`.
+        settings: settings that override the config's, see `DenseConfig.with_settings`.
 
     Example::
 
@@ -33,13 +33,13 @@ class RetinaNet(DenseDetector):
 
     @dataclass(frozen=True)
     class Config(DenseConfig):
-        """Settings of `RetinaNet`; the defaults are the paper's where it states them."""
+        """Settings of `RetinaNet`; the defaults are the paper's, as far as stated there."""
 
         kind: ClassVar[str] = "retinanet"
 
         normalizer: NormalizerKind = "global"
-        """What the losses are divided by: positives of the whole step over all processes (global),
-        of each image (per_image), or a moving average of the former (ema)."""
+        """Divisor of the losses: number of positives in the step over all processes (global), in
+        each image (per_image), or a moving average of the former (ema)."""
         delta_weights: DeltaWeights = (1.0, 1.0, 1.0, 1.0)
         """Factors on the encoded box deltas x, y, w, h."""
 
@@ -68,10 +68,10 @@ class RetinaNet(DenseDetector):
 
             Args:
                 num_classes: K.
-                counts: how often each occurs in training, for losses that weigh categories.
+                counts: images and boxes per category, for losses that weight categories.
 
             Raises:
-                ConfigError: parts that don't fit together, or backbone weights that can't be had.
+                ConfigError: incompatible parts, or backbone weights that can't be loaded.
             """
             return RetinaNet(num_classes, counts=counts, config=self)
 

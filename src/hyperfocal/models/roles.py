@@ -12,7 +12,7 @@ from hyperfocal.config import Config
 
 
 class FeatureNetwork(nn.Module, ABC):
-    """A backbone: normalised images to feature maps at strides 8, 16 and 32.
+    """A backbone, which computes feature maps at strides 8, 16 and 32 from normalised images.
 
     Attributes:
         channels: channels of the three maps.
@@ -31,13 +31,13 @@ class FeatureNetwork(nn.Module, ABC):
         """C3, C4 and C5 ``(B, C, H/s, W/s)`` of ``(B, 3, H, W)``; H and W are multiples of 32."""
 
     def fix(self) -> None:
-        """Keep everything as it is: no parameter is trained, and no statistics move."""
+        """Freeze all parameters and statistics."""
         self.fixed = True
         self.requires_grad_(False)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:
-        """Training mode, for what isn't fixed."""
+        """Training mode, unless frozen by `fix`."""
         return super().train(mode and not self.fixed)
 
 
@@ -51,15 +51,15 @@ class BackboneConfig(Config, role=True):
 
     @abstractmethod
     def offline(self) -> Self:
-        """The same network without initial weights to read or download: trained ones come next."""
+        """The same network without initial weights, for loading a trained state dict."""
 
 
 class Neck(nn.Module, ABC):
-    """A feature pyramid: the backbone's three maps to the levels that the head sees.
+    """A feature pyramid, which computes the head's levels from the backbone's three maps.
 
     Attributes:
-        channels: channels of every level.
-        strides: of the levels, from fine to coarse.
+        channels: channels of each level.
+        strides: strides of the levels, from fine to coarse.
     """
 
     channels: int
@@ -67,7 +67,7 @@ class Neck(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """One ``(B, channels, H/s, W/s)`` map a level, from C3, C4 and C5."""
+        """One ``(B, channels, H/s, W/s)`` map per level, from C3, C4 and C5."""
 
 
 @dataclass(frozen=True)
@@ -77,20 +77,20 @@ class NeckConfig(Config, role=True):
     @property
     @abstractmethod
     def strides(self) -> tuple[int, ...]:
-        """Strides of the levels that it will have, from fine to coarse."""
+        """Strides of the levels, from fine to coarse."""
 
     @abstractmethod
     def build(self, in_channels: tuple[int, ...]) -> Neck:
-        """The neck over a backbone's maps of these channels."""
+        """The neck for a backbone's maps with these channels."""
 
 
 @dataclass(frozen=True)
 class MiningConfig(Config, role=True):
-    """Chooses the priors that a detector is trained on; it is its own settings."""
+    """Selects the priors that a detector is trained on; a Config without a separate component."""
 
     @property
     def counts_selected(self) -> bool:
-        """Whether losses are divided by the number of chosen priors instead of the positives."""
+        """Whether losses are divided by the number of selected priors instead of positives."""
         return False
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""The samples that a dense detector classifies: what it says of each, and what each should be."""
+"""The logits and labels of the samples that a dense detector classifies."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from hyperfocal.models.matched import Matched
 
 
 class Samples(NamedTuple):
-    """The logits of a batch beside their labels, as the classification loss would see them.
+    """The logits and labels of a batch, the inputs of the classification loss.
 
-    A sample of category j is a prior: positive where its label is j, negative where it is another
-    category's or background.
+    A sample of category j is a prior: positive if its label is j, negative if it is another
+    category or background.
 
     Attributes:
         logits: ``(B, A, K)`` of the classification branch.
         labels: ``(B, A)`` int64, ``0..K-1`` a category, K background, -1 ignored.
-        iou: ``(B, A)`` of the positives' predicted boxes; 0 elsewhere.
+        iou: ``(B, A)`` IoU of the positives' predicted boxes; 0 elsewhere.
     """
 
     logits: Tensor
@@ -29,17 +29,17 @@ class Samples(NamedTuple):
 
     @classmethod
     def of(cls, logits: Tensor, labels: Tensor, matched: Matched, iou: Tensor) -> Samples:
-        """From the IoU ``(P,)`` of the positives."""
+        """Create from the IoU ``(P,)`` of the positives."""
         everywhere = torch.zeros(labels.shape, device=labels.device)
         everywhere[matched.image, matched.prior] = iou.float()
         return cls(logits, labels, everywhere)
 
     @torch.enable_grad()
     def gradient(self, loss: nn.Module) -> Tensor:
-        """``(B, A, K)``: of the summed loss with respect to the logits.
+        """``(B, A, K)``: gradient of the summed loss with respect to the logits.
 
         Args:
-            loss: one of `ClassificationLossConfig`; in eval mode its memory isn't touched.
+            loss: built by a `ClassificationLossConfig`; in eval mode its state isn't changed.
         """
         x = self.logits.detach().float().requires_grad_()
         rows, labels = x.flatten(0, 1), self.labels.flatten()

@@ -1,11 +1,10 @@
-"""The last convolution of a dense head and its loss together, a few categories at a time.
+"""Streamed loss: last convolution and loss of a dense head for a few categories at a time.
 
 That convolution has A·K outputs per location: with 1203 categories and 9 anchors an 800x1333 image
-has 240 million logits, a gigabyte before the first temporary. But a sigmoid loss is a sum over
-categories, so here each run of categories goes all the way, convolution, loss, gradient and
-backward convolution, before the next one begins, and no more than a run's logits ever exist. The
-arithmetic is that of an ordinary forward and backward pass, done once: the gradients are ready when
-the forward pass ends.
+has 240 million logits, a gigabyte without any temporaries. But a sigmoid loss is a sum over
+categories, so convolution, loss, gradient and backward convolution are computed for one run of
+categories before the next, and only a run's logits are in memory. The arithmetic is that of an
+ordinary forward and backward pass; the gradients are computed in the forward pass.
 """
 
 from __future__ import annotations
@@ -35,15 +34,15 @@ from hyperfocal.models.streamed_parts import (
 from hyperfocal.types import ConfigError, DataError
 
 DESCRIBED = frozenset(("forward", "settings", "statistics", "normalized_memory", "__call__"))
-"""Attributes of a loss that have to agree for its settings to describe it."""
+"""Attributes of a loss that must be defined by the same class."""
 
 
 def streams(loss: nn.Module) -> TypeGuard[StreamableLoss]:
     """Whether a head may compute ``loss`` from its settings, without calling it.
 
-    True for a `StreamableLoss` whose ``forward`` is the one that its settings describe: both are
-    defined in one class, and no subclass, attribute of the instance or hook changes any of
-    `DESCRIBED`. Of losses with memory, a `GradientRatioLoss` alone can be told its statistics.
+    True for a `StreamableLoss` whose ``forward`` and settings are defined in the same class, if no
+    subclass, instance attribute or hook changes any of `DESCRIBED`. Of losses with memory, only a
+    `GradientRatioLoss` can receive its statistics in this way.
     """
     if not isinstance(loss, StreamableLoss) or DESCRIBED & vars(loss).keys():
         return False
@@ -68,33 +67,34 @@ def streamed_loss(
     normalizer: Number = 1.0,
     logits_at_once: int | None = None,
 ) -> Tensor:
-    """Summed classification loss of a dense head, without ever holding all its logits.
+    """Summed classification loss of a dense head, without keeping all logits in memory.
 
-    The same as joining ``conv2d(map, weight, bias)`` of all maps into logits ``(B, ΣHWA, K)`` and
-    taking ``loss(logits, labels, normalizer)``, to rounding: value, gradients of maps, weight and
-    bias, and the statistics of a loss with memory. Differentiable once. Under autocast to bfloat16
-    the convolutions run in it and gradients add up in float32; float16 is replaced by float32,
-    because a gradient taken before loss scaling doesn't fit into it.
+    Up to rounding it is equal to joining ``conv2d(map, weight, bias)`` of all maps to logits
+    ``(B, ΣHWA, K)`` and computing ``loss(logits, labels, normalizer)``: value, gradients of maps,
+    weight and bias, and the statistics of a loss with memory. Differentiable once. Under autocast
+    to bfloat16 the convolutions use bfloat16 and gradients are accumulated in float32; float16 is
+    replaced by float32, because gradients before loss scaling underflow in float16.
 
     Args:
-        features: what the last convolution sees, a ``(B, C, H, W)`` map a level; best in
+        features: input of the last convolution, one ``(B, C, H, W)`` map per level; fastest in
             channels_last memory.
         weight: ``(A·K, C, k, k)`` of the last convolution, k odd, stride 1, padded by k // 2.
-            Channel a·K + j belongs to anchor a and category j.
+            Channel a·K + j is that of anchor a and category j.
         bias: ``(A·K,)`` or None.
         labels: ``(B, ΣHWA)`` integers in the order of `Priors` (level, row, column, anchor):
             ``0..K-1``, K background, -1 ignored.
-        loss: a loss that `streams`; in training mode one with memory gets its statistics.
+        loss: a loss that `streams`; in training mode, the statistics of one with memory are
+            updated.
         num_classes: K.
-        normalizer: divides the loss: a number, a scalar, or ``(B,)``, one divisor an image.
-        logits_at_once: about how many logits may exist at a time; None: what suits the device.
+        normalizer: divides the loss: a number, a scalar, or ``(B,)``, one divisor per image.
+        logits_at_once: approximate number of logits in memory; None: chosen by device.
 
     Returns:
         Scalar, float32 or better.
 
     Raises:
-        DataError: shapes that don't fit together, or (on the CPU) impossible labels.
-        ConfigError: a normalizer that isn't positive, or of another shape.
+        DataError: incompatible shapes, or (on the CPU) labels out of range.
+        ConfigError: a normalizer that isn't positive or has another shape.
     """
     head = checked_head(features, weight, bias, num_classes)
     sizes = [f.shape[2] * f.shape[3] * head.anchors for f in features]
@@ -123,7 +123,7 @@ def streamed_loss(
         pieces=pieces_for(device, head.dtype, logits_at_once),
     )
     inputs = (weight, bias, *features)
-    if not torch.is_grad_enabled():  # which autograd functions can't see from inside
+    if not torch.is_grad_enabled():  # an autograd function can't check this itself
         inputs = tuple(None if t is None else t.detach() for t in inputs)
     total: Tensor
     total, sums = _StreamedLoss.apply(plan, *inputs)
@@ -151,16 +151,16 @@ def _divisors(normalizer: Number, batch: int, weight: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Plan:
-    """What is constant.
+    """The constant inputs.
 
     Attributes:
         head: the last convolution.
-        labels: one ``(B, HWA)`` a level.
+        labels: one ``(B, HWA)`` per level.
         tables: ``(1, 3, K)`` for all images, or ``(B, 3, K)``: γ and factors (see `Problem`).
-        gamma: γ where all categories have one.
+        gamma: γ if it is the same for all categories.
         sums: whether absolute gradients are summed.
-        other: tables of the loss whose gradients these are; None: of this loss.
-        pieces: how much exists at a time.
+        other: tables of the loss whose gradients are summed; None: this loss.
+        pieces: limits on what is in memory at a time.
     """
 
     head: Head
@@ -181,7 +181,7 @@ class _StreamedLoss(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         ctx.plan, ctx.needed = plan, ctx.needs_input_grad[1:]
         loss, sums, ctx.grads = _stream(plan, features, ctx.needed)
-        # Kept for a second backward pass, and so that autograd notices changes in place.
+        # Saved for a second backward pass, and so that autograd detects in-place changes.
         ctx.save_for_backward(weight, bias, *features)
         ctx.mark_non_differentiable(sums)
         ctx.set_materialize_grads(False)
@@ -193,7 +193,7 @@ class _StreamedLoss(torch.autograd.Function):
         if grad_loss is None:
             return (None,) * (1 + len(inputs))
         grads, ctx.grads = ctx.grads, None
-        if grads is None:  # given away by an earlier backward pass
+        if grads is None:  # returned by an earlier backward pass
             grads = _stream(ctx.plan, inputs[2:], ctx.needed)[2]
         factor = grad_loss.detach()
         grads = [None if g is None else scaled(g, factor) for g in grads]
@@ -228,7 +228,7 @@ def _stream(
                         first=run.categories.start,
                         gamma=plan.gamma,
                     )
-                    if others is not None:  # before the gradient takes the place of the logits
+                    if others is not None:  # before the gradient overwrites the logits
                         other = replace(problem, table=others[table], sums=True, gamma=0.0)
                         sums[table, :, run.categories] += solve(rows, other, None).sums
                     solution = solve(rows, problem, rows if any(needed) else None)
@@ -243,7 +243,7 @@ def _stream(
 def _groups(
     rows: Tensor, plan: _Plan, level: int, block: slice
 ) -> list[tuple[Tensor, Tensor, int]]:
-    """Rows and labels that share a table, and which: all, or one image's at a time."""
+    """Rows and labels with the same table, and its index: all rows, or those of each image."""
     labels = plan.labels[level][block]
     if len(plan.tables) == 1:
         return [(rows, labels.flatten(), 0)]
@@ -252,7 +252,7 @@ def _groups(
 
 
 class _Gradients:
-    """Where the runs' gradients add up, in float32 or better; what isn't needed is None."""
+    """Gradients accumulated over runs, in float32 or better; None if not needed."""
 
     def __init__(self, head: Head, features: Sequence[Tensor], needed: Sequence[bool]) -> None:
         self.head = head
@@ -263,7 +263,7 @@ class _Gradients:
         ]
 
     def add(self, run: Run, grad_logits: Tensor, level: int, feature: Tensor, block: slice) -> None:
-        """Go back through the run's convolution of some images of a level."""
+        """Backward pass of the run's convolution for a slice of the images of a level."""
         weight, bias, grad = self.sums[0], self.sums[1], self.sums[2 + level]
         needed = (grad is not None, weight is not None, bias is not None)
         of_feature, of_weight, of_bias = run.backward(grad_logits, feature[block], needed)
@@ -275,7 +275,7 @@ class _Gradients:
                 share += new.view(share.shape)
 
     def all(self) -> list[Tensor | None]:
-        """In the dtypes of what they belong to."""
+        """All gradients, in the dtypes of their tensors."""
         pairs = zip(self.sums, self.dtypes, strict=True)
         return [None if total is None else total.to(dtype) for total, dtype in pairs]
 

@@ -1,8 +1,8 @@
-"""How the last convolution of a dense head is cut into runs of categories.
+"""Splitting of the last convolution of a dense head into runs of categories.
 
-Channel a·K + j of the convolution belongs to anchor a and category j, so a run of categories takes
-A slices of the weight. Its logits lie in channels_last memory, where those of one location and
-anchor follow each other: they are a ``(bHWA, categories)`` matrix.
+Channel a·K + j of the convolution is that of anchor a and category j, so a run of categories uses A
+slices of the weight. Its logits are in channels_last memory, where those of one location and anchor
+are contiguous: they form a ``(bHWA, categories)`` matrix.
 """
 
 from __future__ import annotations
@@ -18,31 +18,31 @@ from hyperfocal.losses.kernels.function import add_to_columns, has_kernel
 from hyperfocal.types import DataError
 
 LOGITS_AT_ONCE = 3 << 20
-"""Logits that exist at a time on a CPU, about (12 MiB in float32)."""
+"""Approximate number of logits in memory on a CPU (12 MiB in float32)."""
 LEAST_CHANNELS = 256
-"""Outputs of a run's convolution there, at least: with fewer it would read its input too often."""
+"""Minimum outputs of a run's convolution on a CPU: with fewer it reads its input too often."""
 MOST_CHANNELS = 512
-"""And at most: its weight is copied, and has a gradient."""
+"""Maximum outputs of a run's convolution on a CPU: its weight is copied, and has a gradient."""
 MEMORY_SHARE = 160
-"""On a GPU logits may take one part in this many of its memory: 512 MiB of 80 GiB. Measured on an
-H200 (docs/results/gpu.md)."""
+"""Logits may use 1 / this of a GPU's memory: 512 MiB of 80 GiB. Measured on an H200
+(docs/results/gpu.md)."""
 MOST_LOGITS = 1 << 28
-"""And these are enough: twice as many weren't faster."""
+"""Maximum number of logits in memory on a GPU: twice as many weren't faster."""
 GPU_CHANNELS = 1 << 14
-"""Outputs of a run's convolution on a GPU: LVIS's 9 x 1203 are one run."""
+"""Maximum outputs of a run's convolution on a GPU: 9 x 1203 for LVIS are one run."""
 
 
 @dataclass(frozen=True)
 class Pieces:
-    """How much of a streamed head exists at a time.
+    """Limits on what a streamed head keeps in memory at a time.
 
-    It depends on the device's kind and size, not on what happens to be free, so that a run that
-    resumes adds up in the same order.
+    They depend on the device's type and total memory, not on its free memory, so that a resumed run
+    sums in the same order.
 
     Attributes:
-        logits: logits, about.
-        least_channels: outputs of a run's convolution, at least.
-        most_channels: and at most.
+        logits: approximate number of logits.
+        least_channels: minimum outputs of a run's convolution.
+        most_channels: maximum outputs of a run's convolution.
     """
 
     logits: int
@@ -51,7 +51,7 @@ class Pieces:
 
 
 def pieces_for(device: torch.device, dtype: torch.dtype, logits: int | None = None) -> Pieces:
-    """The pieces that were fastest on such a device, with as many logits as asked for."""
+    """The fastest limits measured for the device, with ``logits`` if given."""
     if device.type != "cuda":
         return Pieces(logits or LOGITS_AT_ONCE, LEAST_CHANNELS, MOST_CHANNELS)
     memory = torch.cuda.get_device_properties(device).total_memory
@@ -67,7 +67,7 @@ class Head:
         weight: ``(A·K, C, k, k)``.
         bias: ``(A·K,)`` or None.
         num_classes: K.
-        dtype: what it computes in.
+        dtype: dtype of the computation.
     """
 
     weight: Tensor
@@ -86,23 +86,23 @@ class Head:
         return self.weight.shape[-1] // 2
 
     def share(self, parameter: Tensor, categories: slice) -> Tensor:
-        """What a run of categories has of ``(A·K, ...)``: a view ``(A, categories, ...)``."""
+        """The part of ``(A·K, ...)`` for a run of categories: a view ``(A, categories, ...)``."""
         return parameter.view(-1, self.num_classes, *parameter.shape[1:])[:, categories]
 
 
 def checked_head(
     features: Sequence[Tensor], weight: Tensor, bias: Tensor | None, num_classes: int
 ) -> Head:
-    """The head, in autocast's dtype where that is on; float32 instead of float16.
+    """The head, in the dtype of autocast if enabled; float32 instead of float16.
 
     Raises:
-        DataError: shapes that don't fit together.
+        DataError: incompatible shapes.
     """
     outputs, channels, height, width = weight.shape if weight.ndim == 4 else (0, 0, 0, 0)
     if num_classes < 1 or outputs < 1 or outputs % num_classes or height != width or not width % 2:
         raise DataError(
             f"weight has shape {tuple(weight.shape)}, but for {num_classes} categories it must be "
-            "(a multiple of them, channels, k, k) with k odd"
+            f"(a multiple of {num_classes}, channels, k, k) with k odd"
         )
     if bias is not None and bias.shape != (outputs,):
         raise DataError(f"bias has shape {tuple(bias.shape)}, but it must be ({outputs},)")
@@ -121,13 +121,13 @@ def checked_head(
 
 @dataclass(frozen=True)
 class Run:
-    """A run of categories and the head's share of it, ready to convolve.
+    """A run of categories with its part of the head.
 
     Attributes:
         categories: slice of ``0..K-1``.
         weight: ``(A·categories, C, k, k)`` in channels_last memory.
         bias: ``(A·categories,)`` or None.
-        padding: of the convolution.
+        padding: padding of the convolution.
     """
 
     categories: slice
@@ -137,7 +137,7 @@ class Run:
 
     def logits(self, feature: Tensor) -> Tensor:
         """``(b, A·categories, H, W)`` in channels_last memory."""
-        # cuDNN's convolution leaves the bias to a slow kernel; ours adds it at the memory's speed.
+        # cuDNN adds the bias in a slow kernel; ours adds it at memory bandwidth.
         apart = (
             self.bias is not None and feature.device.type == "cuda" and has_kernel(feature.device)
         )
@@ -150,14 +150,14 @@ class Run:
         return made
 
     def rows(self, logits: Tensor) -> Tensor:
-        """Logits seen as ``(bHWA, categories)``."""
+        """Logits viewed as ``(bHWA, categories)``."""
         width = self.categories.stop - self.categories.start
         return logits.permute(0, 2, 3, 1).view(-1, width)
 
     def backward(
         self, grad_logits: Tensor, feature: Tensor, needed: tuple[bool, bool, bool]
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Gradients of the map, the weight and the bias, those that are needed."""
+        """Gradients of the map, the weight and the bias, as far as needed."""
         grads: tuple[Tensor | None, Tensor | None, Tensor | None]
         grads = torch.ops.aten.convolution_backward(
             grad_logits,
@@ -176,16 +176,15 @@ class Run:
 
 
 def runs(features: Sequence[Tensor], head: Head, pieces: Pieces) -> Iterator[Run]:
-    """All categories, run by run.
+    """All categories, split into runs.
 
-    A run is as long as the largest map's logits of one image allow, but not so long that its share
-    of the weight gets large itself. The runs' weights share their memory: one is good until the
-    next is asked for.
+    The length of a run is limited by the logits of one image on the largest map and by the size of
+    its part of the weight. The runs' weights share memory: a run is only valid until the next one.
     """
     per_category = max(f.shape[2] * f.shape[3] for f in features) * head.anchors
     length = max(pieces.logits // max(per_category, 1), -(-pieces.least_channels // head.anchors))
     length = min(length, max(pieces.most_channels // head.anchors, 1), head.num_classes)
-    # Equal lengths: a short last run would take as long as the others.
+    # Equal lengths, because a short last run would take as long as the others.
     length = -(-head.num_classes // -(-head.num_classes // length))
     buffer = None
     if length < head.num_classes and head.anchors > 1:
@@ -199,7 +198,7 @@ def runs(features: Sequence[Tensor], head: Head, pieces: Pieces) -> Iterator[Run
         categories = slice(first, min(first + length, head.num_classes))
         bias = None if head.bias is None else head.share(head.bias, categories).flatten()
         share = head.share(head.weight, categories)
-        if buffer is None:  # channels that follow each other: no copy but for another dtype
+        if buffer is None:  # contiguous channels: only copied for another dtype
             weight = share.flatten(0, 1)
             weight = weight.to(head.dtype).contiguous(memory_format=torch.channels_last)
         else:
@@ -209,7 +208,7 @@ def runs(features: Sequence[Tensor], head: Head, pieces: Pieces) -> Iterator[Run
 
 
 def blocks(feature: Tensor, run: Run, pieces: Pieces) -> Iterator[slice]:
-    """Slices of the batch with about as many logits as may exist at a time."""
+    """Slices of the batch with about the maximum number of logits."""
     per_image = feature.shape[2] * feature.shape[3] * len(run.weight)
     images = max(1, pieces.logits // max(per_image, 1))
     for first in range(0, len(feature), images):
@@ -217,5 +216,5 @@ def blocks(feature: Tensor, run: Run, pieces: Pieces) -> Iterator[slice]:
 
 
 def prepared(feature: Tensor, head: Head) -> Tensor:
-    """A map in the head's dtype and channels_last memory, detached; no copy where it is already."""
+    """A map in the head's dtype and channels_last memory, detached; only copied if necessary."""
     return feature.detach().to(head.dtype).contiguous(memory_format=torch.channels_last)

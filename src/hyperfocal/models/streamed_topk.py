@@ -1,6 +1,6 @@
-"""The best (prior, category) pairs of a dense head, a few categories at a time.
+"""The best (prior, category) pairs of a dense head, computed for a few categories at a time.
 
-The inference side of `streamed_loss`: no tensor of all scores ever exists.
+The counterpart of `streamed_loss` for inference: the scores are never all in memory.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from hyperfocal.models.streamed_parts import blocks, checked_head, pieces_for, p
 from hyperfocal.ops import stable_topk
 
 Rank = Callable[[int, int, Tensor], Tensor]
-"""What decides which pairs are best, where it isn't the logit alone: level, image and logits
-``(P, n)``, all the level's priors and n categories, to ranks ``(P, n)``; -inf doesn't count."""
+"""Ranking of pairs other than by logit: a function of level, image and logits ``(P, n)``, for all
+priors of the level and n categories, to ranks ``(P, n)``; pairs of rank -inf are excluded."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class TopPairs:
     """The best (prior, category) pairs of one level of one image, best first.
 
     Attributes:
-        index: ``(n,)`` int64, prior · K + category, priors counted within the level.
+        index: ``(n,)`` int64, prior · K + category, with the prior's index in the level.
         logits: ``(n,)``.
     """
 
@@ -35,7 +35,7 @@ class TopPairs:
 
 @dataclass(frozen=True)
 class _Best:
-    """The best pairs so far, and what makes them so."""
+    """The best pairs so far, with their ranks."""
 
     pairs: TopPairs
     ranks: Tensor
@@ -52,27 +52,27 @@ def streamed_topk(
     rank: Rank | None = None,
     logits_at_once: int | None = None,
 ) -> list[list[TopPairs]]:
-    """The ``k`` best (prior, category) pairs of every level and image.
+    """The ``k`` best (prior, category) pairs of each level and image.
 
-    The same as `stable_topk` among a level's flattened logits above ``least``: of equal logits the
-    lower prior wins, then the lower category. (A convolution of fewer outputs may round its last
-    digit differently, and so order neighbours differently than one of all.)
+    Equal to `stable_topk` of a level's flattened logits above ``least``: ties go to the lower
+    prior, then the lower category. (A convolution with fewer outputs may round differently, and so
+    may order nearly equal logits differently.)
 
     Args:
-        features: what the last convolution sees, a ``(B, C, H, W)`` map a level.
+        features: input of the last convolution, one ``(B, C, H, W)`` map per level.
         weight: ``(A·K, C, k, k)``, as for `streamed_loss`.
         bias: ``(A·K,)`` or None.
         num_classes: K.
-        k: pairs per level and image, at most.
-        least: logits up to this don't count.
-        rank: what is best; None: the greatest logit.
-        logits_at_once: about how many logits may exist at a time; None: what suits the device.
+        k: maximum number of pairs per level and image.
+        least: logits up to this are excluded.
+        rank: the ranking; None: by logit.
+        logits_at_once: approximate number of logits in memory; None: chosen by device.
 
     Returns:
-        For every level, for every image, its pairs.
+        The pairs for each level and each image.
 
     Raises:
-        DataError: shapes that don't fit together.
+        DataError: incompatible shapes.
     """
     head = checked_head(features, weight, bias, num_classes)
     nothing = torch.empty(0, dtype=head.dtype, device=weight.device)
@@ -98,7 +98,7 @@ def streamed_topk(
 
 
 def _chosen(logits: Tensor, ranks: Tensor, held: Tensor, k: int, least: float) -> Tensor:
-    """Positions of a run's pairs that may be among the k best of it and of what is held."""
+    """Positions of a run's pairs that may be among the k best of the run and of ``held``."""
     wanted = (logits > least) & (ranks > -math.inf)
     if len(held) == k:
         wanted &= ranks >= held[-1]
@@ -111,6 +111,6 @@ def _merged(old: _Best, new: _Best, k: int) -> _Best:
     index = torch.cat((old.pairs.index, new.pairs.index))
     logits = torch.cat((old.pairs.logits, new.pairs.logits))
     ranks = torch.cat((old.ranks, new.ranks))
-    by_index = index.argsort()  # among equals the lower index wins
+    by_index = index.argsort()  # ties go to the lower index
     best = by_index[stable_topk(ranks[by_index], k)]
     return _Best(TopPairs(index[best], logits[best]), ranks[best])

@@ -1,4 +1,4 @@
-"""Score voting: each detection moves to the weighted mean of what it stands for."""
+"""Score voting: each detection's box becomes a weighted mean of overlapping boxes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from hyperfocal.ops import box_iou
 
 LEAST_IOU = 0.01
-"""Boxes that overlap less have no vote."""
+"""IoU up to which a box doesn't vote."""
 
 
 def score_voting(
@@ -19,21 +19,21 @@ def score_voting(
     voter_labels: Tensor,
     spread: float = 0.025,
 ) -> Tensor:
-    """Detections' boxes after the vote: ``Σ w_i b_i / Σ w_i`` over the boxes of their category.
+    """Boxes of detections after voting: ``Σ w_i b_i / Σ w_i`` over the boxes of their category.
 
     ``w_i = s_i · exp(-(1 - IoU_i)² / spread)`` where the IoU with the detection is above 0.01, else
-    0 (Kim and Lee, ECCV 2020, section 3.4). Scores stay as they are.
+    0 (Kim and Lee, ECCV 2020, section 3.4). Scores don't change.
 
     Args:
-        boxes: ``(N, 4)`` xyxy, what suppression kept.
+        boxes: ``(N, 4)`` xyxy, the output of NMS.
         labels: ``(N,)``.
-        voters: ``(M, 4)`` xyxy, what went into suppression.
+        voters: ``(M, 4)`` xyxy, the input of NMS.
         voter_scores: ``(M,)``.
         voter_labels: ``(M,)``.
-        spread: of the weights.
+        spread: spread of the weights.
 
     Returns:
-        ``(N, 4)``. A box that nothing overlaps, itself included (it is empty), stays.
+        ``(N, 4)``. Empty boxes, which nothing overlaps, don't change.
     """
     iou = box_iou(boxes, voters)
     weight = voter_scores * torch.exp(-(1 - iou).square() / spread)
