@@ -100,7 +100,18 @@ def known_flags() -> set[str]:
         "rdzv-endpoint", "master-port", "nodes", "ntasks-per-node", "gpus-per-node", "requeue",
         "signal",
     }  # fmt: skip
-    return long | short | negated | given | of_others | {"help", "version"}
+    return long | short | negated | given | of_others | outside_flags() | {"help", "version"}
+
+
+def outside_flags() -> set[str]:
+    """Flags for the settings of the components that docs/extend.md writes."""
+    page = (ROOT / "docs" / "extend.md").read_text(encoding="utf-8")
+    known = set()
+    for section in page.split("\n## "):
+        fields = re.findall(r"^ {4,8}(\w+): \w+ = ", section, re.MULTILINE)
+        used = re.findall(r"--([a-z.-]+) my_parts:", section.partition("Command line:")[2])
+        known |= {f"{flag}.{field}" for flag in used for field in fields}
+    return known
 
 
 def test_flags_that_are_named_exist() -> None:

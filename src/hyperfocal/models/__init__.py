@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hyperfocal.models.atss import ATSS, ImprovedBaseline
 from hyperfocal.models.backbone import Backbone
+from hyperfocal.models.conv import StridedConv
 from hyperfocal.models.dense import DenseConfig, DenseDetector, DenseParts, as_dense
 from hyperfocal.models.detector import Detector, DetectorConfig
 from hyperfocal.models.fcos import FCOS
@@ -45,6 +46,7 @@ __all__ = [
     "PixelNorm",
     "QualityBranch",
     "RetinaNet",
+    "StridedConv",
     "TowerFeatures",
     "as_dense",
 ]
