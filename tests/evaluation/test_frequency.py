@@ -33,10 +33,10 @@ def test_any_number_of_groups():
         (("r", "f"), (1, 2), "bounds"),
         (("r", "c", "f"), (10, 10), "bounds"),
         (("r", "f"), (0,), "bounds"),
-        (("", "x"), (1,), "AP50 and AP75 have their meaning"),
-        (("t", "m", "h"), (1, 2), "AP50 and AP75 have their meaning"),
-        (("75", "x"), (1,), "AP50 and AP75 have their meaning"),
-        (("r", "50r"), (1,), "AP50 and AP75 have their meaning"),
+        (("", "x"), (1,), "AP50 and AP75 are reserved"),
+        (("t", "m", "h"), (1, 2), "AP50 and AP75 are reserved"),
+        (("75", "x"), (1,), "AP50 and AP75 are reserved"),
+        (("r", "50r"), (1,), "AP50 and AP75 are reserved"),
     ],
 )
 def test_impossible_groups_are_named(names, bounds, named):

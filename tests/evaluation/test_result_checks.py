@@ -67,7 +67,9 @@ def entries(truth: AnnotationSet, noise: float = 2.0) -> list[Entry]:
     return found
 
 
-def told(truth: AnnotationSet, rows: list[Entry]) -> tuple[dict[int, Detections], list[str]]:
+def read_with_warnings(
+    truth: AnnotationSet, rows: list[Entry]
+) -> tuple[dict[int, Detections], list[str]]:
     path = truth.source.parent / "results.json"
     path.write_text(json.dumps(rows))
     with warnings.catch_warnings(record=True) as caught:
@@ -117,7 +119,7 @@ FORMS = {
     "y1, x1, y2, x2 in thousandths": turned(unit(1000, xyxy)),
     "scaled by one factor, about 4": lambda box, w, h: [4 * v for v in box],
     "scaled by one factor, about 0.5": lambda box, w, h: [v / 2 for v in box],
-    "scaled by a factor of its own in each image": lambda box, w, h: [
+    "scaled by a different factor in each image": lambda box, w, h: [
         v * min(800 / min(w, h), 1333 / max(w, h)) for v in box
     ],
 }
@@ -128,20 +130,20 @@ def test_boxes_in_another_form_are_named(truth: AnnotationSet, name: str) -> Non
     rows = entries(truth)
     for row in rows:
         row["bbox"] = FORMS[name](row["bbox"], *size_of(truth, row))
-    _, said = told(truth, rows)
-    assert len(said) == 1
-    assert said[0].startswith("boxes seem to be ")
-    assert name in said[0]
-    assert "of 48 ground-truth boxes are matched" in said[0]
+    _, messages = read_with_warnings(truth, rows)
+    assert len(messages) == 1
+    assert messages[0].startswith("boxes seem to be ")
+    assert name in messages[0]
+    assert "of 48 ground-truth boxes are matched" in messages[0]
 
 
 @pytest.mark.parametrize("noise", [0.0, 2.0, 30.0, 60.0])
 def test_right_results_are_not_complained_about(truth: AnnotationSet, noise: float) -> None:
     rows = entries(truth, noise)
-    assert told(truth, rows)[1] == []
+    assert read_with_warnings(truth, rows)[1] == []
     for row in rows:
         row["category_id"] = 3
-    assert told(truth, rows)[1] == []  # a poor classifier isn't a numbering
+    assert read_with_warnings(truth, rows)[1] == []  # a poor classifier isn't a numbering
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -152,43 +154,43 @@ def test_random_boxes_are_not_complained_about(truth: AnnotationSet, seed: int) 
         x1, x2 = sorted(rng.uniform(0, w, 2))
         y1, y2 = sorted(rng.uniform(0, h, 2))
         row["bbox"] = [x1, y1, x2 - x1, y2 - y1]
-    assert told(truth, rows)[1] == []
+    assert read_with_warnings(truth, rows)[1] == []
 
 
 def test_images_without_results_are_counted(truth: AnnotationSet) -> None:
     rows = [row for row in entries(truth) if row["image_id"] == 100]
-    assert told(truth, rows)[1] == [
-        "results for 1 of 12 images; the 44 boxes of the others count as not found"
+    assert read_with_warnings(truth, rows)[1] == [
+        "results for 1 of 12 images; the 44 boxes of the others count as missed"
     ]
-    assert told(truth, [])[1] == [
-        "results for 0 of 12 images; the 48 boxes of the others count as not found"
+    assert read_with_warnings(truth, [])[1] == [
+        "results for 0 of 12 images; the 48 boxes of the others count as missed"
     ]
 
 
 def test_scores_copies_and_useless_boxes_are_counted(truth: AnnotationSet) -> None:
     rows = entries(truth)
-    _, said = told(truth, [row | {"score": 100 * row["score"]} for row in rows])
-    assert "scores lie outside [0, 1]" in said[0]
-    assert told(truth, [*rows, *rows[:7]])[1] == [
-        "7 of 79 detections are copies of others (same image, category, box and score); copies "
-        "count as misses"
+    _, messages = read_with_warnings(truth, [row | {"score": 100 * row["score"]} for row in rows])
+    assert "scores are outside [0, 1]" in messages[0]
+    assert read_with_warnings(truth, [*rows, *rows[:7]])[1] == [
+        "7 of 79 detections are duplicates (same image, category, box and score), which count as "
+        "false positives"
     ]
     empty = rows[0] | {"bbox": [5, 5, 0, 3]}
     beside = rows[0] | {"bbox": [5000, 5, 3, 3]}
-    said = told(truth, [*rows, empty, beside])[1]
-    assert said[0].startswith("1 of 74 boxes have no width or height")
-    assert said[1].startswith("1 of 74 boxes lie beside their image")
+    messages = read_with_warnings(truth, [*rows, empty, beside])[1]
+    assert messages[0].startswith("1 of 74 boxes have no width or height")
+    assert messages[1].startswith("1 of 74 boxes are outside their image")
 
 
 def test_shifted_and_renumbered_ids_are_named(truth: AnnotationSet) -> None:
     rows = entries(truth)
     moved = [row | {"image_id": row["image_id"] + 1} for row in rows if row["image_id"] < 111]
-    (text,) = told(truth, moved)[1][1:]
-    assert text.startswith("image ids seem to be one too high: read so, 44 of 44")
+    (text,) = read_with_warnings(truth, moved)[1][1:]
+    assert text.startswith("image ids seem to be too high by one: interpreted so, 44 of 44")
     shift = {2: 1, 3: 2, 5: 3, 8: 5, 1: 8}
     other = [row | {"category_id": shift[row["category_id"]]} for row in rows]
-    (text,) = told(truth, other)[1]
-    assert text.startswith("categories seem to be numbered otherwise")
+    (text,) = read_with_warnings(truth, other)[1]
+    assert text.startswith("categories seem to be numbered differently")
 
 
 @pytest.mark.parametrize(
@@ -196,10 +198,10 @@ def test_shifted_and_renumbered_ids_are_named(truth: AnnotationSet) -> None:
     [
         (
             {"image_id": 99},
-            r"entry 0: image_id 99 .* \(6 entries like it\); the ids fit when raised",
+            r"entry 0: image_id 99 .* \(6 entries like it\); the ids match if increased",
         ),
         ({"image_id": 5}, r"entry 0: image_id 5 .*; are these the results of another split\?"),
-        ({"category_id": 0}, r"category_id 0 .* labels, counted from 0.*'category 1', id 1"),
+        ({"category_id": 0}, r"category_id 0 .* labels starting at 0.*'category 1', id 1"),
         ({"score": float("nan")}, r"score must be a finite number, found nan \(6 entries"),
         ({"bbox": [1, 2, -3, 4]}, "negative width or height"),
     ],
@@ -209,7 +211,7 @@ def test_what_cannot_be_used_is_counted_and_explained(
 ) -> None:
     rows = [row | (change if row["image_id"] == 100 else {}) for row in entries(truth)]
     with pytest.raises(DataError, match=message):
-        told(truth, rows)
+        read_with_warnings(truth, rows)
 
 
 def by_file(truth: AnnotationSet, start: str = "photos") -> list[Entry]:
@@ -227,46 +229,48 @@ def same_detections(a: dict[int, Detections], b: dict[int, Detections]) -> bool:
 
 
 def test_results_by_file_name_are_those_by_id(truth: AnnotationSet) -> None:
-    expected, _ = told(truth, entries(truth))
+    expected, _ = read_with_warnings(truth, entries(truth))
     for start in ("photos", "", "/data/PHOTOS", "c:\\photos"):
         rows = by_file(truth, start)
         if "\\" in start:
             for row in rows:
                 row["file_name"] = row["file_name"].replace("/", "\\").upper()
-        found, said = told(truth, rows)
-        assert said == []
+        found, messages = read_with_warnings(truth, rows)
+        assert messages == []
         assert same_detections(found, expected)
     stems = [row | {"image_id": row["file_name"][:-4]} for row in by_file(truth)]
-    assert same_detections(told(truth, stems)[0], expected)
+    assert same_detections(read_with_warnings(truth, stems)[0], expected)
     floats = [row | {"image_id": float(row["image_id"])} for row in entries(truth)]
-    assert same_detections(told(truth, floats)[0], expected)
+    assert same_detections(read_with_warnings(truth, floats)[0], expected)
 
 
 def test_a_category_is_known_by_its_name(truth: AnnotationSet) -> None:
-    expected, _ = told(truth, entries(truth))
+    expected, _ = read_with_warnings(truth, entries(truth))
     rows = [
         row | {"category": f"category {row['category_id']}", "category_id": 77}
         for row in entries(truth)
     ]
-    found, said = told(truth, rows)
-    assert said == []
+    found, messages = read_with_warnings(truth, rows)
+    assert messages == []
     assert all((found[i].labels == expected[i].labels).all() for i in expected)
-    found, said = told(truth, [*rows, rows[0] | {"category": "other"}])
-    assert said == [
+    found, messages = read_with_warnings(truth, [*rows, rows[0] | {"category": "other"}])
+    assert messages == [
         f"1 of 73 entries name category names that {truth.source} doesn't have, such as 'other'; "
-        "they are left out"
+        "they are skipped"
     ]
 
 
 def test_ambiguous_file_names_are_errors_and_others_are_left_out(truth: AnnotationSet) -> None:
     rows = by_file(truth)
-    with pytest.raises(DataError, match=r"'0000.jpg' fits 2 images of .*gt.json"):
-        told(truth, [*rows, rows[0] | {"file_name": "0000.jpg"}])
+    with pytest.raises(DataError, match=r"'0000.jpg' matches 2 images of .*gt.json"):
+        read_with_warnings(truth, [*rows, rows[0] | {"file_name": "0000.jpg"}])
     twin = rows[0] | {"file_name": rows[0]["file_name"].replace("photos", "others")}
-    with pytest.raises(DataError, match=r"'photos/a/0000.jpg' and 'others/a/0000.jpg' both fit"):
-        told(truth, [*rows, twin])
-    found, said = told(truth, [*rows, rows[0] | {"file_name": "photos/a/other.jpg"}])
+    with pytest.raises(DataError, match=r"'photos/a/0000.jpg' and 'others/a/0000.jpg' both match"):
+        read_with_warnings(truth, [*rows, twin])
+    found, messages = read_with_warnings(
+        truth, [*rows, rows[0] | {"file_name": "photos/a/other.jpg"}]
+    )
     assert len(found) == 12
-    assert said[0].startswith("1 of 73 entries name files that")
+    assert messages[0].startswith("1 of 73 entries name files that")
     with pytest.raises(DataError, match="another split"):
-        told(truth, [row | {"file_name": "z.jpg"} for row in rows])
+        read_with_warnings(truth, [row | {"file_name": "z.jpg"} for row in rows])

@@ -1,4 +1,4 @@
-"""Metrics of detections against ground truth, and their tables. Independent of any model."""
+"""Detection metrics and their tables, independent of any model."""
 
 from hyperfocal.evaluation.coco import CocoEvaluator
 from hyperfocal.evaluation.evaluator import CategoryMetrics, DetectionMetrics, Evaluator

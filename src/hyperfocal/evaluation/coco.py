@@ -1,4 +1,4 @@
-"""COCO's detection metrics, overall, per category and per group of training frequency."""
+"""COCO's detection metrics, overall, per category and per frequency group."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from hyperfocal.evaluation.frequency import FrequencyGroups
 from hyperfocal.types import AnnotationSet, CategoryCounts, ConfigError
 
 AREAS = {"": "all", "s": "small", "m": "medium", "l": "large"}
-"""Letter in a metric's name -> area range: below 32², 32² to 96², above 96² px²."""
+"""Suffix of a metric's name -> area range: below 32², 32² to 96², above 96² px²."""
 
 BLOCK = 100
-"""Categories that are matched at a time."""
+"""Number of categories matched at a time."""
 
 
 class CocoEvaluator(Evaluator):
-    """COCO's 12 numbers, and AP by training frequency, for boxes.
+    """COCO's 12 box metrics, and AP by training frequency.
 
-    The matching is faster-coco-eval's, equal to pycocotools: greedy by score at IoU .50:.05:.95,
-    101 recall points, the best ``max_detections`` of each image *and category*, crowd boxes
-    ignored. Where ground truth has an ``area``, that (COCO's mask area) decides small, medium or
-    large.
+    The matching is that of faster-coco-eval, equal to pycocotools: greedy by score at IoU
+    .50:.05:.95, 101 recall points, the best ``max_detections`` per image *and category*, crowd
+    boxes ignored. If the ground truth has an ``area`` (COCO's mask area), it determines whether an
+    object is small, medium or large.
 
-    COCO's twelve are ``AP AP50 AP75 APs APm APl AR1 AR10 AR100 ARs ARm ARl`` (``AR100`` is named
-    after ``max_detections``); with training counts come ``APr APc APf`` and ``AP50r AP50c AP50f``,
-    by the names of the groups. Each is a mean over categories with ground truth; where there are
-    none (COCO's -1) it is nan.
+    COCO's metrics are ``AP AP50 AP75 APs APm APl AR1 AR10 AR100 ARs ARm ARl`` (``AR100`` is named
+    after ``max_detections``); with training counts also ``APr APc APf`` and ``AP50r AP50c AP50f``,
+    named after the groups. Each is a mean over categories with ground truth; without any (COCO's
+    -1) it is nan.
 
     Example:
         >>> evaluator = CocoEvaluator(val, counts=train.counts())  # doctest: +SKIP
@@ -46,12 +46,12 @@ class CocoEvaluator(Evaluator):
 
     Args:
         annotations: ground truth of the split.
-        counts: training frequencies of the same categories. None leaves out APr, APc, ...
-        groups: how categories are grouped by training images.
-        max_detections: best detections used per image and category, more than 10; COCO's is 100.
+        counts: training frequencies of the same categories; None: without APr, APc, ...
+        groups: frequency groups by number of training images.
+        max_detections: detections used per image and category, more than 10; COCO's is 100.
 
     Raises:
-        ConfigError: ``counts`` is of other categories, or ``max_detections`` too small.
+        ConfigError: ``counts`` has other categories, or ``max_detections`` is too small.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class CocoEvaluator(Evaluator):
         return DetectionMetrics(metrics, self.category_rows(ap, ap50, gt, group_of))
 
     def _gt_rows(self) -> list[dict[str, Any]]:
-        """Ground truth as COCO's annotations, with image rows and labels in place of ids."""
+        """Ground truth as COCO annotations, with image rows and labels instead of ids."""
         rows: list[dict[str, Any]] = []
         for record in self.annotations.images:
             columns = (record_xywh(record), record.labels, record.crowd, record.area)
@@ -129,10 +129,10 @@ class CocoEvaluator(Evaluator):
 
 @dataclass(frozen=True)
 class _Curves:
-    """What matching leaves: -1 where a category has no ground truth in an area range.
+    """Precision and recall; -1 where a category has no ground truth in an area range.
 
     Attributes:
-        precision: ``(10, 101, K, 4, 3)`` by IoU, recall, category, area and detections used.
+        precision: ``(10, 101, K, 4, 3)`` by IoU, recall, category, area and maximum detections.
         recall: ``(10, K, 4, 3)`` largest recall.
     """
 
@@ -153,11 +153,11 @@ class _Curves:
 def _match(
     gt: list[dict[str, Any]], dt: list[dict[str, Any]], num_categories: int, max_detections: int
 ) -> _Curves:
-    """Match and accumulate, a block of categories at a time.
+    """Match and accumulate for a block of categories at a time.
 
-    faster-coco-eval keeps something of every image, category and area, found or not: over a
-    megabyte an image with LVIS's 1203 categories. A category's numbers depend on no other's, nor on
-    images without it.
+    faster-coco-eval allocates memory for every image, category and area, even without detections:
+    over a megabyte per image with LVIS's 1203 categories. A category's metrics don't depend on
+    other categories or on images without it.
     """
     curves = _Curves(
         np.full((10, 101, num_categories, 4, 3), -1.0), np.full((10, num_categories, 4, 3), -1.0)
@@ -200,9 +200,9 @@ def _match_block(
 
 
 def _silent(*_: object) -> None:
-    """In place of print."""
+    """Replacement for print."""
 
 
 def _absent_as_nan(values: Floats) -> Floats:
-    # Precision and recall are -1 all over or nowhere.
+    # Precision and recall are -1 either everywhere or nowhere.
     return np.where(values < 0, np.nan, values)

@@ -1,4 +1,4 @@
-"""What every evaluator is: a store of a split's detections, and the numbers once it is asked."""
+"""Base class of evaluators, which collect the detections of a split and compute its metrics."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class CategoryMetrics:
-    """How well one category was found.
+    """Metrics of one category.
 
     Attributes:
-        id: the category's own id.
+        id: the category's id in the annotations.
         name: the category's name.
         AP: mean over IoU thresholds .50:.05:.95; nan without ground truth in this split.
         AP50: at IoU .50.
-        gt: ground-truth boxes in this split; COCO's protocol leaves crowds out.
-        train_images: training images that hold the category; None if unknown.
-        group: frequency group, such as ``"r"``; None if unknown or never seen in training.
+        gt: number of ground-truth boxes in this split; without crowd boxes for COCO's protocol.
+        train_images: number of training images with the category; None if unknown.
+        group: frequency group, such as ``"r"``; None if unknown or not in training.
     """
 
     id: int
@@ -47,11 +47,11 @@ class CategoryMetrics:
 
 
 class DetectionMetrics(NamedTuple):
-    """The numbers of one evaluation.
+    """The results of an evaluation.
 
     Attributes:
-        metrics: by name, in [0, 1]; nan where nothing could be measured.
-        categories: per category, in the order of the labels.
+        metrics: by name, in [0, 1]; nan if undefined.
+        categories: per category, in label order.
     """
 
     metrics: dict[str, float]
@@ -59,27 +59,27 @@ class DetectionMetrics(NamedTuple):
 
 
 class Evaluator(ABC):
-    """Takes the detections of a split as they come, image by image, and measures them.
+    """Collects the detections of a split and computes its metrics.
 
-    They are kept by image id as ``(N, 6)`` rows x, y, width, height, score, label. An image that
-    never comes counts as one without detections. Over several processes, either gather the
-    detections and update one evaluator, or `merge` the `state` of each process's evaluator into
+    They are stored by image id as ``(N, 6)`` rows x, y, width, height, score, label. Images that
+    aren't passed to `update` count as images without detections. With several processes, either
+    gather the detections and update one evaluator, or `merge` the `state` of all evaluators into
     one.
 
-    A metric of your own is a subclass that defines `measure` (docs/extend.md).
+    For a custom metric, define a subclass with `measure` (docs/extend.md).
 
     Attributes:
         annotations: ground truth of the split.
         counts: training frequencies of its categories, or None.
-        found: the detections so far by image id.
-        row_of: rank of each image id among all of them.
+        found: detections so far by image id.
+        row_of: rank of each image id among all image ids.
 
     Args:
         annotations: ground truth of the split.
         counts: training frequencies of the same categories.
 
     Raises:
-        ConfigError: ``counts`` is of other categories.
+        ConfigError: ``counts`` has other categories.
     """
 
     def __init__(self, annotations: AnnotationSet, counts: CategoryCounts | None) -> None:
@@ -89,14 +89,14 @@ class Evaluator(ABC):
                 f"{len(annotations.categories)}; the two splits must share their categories"
             )
         self.annotations, self.counts = annotations, counts
-        # An image's rank among the ids breaks ties of score, as in pycocotools and lvis.
+        # Ties of score go to the lower image id, as in pycocotools and lvis.
         ids = sorted(record.id for record in annotations.images)
         self.row_of = {image_id: row for row, image_id in enumerate(ids)}
         self.found: dict[int, Floats] = {}
         self._result: DetectionMetrics | None = None
 
     def compute(self, advance: Callable[[int], None] = lambda images: None) -> dict[str, float]:
-        """The metrics by name, in [0, 1]; nan where nothing can be measured.
+        """The metrics by name, in [0, 1]; nan if undefined.
 
         Args:
             advance: called with the number of images matched, for a progress bar.
@@ -104,7 +104,7 @@ class Evaluator(ABC):
         return dict(self._measured(advance).metrics)
 
     def per_category(self) -> tuple[CategoryMetrics, ...]:
-        """The metrics of every category, in the order of the labels."""
+        """The metrics of each category, in label order."""
         return self._measured(lambda images: None).categories
 
     @abstractmethod
@@ -112,7 +112,7 @@ class Evaluator(ABC):
         """The metrics of ``found``.
 
         Args:
-            advance: to be called with the number of images matched, for a progress bar.
+            advance: call it with the number of images matched, for a progress bar.
         """
 
     def _measured(self, advance: Callable[[int], None]) -> DetectionMetrics:
@@ -123,13 +123,13 @@ class Evaluator(ABC):
     def category_rows(
         self, ap: Floats, ap50: Floats, gt: Sequence[int], group_of: Sequence[str | None] | None
     ) -> tuple[CategoryMetrics, ...]:
-        """One row a category.
+        """One row per category.
 
         Args:
-            ap: ``(K,)``; nan where it can't be measured.
+            ap: ``(K,)``; nan if undefined.
             ap50: likewise.
-            gt: boxes of each category in this split.
-            group_of: frequency group of each category; None where there are none.
+            gt: number of boxes of each category in this split.
+            group_of: frequency group of each category; None if there are no groups.
         """
         counts = self.counts
         return tuple(
@@ -146,24 +146,24 @@ class Evaluator(ABC):
         )
 
     def update(self, detections: Sequence[Detections], image_ids: Sequence[int]) -> None:
-        """Add the detections of some images, in original pixels, each image once.
+        """Add the detections of some images in original pixels; call it once for each image.
 
         Raises:
-            DataError: an image id that isn't in the annotations or came before, a label that is no
-                category, or a box or score that isn't finite.
+            DataError: an image id that isn't in the annotations or was added before, a label that
+                isn't a category, or a box or score that isn't finite.
         """
         for image_id, found in zip(image_ids, detections, strict=True):
             self._add(int(image_id), self._as_rows(found, int(image_id)))
 
     def state(self) -> dict[int, Floats]:
-        """What came so far, for `merge`: rows by image id."""
+        """The detections so far, for `merge`: rows by image id."""
         return dict(self.found)
 
     def merge(self, state: Mapping[int, Floats]) -> None:
         """Add the `state` of another process's evaluator.
 
         Raises:
-            DataError: as `update`.
+            DataError: as for `update`.
         """
         for image_id, rows in state.items():
             self._add(image_id, rows)
@@ -184,21 +184,21 @@ class Evaluator(ABC):
     def _add(self, image_id: int, rows: Floats) -> None:
         if image_id not in self.row_of:
             raise DataError(
-                f"image id {image_id} was detected in, but {self.annotations.source} has no such "
+                f"image id {image_id} has detections, but {self.annotations.source} has no such "
                 "image; are these the detections of another split?"
             )
         if image_id in self.found:
-            raise DataError(f"image id {image_id}: its detections were given twice")
+            raise DataError(f"image id {image_id}: detections were added twice")
         self.found[image_id] = rows
         self._result = None
 
 
 def record_xywh(record: ImageRecord) -> Floats:
-    """``(N, 4)`` x, y, width, height of an image's boxes, exactly as written if they were."""
+    """``(N, 4)`` x, y, width, height of an image's boxes, with the digits in the file if known."""
     return as_xywh(record.boxes) if record.xywh is None else record.xywh
 
 
 def nan_mean(values: Floats) -> float:
-    """Mean of what is there; nan where nothing is."""
+    """Mean of the values that aren't nan; nan if there are none."""
     there = values[~np.isnan(values)]
     return float(there.mean()) if len(there) else float("nan")

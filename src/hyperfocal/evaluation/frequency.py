@@ -1,4 +1,4 @@
-"""Groups of categories by how often they occur in training, such as LVIS's rare and frequent."""
+"""Groups of categories by training frequency, such as LVIS's rare, common and frequent."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from hyperfocal.config import Config
 from hyperfocal.types import CategoryCounts
 
 TAKEN = ("", "s", "m", "l", "75")
-"""What AP, with these behind it, means already."""
+"""Suffixes of AP that have another meaning."""
 
 
 @dataclass(frozen=True)
 class FrequencyGroups(Config):
-    """Any number of groups of categories, divided by their number of training images.
+    """Groups of categories by their number of training images.
 
-    The first group holds categories with 1 to ``bounds[0]`` training images, the next up to and
-    including ``bounds[1]``, and so on; the last has no bound. The defaults are LVIS's (Gupta et
-    al. 2019): rare 1-10 images, common 11-100, frequent more. A category without any training
-    image belongs to no group: nothing could be learned about it.
+    The first group has the categories with 1 to ``bounds[0]`` training images, the next those up to
+    and including ``bounds[1]``, and so on; the last has no bound. The defaults are LVIS's (Gupta et
+    al. 2019): rare 1-10 images, common 11-100, frequent more. Categories without training images
+    belong to no group, because they can't be learned.
 
     Example:
         >>> groups = FrequencyGroups()
@@ -29,20 +29,20 @@ class FrequencyGroups(Config):
     names: tuple[str, ...] = ("r", "c", "f")
     """Names from rarest to most frequent; group ``r`` is reported as ``APr``."""
     bounds: tuple[int, ...] = (10, 100)
-    """Most training images of each group but the last."""
+    """Maximum training images of each group except the last."""
 
     def __post_init__(self) -> None:
         self._require(len(self.names) >= 1, "names", "at least one name")
-        self._require(len(set(self.names)) == len(self.names), "names", "names that differ")
+        self._require(len(set(self.names)) == len(self.names), "names", "distinct names")
         free = all(name not in TAKEN and not name.startswith("50") for name in self.names)
-        self._require(free, "names", "others: APs, APm, APl, AP50 and AP75 have their meaning")
+        self._require(free, "names", "other names: APs, APm, APl, AP50 and AP75 are reserved")
         self._require(
             len(self.bounds) == len(self.names) - 1,
             "bounds",
-            f"one number fewer than there are names ({len(self.names)})",
+            f"one number fewer than names ({len(self.names)})",
         )
         steps = zip((0, *self.bounds), self.bounds, strict=False)
-        self._require(all(low < high for low, high in steps), "bounds", "positive and rising")
+        self._require(all(low < high for low, high in steps), "bounds", "positive and increasing")
 
     def group_of(self, train_images: int) -> str | None:
         """The group of a category with this many training images; None for 0."""
@@ -51,5 +51,5 @@ class FrequencyGroups(Config):
         return self.names[sum(train_images > bound for bound in self.bounds)]
 
     def assign(self, counts: CategoryCounts) -> tuple[str | None, ...]:
-        """The group of every category, in the order of the labels."""
+        """The group of each category, in label order."""
         return tuple(self.group_of(images) for images in counts.images)

@@ -1,4 +1,4 @@
-"""LVIS's detection metrics (Gupta et al. 2019), v0.5 and v1: federated ground truth."""
+"""LVIS's detection metrics (Gupta et al. 2019), v0.5 and v1, for federated annotations."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ IMAGES_AT_ONCE = 1000
 
 
 class LvisEvaluator(Evaluator):
-    """LVIS's 13 numbers for boxes, equal to the ``lvis`` package.
+    """LVIS's 13 box metrics, equal to the ``lvis`` package.
 
-    In this order: the best ``max_detections`` of an *image* are kept, over all categories, of
-    equal scores the earlier; detections of categories that are neither annotated in the image nor
-    in its ``neg_category_ids`` are dropped; each category is matched as in COCO; unmatched
-    detections of the image's ``not_exhaustive_category_ids`` are ignored. AP is over IoU
-    .50:.05:.95 and 101 recall points. There are no crowds: a box marked so counts like any other.
+    In this order: the best ``max_detections`` per *image* are kept, over all categories (ties go to
+    the earlier); detections of categories that are neither annotated in the image nor in its
+    ``neg_category_ids`` are dropped; each category is matched as in COCO; unmatched detections of
+    the image's ``not_exhaustive_category_ids`` are ignored. AP is over IoU .50:.05:.95 and 101
+    recall points. Crowd boxes are treated like other boxes.
 
-    The metrics have LVIS's names: ``AP AP50 AP75 APs APm APl``, ``APr APc APf`` where groups are
+    The metrics have LVIS's names: ``AP AP50 AP75 APs APm APl``, ``APr APc APf`` if groups are
     known, and ``AR@300 ARs@300 ARm@300 ARl@300``, named after ``max_detections``. Categories are
-    grouped by their ``frequency`` in the file; where it states none, by training images.
+    grouped by their ``frequency`` in the file or, without it, by training images.
 
     Args:
         annotations: ground truth of the split, read from an LVIS file.
         counts: training frequencies of the same categories, for files without ``frequency``.
-        groups: how categories are then grouped.
-        max_detections: best detections used per image.
+        groups: frequency groups for such files.
+        max_detections: detections used per image.
 
     Raises:
-        ConfigError: the annotations have no LVIS lists, or ``counts`` is of other categories.
+        ConfigError: the annotations have no LVIS lists, or ``counts`` has other categories.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class LvisEvaluator(Evaluator):
         if annotations.federated is None:
             raise ConfigError(
                 f"{annotations.source}: the LVIS protocol needs neg_category_ids and "
-                "not_exhaustive_category_ids of every image; use --protocol coco, or LVIS's file"
+                "not_exhaustive_category_ids for each image; use --protocol coco, or LVIS's file"
             )
         if max_detections < 1:
             raise ConfigError(f"max_detections = {max_detections}, but it must be at least 1")
@@ -108,7 +108,7 @@ class LvisEvaluator(Evaluator):
     def _outcomes(
         self, records: Sequence[ImageRecord]
     ) -> tuple[NDArray[np.int64], Floats, NDArray[np.int8]]:
-        """Label, score and ``(N, 10, 4)`` outcome (1 hit, 0 miss, -1 ignored) of detections."""
+        """Label, score and ``(N, 10, 4)`` outcome (1 true, 0 false, -1 ignored) of detections."""
         k, image_ids = len(self.annotations.categories), [record.id for record in records]
         found = [self.found.get(i, np.zeros((0, 6))) for i in image_ids]
         kept = [_best(rows, self.max_detections) for rows in found]
@@ -153,7 +153,7 @@ def _curves(
     """AP and largest recall by category, IoU threshold and area; nan without ground truth."""
     shape = (len(num_gt), len(IOU_THRESHOLDS), len(AREA_RANGES))
     ap, recall = np.full(shape, np.nan), np.full(shape, np.nan)
-    # Stable: equal scores stay in the order of images, and of the file within one.
+    # Stable sort: ties stay in the order of images, and of the file within an image.
     order = np.lexsort((-score, label))
     ends = np.searchsorted(label[order], np.arange(len(num_gt) + 1))
     for c in np.flatnonzero(num_gt[:, 0]):
@@ -167,9 +167,9 @@ def _curves(
 
 
 def _average(misses: NDArray[np.int32], num_gt: int) -> tuple[float, float]:
-    """AP over 101 recall points and largest recall, from the misses ahead of each hit.
+    """AP over 101 recall points and largest recall, from the false positives before each hit.
 
-    Precision rises at hits only, so that its envelope is known from them.
+    Precision only increases at hits (true positives), which therefore determine its envelope.
     """
     if not len(misses):
         return 0.0, 0.0

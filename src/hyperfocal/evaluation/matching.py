@@ -1,4 +1,4 @@
-"""Greedy matching of detections to ground truth, for many images and categories at once."""
+"""Greedy matching of detections with ground truth, for many images and categories at once."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from hyperfocal.evaluation.evaluator import Floats
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 AREA_RANGES = np.array([[0, 1e5**2], [0, 32**2], [32**2, 96**2], [96**2, 1e5**2]])
-"""All, small, medium, large, in px²; both bounds belong to the range."""
+"""All, small, medium, large, in px²; both bounds are inclusive."""
 
 
 class Boxes(NamedTuple):
-    """Boxes of many images, grouped: boxes of one image and category have the same key.
+    """Boxes of many images; boxes of the same image and category have the same key.
 
     Attributes:
         key: ``(N,)`` int64, ascending.
@@ -30,11 +30,11 @@ class Boxes(NamedTuple):
 
 
 class Matches(NamedTuple):
-    """What became of each detection, by IoU threshold and area range.
+    """Outcome of each detection by IoU threshold and area range.
 
     Attributes:
-        hit: ``(N, 10, 4)`` bool, matched to a box that counts.
-        ignored: ``(N, 10, 4)`` bool, matched to a box outside the area range.
+        hit: ``(N, 10, 4)`` bool, matched with a box in the area range.
+        ignored: ``(N, 10, 4)`` bool, matched with a box outside the area range.
     """
 
     hit: NDArray[np.bool_]
@@ -42,31 +42,31 @@ class Matches(NamedTuple):
 
 
 def out_of_range(area: Floats) -> NDArray[np.bool_]:
-    """``(N, 4)`` whether an area lies outside each of `AREA_RANGES`."""
+    """``(N, 4)`` whether an area is outside each of `AREA_RANGES`."""
     low, high = AREA_RANGES.T
     return np.asarray((area[:, None] < low) | (area[:, None] > high))
 
 
 def match(detections: Boxes, truth: Boxes) -> Matches:
-    """Match greedily, the way of pycocotools and lvis.
+    """Match greedily, as in pycocotools and lvis.
 
-    Within a key, each detection in turn takes the free box of the highest IoU at or above the
-    threshold, of equals the later. A box outside the area range is taken only if none inside fits,
-    and the detection is then ignored.
+    Within a key, each detection in turn is matched with the unmatched box of the highest IoU at or
+    above the threshold (ties go to the later). A box outside the area range is only matched if
+    there is none inside, and the detection is then ignored.
 
-    Detections of different keys don't compete, so the n-th of every key are matched together: the
+    Detections of different keys don't interact, so the n-th of all keys are matched together: the
     number of steps is the largest number of overlapping detections of a key, not their total.
 
     Args:
-        detections: within a key, the best score first.
-        truth: within a key, in the order of the annotation file.
+        detections: ordered by score within a key, best first.
+        truth: in the order of the annotation file within a key.
     """
     shape = (len(detections.key), len(IOU_THRESHOLDS), len(AREA_RANGES))
     hit, ignored = np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
     dt, gt, iou = _overlapping(detections, truth)
     if not len(dt):
         return Matches(hit, ignored)
-    # Pairs of a detection in rising order of preference, so that the last that fits is taken.
+    # Pairs of a detection in ascending order of preference, so that the last valid one is used.
     order = np.lexsort((gt, iou, dt))
     dt, gt, iou = dt[order], gt[order], iou[order]
     first = np.flatnonzero(np.r_[True, dt[1:] != dt[:-1]])
@@ -105,11 +105,11 @@ def match(detections: Boxes, truth: Boxes) -> Matches:
 def pairs_of_equal_keys(
     detections: NDArray[np.int64], truth: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows of every pair of a detection and a box of truth with the same key.
+    """Rows of all pairs of a detection and a ground-truth box with the same key.
 
     Args:
-        detections: ``(N,)`` keys; the pairs come in this order.
-        truth: ``(M,)`` keys, ascending; a detection's boxes come in this order.
+        detections: ``(N,)`` keys; pairs are in this order.
+        truth: ``(M,)`` keys, ascending; pairs of a detection are in this order.
     """
     low = np.searchsorted(truth, detections, side="left")
     count = np.searchsorted(truth, detections, side="right") - low
@@ -121,7 +121,7 @@ def pairs_of_equal_keys(
 def _overlapping(
     detections: Boxes, truth: Boxes
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
-    """Rows of detections and of truth of the same key, and their IoU, where it is >= 0.5."""
+    """Rows of detections and ground truth with the same key and IoU >= 0.5, and their IoU."""
     dt, gt = pairs_of_equal_keys(detections.key, truth.key)
     a, b = detections.xywh[dt], truth.xywh[gt]
     side = np.minimum(a[:, :2] + a[:, 2:], b[:, :2] + b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])

@@ -1,4 +1,4 @@
-"""Open Images Challenge 2019's detection metric: mAP at IoU 0.5 with hierarchy and group-of."""
+"""Detection metric of the Open Images Challenge 2019: mAP at IoU 0.5, hierarchy, group-of boxes."""
 
 from __future__ import annotations
 
@@ -30,29 +30,29 @@ def evaluate_openimages(
 ) -> DetectionMetrics:
     """The challenge's metric, with group-of weight 1.
 
-    Boxes and labels verified present count for all ancestors too, labels verified absent for all
-    descendants. Detections without width or height, and those of a category neither boxed nor
-    verified in the image, are dropped. Best
-    score first, a detection is compared with the box of highest IoU only: IoU >= 0.5 is a hit the
-    first time. Of those that are no hit, ones with intersection / own area >= 0.5 with a group-of
-    box are not misses; the best of each group-of box is a hit, the rest are ignored. A group-of box
-    counts as one box. AP is the area under the precision envelope over all recalls.
+    Boxes and labels verified as present are added for all ancestors, labels verified as absent for
+    all descendants. Detections without width or height, and those of a category neither boxed nor
+    verified in the image, are dropped. In order of score, a detection is compared only with the box
+    of highest IoU: the first with IoU >= 0.5 is a true positive. Other detections with
+    intersection / own area >= 0.5 with a group-of box aren't false positives; the best for each
+    group-of box is a true positive, the rest are ignored. A group-of box counts as one box. AP is
+    the area under the precision envelope over all recalls.
 
     Args:
-        truth: as `hyperfocal.data.openimages.read_openimages` gives it.
-        detections: ``value`` is the score; of equal scores the earlier row comes first.
-        expand_detections: give each detection to all ancestors too. The official tool doesn't.
-        max_detections: best detections used of an image; None: all, as the official tool.
-        train_boxes: training boxes by label; categories are then grouped in five blocks of equal
-            size by it, ascending (equal counts in the order of the labels).
+        truth: the result of `hyperfocal.data.openimages.read_openimages`.
+        detections: ``value`` is the score; ties go to the earlier row.
+        expand_detections: add each detection for all ancestors too. The official tool doesn't.
+        max_detections: detections used per image; None: all, as in the official tool.
+        train_boxes: number of training boxes by label; splits the categories into five groups of
+            equal size, in ascending order (ties in label order).
         advance: called with the number of images matched, for a progress bar.
 
     Returns:
-        ``AP50``, and ``AP1`` (rarest) to ``AP5`` with training counts; nan where nothing could be
-        measured. A category's ``AP`` is nan, as IoU is 0.5 only.
+        ``AP50``, and ``AP1`` (rarest) to ``AP5`` with training counts; nan if undefined. A
+        category's ``AP`` is nan, because IoU is 0.5 only.
 
     Raises:
-        ConfigError: ``train_boxes`` of other categories.
+        ConfigError: ``train_boxes`` has other categories.
     """
     k = len(truth.categories)
     if train_boxes is not None and len(train_boxes) != k:
@@ -67,7 +67,7 @@ def evaluate_openimages(
         detections = _best_of_images(detections, max_detections)
     dt = _rows(detections, code, k).sorted()
     sides = dt.xyxy[:, 2:] - dt.xyxy[:, :2]
-    dt = dt.take(np.flatnonzero((sides > 0).all(axis=1)))  # as the official tool
+    dt = dt.take(np.flatnonzero((sides > 0).all(axis=1)))  # as in the official tool
     steps = np.arange(0, len(code) + IMAGES_AT_ONCE, IMAGES_AT_ONCE)
     ends = np.searchsorted(dt.key, steps * k)
     parts = []
@@ -110,7 +110,7 @@ def _summary(
 
 
 def _verified(truth: OpenImagesTruth) -> set[tuple[str, int]]:
-    """Image and label of every verified label, present or absent, after expansion."""
+    """Image and label of all verified labels, present or absent, after expansion."""
     below: dict[int, list[int]] = defaultdict(list)
     for label, above in enumerate(truth.ancestors):
         for up in above:
@@ -120,13 +120,13 @@ def _verified(truth: OpenImagesTruth) -> set[tuple[str, int]]:
 
 
 class _Rows(NamedTuple):
-    """Boxes with one number for image and category: image · K + label.
+    """Boxes with a key for image and category: image · K + label.
 
     Attributes:
         key: ``(N,)``.
         xyxy: ``(N, 4)``.
         value: ``(N,)`` group-of or score.
-        row: ``(N,)`` place in the file, which decides between equal scores.
+        row: ``(N,)`` position in the file, which breaks ties of score.
     """
 
     key: Ints
@@ -135,15 +135,15 @@ class _Rows(NamedTuple):
     row: Ints
 
     def take(self, which: NDArray[Any]) -> _Rows:
-        """Some rows, by index or mask."""
+        """Select rows by index or mask."""
         return _Rows(*(column[which] for column in self))
 
     def sorted(self) -> _Rows:
-        """By key; within one, the best score first."""
+        """Sorted by key, then by score, best first."""
         return self.take(np.lexsort((self.row, -self.value, self.key)))
 
     def expanded(self, ancestors: Sequence[frozenset[int]], k: int) -> _Rows:
-        """Every box for its own label and all ancestors."""
+        """All boxes, for their own label and all ancestors."""
         wide = [(label, *sorted(above)) for label, above in enumerate(ancestors)]
         size = np.array([len(labels) for labels in wide])
         flat, first = np.concatenate(wide), np.cumsum(size) - size
@@ -162,7 +162,7 @@ def _rows(boxes: OpenImagesBoxes, code: Mapping[str, int], k: int) -> _Rows:
 
 
 def _best_of_images(boxes: OpenImagesBoxes, most: int) -> OpenImagesBoxes:
-    """The best detections of each image, of equal scores the earlier; in the order given."""
+    """The best detections of each image (ties go to the earlier), in unchanged order."""
     order = np.lexsort((-boxes.value, boxes.image))
     image = boxes.image[order]
     rank = np.arange(len(order)) - np.searchsorted(image, image, side="left")
@@ -172,7 +172,7 @@ def _best_of_images(boxes: OpenImagesBoxes, most: int) -> OpenImagesBoxes:
 
 
 def _match(dt: _Rows, gt: _Rows) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Whether each detection is not ignored, and whether it is a hit; both sides sorted."""
+    """Whether each detection isn't ignored, and whether it is a true positive; both sorted."""
     a, b = pairs_of_equal_keys(dt.key, gt.key)
     near, far = dt.xyxy[a], gt.xyxy[b]
     side = np.minimum(near[:, 2:], far[:, 2:]) - np.maximum(near[:, :2], far[:, :2])
@@ -190,16 +190,15 @@ def _match(dt: _Rows, gt: _Rows) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
 
 
 def _first_of_each(a: Ints, b: Ints, overlap: Floats, fits: NDArray[np.bool_]) -> tuple[Ints, Ints]:
-    """Detections that are the best of a box, and all that have one.
+    """Detections that are the first of a box, and all detections with a box.
 
-    Each detection stands for the box that it overlaps most, of equals the first; of the detections
-    of a box the best is the first.
+    Each detection is assigned to the box with the highest overlap (ties go to the first).
 
     Args:
         a: ``(P,)`` detection of each pair.
-        b: ``(P,)`` its box.
+        b: ``(P,)`` box of each pair.
         overlap: ``(P,)``.
-        fits: ``(P,)`` pairs that count.
+        fits: ``(P,)`` pairs with sufficient overlap.
     """
     a, b, overlap = a[fits], b[fits], overlap[fits]
     order = np.lexsort((b, -overlap, a))
@@ -213,7 +212,7 @@ def _ratio(part: Floats, whole: Floats) -> Floats:
 
 
 def _average(hits: NDArray[np.bool_], num_gt: int) -> float:
-    """AP of detections in falling order of score."""
+    """AP of detections in descending order of score."""
     found = np.cumsum(hits)
     precision = found / np.arange(1, len(hits) + 1)
     envelope = np.maximum.accumulate(precision[::-1])[::-1]

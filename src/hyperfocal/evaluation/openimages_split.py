@@ -1,4 +1,4 @@
-"""Open Images' metric on a split that was read with its images, as training measures it."""
+"""Evaluator for the Open Images metric on a split with images, as used in training."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from hyperfocal.types import (
 
 
 class OpenImagesEvaluator(Evaluator):
-    """`evaluate_openimages` of detections in pixels; crowd boxes are the group-of boxes.
+    """`evaluate_openimages` for detections in pixels; crowd boxes are the group-of boxes.
 
-    The metric compares areas of one image with each other, so that pixels give the same numbers as
-    the files' fractions.
+    The metric only compares areas within an image, so pixels give the same results as the fractions
+    in the files.
 
     Args:
         annotations: ground truth of the split, read with image labels and hierarchy.
         counts: training frequencies of the same categories, for AP1 (rarest) to AP5.
-        expand_detections: give each detection to all ancestors too. The official tool doesn't.
-        max_detections: best detections used of an image; None: all, as the official tool.
+        expand_detections: add each detection for all ancestors too. The official tool doesn't.
+        max_detections: detections used per image; None: all, as in the official tool.
 
     Raises:
-        ConfigError: the annotations have no labels and hierarchy, or ``counts`` is of other
+        ConfigError: the annotations have no labels and hierarchy, or ``counts`` has other
             categories.
     """
 

@@ -1,4 +1,4 @@
-"""Whose rules an evaluation follows: the settings that build an `Evaluator`."""
+"""Evaluation protocols: settings that build an `Evaluator`."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from hyperfocal.types import AnnotationSet, CategoryCounts
 
 @dataclass(frozen=True)
 class EvaluatorSettings:
-    """What every protocol is told.
+    """Settings passed to all protocols.
 
     Attributes:
-        groups: how categories are grouped by their frequency in training.
-        expand_detections: give each detection to all ancestors of its category too; a protocol
-            without a hierarchy needn't know.
-        max_detections: best detections that count; None: all.
+        groups: frequency groups of the categories.
+        expand_detections: add each detection for all ancestors of its category too; ignored by
+            protocols without a hierarchy.
+        max_detections: maximum number of detections used; None: all.
     """
 
     groups: FrequencyGroups = field(default_factory=FrequencyGroups)
@@ -36,13 +36,13 @@ class ProtocolConfig(Config, role=True):
     """Settings of an evaluator."""
 
     chooses_by: ClassVar[str] = "AP"
-    """The metric that the best weights are chosen by, the higher the better."""
+    """The metric for selecting the best weights; higher is better."""
     limit: ClassVar[int | None] = None
-    """Best detections that count unless ``evaluation.max_detections`` says otherwise; None: all."""
+    """Default of ``evaluation.max_detections``; None: all."""
     limit_of: ClassVar[Literal["image", "category"]] = "image"
-    """Whether the limit is one of an image, or of an image and category."""
+    """Whether the limit applies per image, or per image and category."""
     least_limit: ClassVar[int] = 1
-    """Least number of detections that the protocol can be limited to."""
+    """Smallest limit that the protocol supports."""
 
     @abstractmethod
     def build(
@@ -52,22 +52,22 @@ class ProtocolConfig(Config, role=True):
 
         Args:
             annotations: ground truth.
-            counts: training frequencies of the same categories; None where they aren't known.
+            counts: training frequencies of the same categories; None if unknown.
             settings: see `EvaluatorSettings`.
 
         Raises:
-            ConfigError: the annotations lack what it needs.
+            ConfigError: the annotations lack something that it needs.
         """
 
 
 @dataclass(frozen=True)
 class CocoProtocol(ProtocolConfig):
-    """COCO's rules."""
+    """COCO's protocol."""
 
     kind: ClassVar[str] = "coco"
     limit: ClassVar[int | None] = 100
     limit_of: ClassVar[Literal["image", "category"]] = "category"
-    least_limit: ClassVar[int] = 11  # AR10 is one of its numbers
+    least_limit: ClassVar[int] = 11  # because of AR10
 
     def build(
         self, annotations: AnnotationSet, counts: CategoryCounts | None, settings: EvaluatorSettings
@@ -82,7 +82,7 @@ class CocoProtocol(ProtocolConfig):
 
 @dataclass(frozen=True)
 class LvisProtocol(ProtocolConfig):
-    """LVIS's federated rules, for annotations in LVIS's format."""
+    """LVIS's federated protocol, for annotations in LVIS's format."""
 
     kind: ClassVar[str] = "lvis"
     limit: ClassVar[int | None] = 300
@@ -100,7 +100,7 @@ class LvisProtocol(ProtocolConfig):
 
 @dataclass(frozen=True)
 class OpenImagesProtocol(ProtocolConfig):
-    """The rules of the Open Images Challenge, for its CSV files."""
+    """The protocol of the Open Images Challenge, for its CSV files."""
 
     kind: ClassVar[str] = "openimages"
     chooses_by: ClassVar[str] = "AP50"

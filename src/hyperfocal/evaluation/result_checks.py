@@ -1,4 +1,4 @@
-"""What looks wrong with the detections of a results file, compared with the annotations."""
+"""Checks of the detections in a results file against the annotations."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from hyperfocal.types import (
 Ints = NDArray[np.int64]
 
 MOST_FRACTION = 1.5
-"""Corner of a box as a fraction of the image, beyond which it must be something else."""
+"""Largest plausible corner of a box as a fraction of the image."""
 
 LEAST_MISSED = 0.05
-"""Share of the ground truth that lies in images without results; below it a detector may just have
+"""Fraction of the ground truth in images without results; with less a detector may simply have
 found nothing in them."""
 
 
@@ -36,7 +36,7 @@ class ResultRows(NamedTuple):
     Attributes:
         image: ``(N,)`` index in ``annotations.images``.
         label: ``(N,)`` in ``0..K-1``.
-        xywh: ``(N, 4)`` as written.
+        xywh: ``(N, 4)`` as in the file.
         score: ``(N,)``.
     """
 
@@ -47,12 +47,12 @@ class ResultRows(NamedTuple):
 
 
 def warn(path: Path, text: str) -> None:
-    """A `HyperfocalWarning` about a results file."""
+    """Issue a `HyperfocalWarning` about a results file."""
     warnings.warn(f"{path}: {text}", HyperfocalWarning, stacklevel=4)
 
 
 def check_results(rows: ResultRows, annotations: AnnotationSet, path: Path) -> None:
-    """Warn of each kind of likely mistake, with its number of cases."""
+    """Warn about each kind of likely mistake, with the number of cases."""
     _check_coverage(rows, annotations, path)
     check_scores(rows.score, path)
     check_copies([rows.image, rows.label, rows.xywh, rows.score], path)
@@ -65,7 +65,7 @@ def check_results(rows: ResultRows, annotations: AnnotationSet, path: Path) -> N
     if empty:
         warn(
             path,
-            f"{empty} of {total} boxes have no width or height: they count as misses",
+            f"{empty} of {total} boxes have no width or height: they count as false positives",
         )
     sizes = np.array([(r.width, r.height) for r in annotations.images], np.float64).reshape(-1, 2)
     low, high = rows.xywh[:, :2], rows.xywh[:, :2] + rows.xywh[:, 2:]
@@ -73,7 +73,7 @@ def check_results(rows: ResultRows, annotations: AnnotationSet, path: Path) -> N
     if outside:
         warn(
             path,
-            f"{outside} of {total} boxes lie beside their image: they count as misses",
+            f"{outside} of {total} boxes are outside their image: they count as false positives",
         )
 
 
@@ -86,12 +86,12 @@ def _check_coverage(rows: ResultRows, annotations: AnnotationSet, path: Path) ->
         warn(
             path,
             f"results for {int(has.sum())} of {len(boxes)} images; the {missed} boxes of the "
-            "others count as not found",
+            "others count as missed",
         )
 
 
 def check_openimages_results(found: OpenImagesBoxes, truth: OpenImagesTruth, path: Path) -> None:
-    """The same for detections in Open Images' format, whose boxes are fractions of the image."""
+    """`check_results` for the Open Images format, with boxes as fractions of the image."""
     listed = {name for name, _ in truth.positive | truth.negative} | set(truth.boxes.names)
     has = np.isin(np.arange(len(found.names)), found.image)
     named = [name for name, used in zip(found.names, has.tolist(), strict=True) if used]
@@ -99,14 +99,14 @@ def check_openimages_results(found: OpenImagesBoxes, truth: OpenImagesTruth, pat
     if others:
         warn(
             path,
-            f"{len(others)} of {len(named)} images aren't among the annotated ones, such as "
-            f"{shown(others[0])}; their detections don't count",
+            f"{len(others)} of {len(named)} images aren't annotated, such as "
+            f"{shown(others[0])}; their detections are ignored",
         )
     outside = int((found.xyxy > MOST_FRACTION).any(axis=1).sum())
     if outside:
         warn(
             path,
-            f"{outside} of {len(found.image)} boxes reach far beyond their image (largest number "
+            f"{outside} of {len(found.image)} boxes are far outside their image (largest number "
             f"{found.xyxy.max():g}): Open Images' boxes are fractions of the image's width and "
             "height, not pixels",
         )
@@ -115,24 +115,24 @@ def check_openimages_results(found: OpenImagesBoxes, truth: OpenImagesTruth, pat
 
 
 def check_scores(score: Floats, path: Path) -> None:
-    """Warn of scores that are no probabilities."""
+    """Warn about scores that aren't probabilities."""
     bad = int(((score < 0) | (score > 1)).sum())
     if bad:
         warn(
             path,
-            f"{bad} of {len(score)} scores lie outside [0, 1] ({score.min():g} to "
-            f"{score.max():g}); the metrics only use their order, the highest first",
+            f"{bad} of {len(score)} scores are outside [0, 1] ({score.min():g} to "
+            f"{score.max():g}); the metrics only use their order, highest first",
         )
 
 
 def check_copies(columns: Sequence[NDArray[Any]], path: Path) -> None:
-    """Warn of detections that are there more than once.
+    """Warn about duplicate detections.
 
     Args:
-        columns: ``(N,)`` or ``(N, C)`` each, all that tells detections apart.
+        columns: ``(N,)`` or ``(N, C)`` each; equal rows are duplicates.
         path: the results file.
     """
-    # One hash per row, made column by column: sorting rows would take ten times the time.
+    # One hash per row, computed column by column: sorting rows would take ten times as long.
     flat = [column for part in columns for column in np.atleast_2d(part.T)]
     factors = np.random.default_rng(0).integers(1, 2**63, len(flat), dtype=np.uint64) | 1
     total = np.zeros(len(columns[0]), np.uint64)
@@ -144,6 +144,6 @@ def check_copies(columns: Sequence[NDArray[Any]], path: Path) -> None:
     if copies:
         warn(
             path,
-            f"{copies} of {len(total)} detections are copies of others (same image, category, box "
-            "and score); copies count as misses",
+            f"{copies} of {len(total)} detections are duplicates (same image, category, box and "
+            "score), which count as false positives",
         )

@@ -1,7 +1,7 @@
-"""Boxes of a results file in another form, unit or scale, or under shifted ids.
+"""Detection of results files with boxes in another format, unit or scale, or with shifted ids.
 
-A mistake is found by what all detections have in common: read otherwise, they match a good part of
-the ground truth, and as they are written they don't.
+A mistake is reported if all detections, interpreted in another way, match many ground-truth boxes,
+but don't as written.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from hyperfocal.types import AnnotationSet
 Ints = NDArray[np.int64]
 
 MOST_IMAGES, MOST_ROWS = 200, 300
-"""Images that are looked at, evenly spread, and the best detections of each."""
+"""Number of images that are checked, evenly spaced, and of best detections in each."""
 
 LEAST_FOUND = 0.15
-"""Share of the ground truth that another reading has to match."""
+"""Fraction of the ground truth that another interpretation must match."""
 
 TIMES_BETTER = 2.0
-"""How many times as many boxes another reading has to match."""
+"""Minimum ratio of boxes matched by another interpretation to boxes matched as written."""
 
 TIMES_BETTER_FITTED = 4.0
-"""The same for what is fitted to the ground truth: scales, shifted and renumbered ids."""
+"""The same for interpretations fitted to the ground truth: scales, shifted and renumbered ids."""
 
 INSIDE, SLACK = 0.98, 0.05
-"""Share of the boxes that another reading has to bring into their images, but for this share of the
-images' sides."""
+"""Fraction of boxes that must be inside their images in another interpretation, with a tolerance of
+this fraction of the images' sides."""
 
 SCALE_STEP = 0.05
-"""Logarithm of a factor: votes this close are for the same."""
+"""Tolerance in the logarithm of a factor."""
 
 
 class _Image(NamedTuple):
-    """One image: ground truth as xyxy, detections as the four numbers that were written."""
+    """One image: ground truth as xyxy, detections as the four numbers in the file."""
 
     gt: Floats
     gt_labels: Ints
@@ -51,14 +51,14 @@ class _Image(NamedTuple):
 def likely_mistake(
     image: Ints, label: Ints, written: Floats, score: Floats, annotations: AnnotationSet
 ) -> str | None:
-    """A sentence that names the likely mistake with its evidence; None if nothing looks wrong.
+    """A description of the likely mistake with its evidence; None if nothing looks wrong.
 
     Args:
         image: ``(N,)`` index in ``annotations.images``.
         label: ``(N,)``.
-        written: ``(N, 4)`` what should be x, y, width, height in pixels.
+        written: ``(N, 4)`` numbers that should be x, y, width, height in pixels.
         score: ``(N,)``.
-        annotations: what the results are of.
+        annotations: the evaluated split.
     """
     images = _sample(image, label, written, score, annotations)
     total = sum(len(one.gt) for one in images)
@@ -70,8 +70,8 @@ def likely_mistake(
 
     def evidence(hits: int) -> str:
         return (
-            f"read so, {hits} of {total} ground-truth boxes are matched at IoU 0.5, as written "
-            f"{found}"
+            f"interpreted so, {hits} of {total} ground-truth boxes are matched at IoU 0.5, as "
+            f"written {found}"
         )
 
     best = max(
@@ -89,7 +89,7 @@ def likely_mistake(
             hits = sum(_hits(one, _xywh(one.written)) for one in moved)
             if hits >= enough_fitted:
                 where = "low" if shift == 1 else "high"
-                return f"image ids seem to be one too {where}: {evidence(hits)}"
+                return f"image ids seem to be too {where} by one: {evidence(hits)}"
     return _renumbered(images, annotations) if found >= 3 else None
 
 
@@ -101,7 +101,7 @@ def _sample(
     annotations: AnnotationSet,
     shift: int = 0,
 ) -> list[_Image]:
-    """Some images with ground truth and detections; ``shift`` moves detections to other ids."""
+    """A sample of images with ground truth and detections; ``shift`` shifts the image ids."""
     records = annotations.images
     if shift:
         rank = np.argsort(np.argsort([record.id for record in records]))
@@ -125,7 +125,7 @@ def _sample(
     return sample
 
 
-# --------------------------------------------------------------------------- readings
+# --------------------------------------------------------------------------- interpretations
 
 
 def _xywh(v: Floats) -> Floats:
@@ -175,7 +175,7 @@ def _readings() -> Iterator[tuple[str, Callable[[_Image], Floats]]]:
 
 
 def _matched(images: list[_Image], read: Callable[[_Image], Floats]) -> int:
-    """Ground-truth boxes matched by another reading; 0 if it takes boxes out of their images."""
+    """Ground-truth boxes matched in an interpretation; 0 if it has boxes outside their images."""
     hits = inside = rows = 0
     for one in images:
         boxes = read(one)
@@ -188,7 +188,7 @@ def _matched(images: list[_Image], read: Callable[[_Image], Floats]) -> int:
 
 
 def _hits(one: _Image, boxes: Floats) -> int:
-    """Ground-truth boxes that some detection overlaps by IoU 0.5, whatever its category."""
+    """Ground-truth boxes with IoU >= 0.5 with a detection of any category."""
     return int((_iou(one.gt, boxes) >= 0.5).any(axis=1).sum())
 
 
@@ -207,7 +207,7 @@ def _iou(gt: Floats, boxes: Floats) -> Floats:
 
 
 def _rescaled(images: list[_Image], layout: Callable[[Floats], Floats]) -> tuple[str, int]:
-    """The factor that most boxes share, over all images or in each, and what it matches."""
+    """The most common factor, over all images or per image, and the number of boxes matched."""
     votes = [_votes(one.gt, layout(one.written)) for one in images]
     best, text = 0, ""
     common = _mode(np.concatenate([np.zeros(0), *votes]))
@@ -223,12 +223,12 @@ def _rescaled(images: list[_Image], layout: Callable[[Floats], Floats]) -> tuple
     known = [factor for factor in own if factor is not None]
     if len(known) >= 3 and hits > 1.5 * best:
         spread = f"{min(known):.3g} to {max(known):.3g}"
-        best, text = hits, f"a factor of its own in each image ({spread}), as if of resized images"
+        best, text = hits, f"a different factor in each image ({spread}), as for resized images"
     return text, best
 
 
 def _votes(gt: Floats, boxes: Floats) -> Floats:
-    """Factors from a ground-truth box to a detection, of pairs in which all sides agree."""
+    """Factors from ground-truth boxes to detections, for pairs in which all sides agree."""
     with np.errstate(divide="ignore", invalid="ignore"):
         size = (boxes[:, 2:] - boxes[:, :2]) / (gt[:, None, 2:] - gt[:, None, :2])
         corner = boxes[:, 2:] / gt[:, None, 2:]
@@ -239,7 +239,7 @@ def _votes(gt: Floats, boxes: Floats) -> Floats:
 
 
 def _mode(values: Floats) -> float | None:
-    """The middle of the most values that are about the same."""
+    """The median of the largest cluster of values."""
     if not len(values):
         return None
     logs = np.sort(np.log(values))
@@ -249,13 +249,13 @@ def _mode(values: Floats) -> float | None:
 
 
 def _renumbered(images: list[_Image], annotations: AnnotationSet) -> str | None:
-    """Detections whose boxes are right and whose categories are others, always the same."""
+    """A description of detections with correct boxes and permuted categories."""
     k = len(annotations.categories)
     pairs = np.zeros((k, k), np.int64)  # written, true
     for one in images:
         iou = _iou(one.gt, _xywh(one.written))
         for n in np.flatnonzero((iou >= 0.5).any(axis=1)).tolist():
-            # Any detection of the right category settles it; else the best box.
+            # Any detection of the right category is used; else the one with the best box.
             fits = np.flatnonzero(iou[n] >= 0.5)
             same = (one.labels[fits] == one.gt_labels[n]).any()
             chosen = one.gt_labels[n] if same else one.labels[iou[n].argmax()]
@@ -269,7 +269,7 @@ def _renumbered(images: list[_Image], annotations: AnnotationSet) -> str | None:
     true = annotations.categories[int(pairs[own].argmax())]
     wrong = annotations.categories[own]
     return (
-        f"categories seem to be numbered otherwise: of {matched} ground-truth boxes that are "
-        f"matched, {right} have the right category; detections of {shown(wrong.name)} (id "
-        f"{wrong.id}) lie on boxes of {shown(true.name)} (id {true.id})"
+        f"categories seem to be numbered differently: of {matched} matched ground-truth boxes, "
+        f"{right} have the right category; detections of {shown(wrong.name)} (id {wrong.id}) match "
+        f"boxes of {shown(true.name)} (id {true.id})"
     )

@@ -1,4 +1,4 @@
-"""Which annotated image a detection belongs to, where results name the image's file."""
+"""Matching of the file names in a results file with annotated images."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from hyperfocal.types import AnnotationSet, DataError
 
 
 def match_file_names(names: Iterable[str], annotations: AnnotationSet) -> dict[str, int]:
-    """Image ids by the names in a results file; names that fit no image are left out.
+    """Image ids by the names in a results file, without names that match no image.
 
-    A name fits an image if its last part is the image's file name, with or without suffix (some
-    tools write the stem). Where several images have that file name the folders decide: the image
-    with the longest end of its path in common, if there is just one. Upper and lower case, the
-    Unicode form and Windows' separators don't matter.
+    A name matches an image if its last part is the image's file name, with or without extension
+    (some tools write the stem). If several images have this file name, the one with the longest
+    common end of the path is used, if it is unique. The comparison ignores case, the Unicode
+    normalisation form and the kind of path separator.
 
     Raises:
-        DataError: a name fits several images equally well, or two names one image.
+        DataError: a name matches several images equally well, or two names match one image.
     """
     by_last: dict[str, list[tuple[int, tuple[str, ...]]]] = defaultdict(list)
     for record in annotations.images:
@@ -37,15 +37,15 @@ def match_file_names(names: Iterable[str], annotations: AnnotationSet) -> dict[s
         best = [image_id for length, image_id in common if length == most]
         if len(best) > 1:
             raise DataError(
-                f"file {shown(name)} fits {len(best)} images of {annotations.source}, such as ids "
-                f"{best[0]} and {best[1]}; give more of its path, or image_id"
+                f"file {shown(name)} matches {len(best)} images of {annotations.source}, such as "
+                f"ids {best[0]} and {best[1]}; write a longer path, or image_id"
             )
         fits[name] = (most, best[0])
     return _one_name_each(fits, annotations)
 
 
 def _one_name_each(fits: dict[str, tuple[int, int]], annotations: AnnotationSet) -> dict[str, int]:
-    """Of several names for one image, the one with most of its path."""
+    """Of several names for one image, the one with the longest matching path."""
     by_image: dict[int, list[tuple[int, str]]] = defaultdict(list)
     for name, (length, image_id) in fits.items():
         by_image[image_id].append((length, name))
@@ -55,8 +55,8 @@ def _one_name_each(fits: dict[str, tuple[int, int]], annotations: AnnotationSet)
         best = [name for length, name in named if length == most]
         if len(best) > 1:
             raise DataError(
-                f"files {shown(best[0])} and {shown(best[1])} both fit image id {image_id} of "
-                f"{annotations.source}; give more of their paths, or image_id"
+                f"files {shown(best[0])} and {shown(best[1])} both match image id {image_id} of "
+                f"{annotations.source}; write longer paths, or image_id"
             )
         found[best[0]] = image_id
     return found
@@ -73,7 +73,7 @@ def _stem(name: str) -> str:
 
 
 def _common(a: tuple[str, ...], b: tuple[str, ...]) -> int:
-    """How many parts two paths have in common, from the end; suffixes of files aside."""
+    """Number of parts that two paths have in common, from the end, without file extensions."""
     length = 0
     for one, other in zip(reversed(a), reversed(b), strict=False):
         if one != other and (length or _stem(other) != one):

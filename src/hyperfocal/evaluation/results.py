@@ -1,4 +1,4 @@
-"""Detections as a COCO results file: ``[{"image_id", "category_id", "bbox", "score"}, ...]``."""
+"""COCO results files: ``[{"image_id", "category_id", "bbox", "score"}, ...]``."""
 
 from __future__ import annotations
 
@@ -23,32 +23,32 @@ from hyperfocal.types import (
 from hyperfocal.xywh import written_xywh
 
 DIGITS = 8
-"""Significant digits of a written box."""
+"""Significant digits of boxes in the file."""
 
 
 def read_results(path: str | Path, annotations: AnnotationSet) -> dict[int, Detections]:
-    """Read anyone's COCO results: ``bbox`` is x, y, width, height in original pixels.
+    """Read COCO results; ``bbox`` is x, y, width, height in original pixels.
 
-    An entry names its image by ``image_id``, or by ``file_name`` as ``hyperfocal predict`` writes
-    it (or by a text as ``image_id``, the file's name or stem); see `match_file_names`. It names its
-    category by ``category_id``; with a ``category`` too, the name counts. Entries of files and
-    category names that the annotations don't have are left out with a counted warning.
+    An entry names its image by ``image_id``, or by ``file_name`` as written by ``hyperfocal
+    predict`` (or by a string as ``image_id``, the file name or stem); see `match_file_names`. It
+    names its category by ``category_id``, or by a ``category`` name, which takes precedence.
+    Entries with file or category names that aren't in the annotations are skipped with a warning.
 
-    What is read is then compared with the annotations, and what looks like a mistake (boxes in
-    another form or scale, ids that are shifted, images without results) gives a
-    `HyperfocalWarning` with the likely cause.
+    The detections are then checked against the annotations; likely mistakes (boxes in another
+    format or scale, shifted ids, images without results) are reported by a `HyperfocalWarning` with
+    the likely cause.
 
     Args:
         path: JSON file, a list of objects with at least image, category, ``bbox`` and ``score``.
-        annotations: what the results are of.
+        annotations: the evaluated split.
 
     Returns:
-        Detections by image id, in the order of the file (it decides between equal scores). Boxes
-        and scores are float64, as exact as the file. Images without results are left out.
+        Detections by image id, in the order of the file (which breaks ties of score). Boxes and
+        scores are float64, as precise as in the file. Images without results are absent.
 
     Raises:
-        DataError: not a results file, or entries with an unknown image or category or a bad box
-            or score; the message names the file and the first such entry, counted from 0.
+        DataError: not a results file, or entries with an unknown image or category or an invalid
+            box or score; the message names the file and the first such entry, counted from 0.
     """
     path = Path(path)
     entries = _read_list(path)
@@ -74,7 +74,7 @@ def read_results(path: str | Path, annotations: AnnotationSet) -> dict[int, Dete
 def write_results(
     path: str | Path, detections: Mapping[int, Detections], annotations: AnnotationSet
 ) -> None:
-    """Write detections, by image id, as a COCO results file; numbers as in `as_entries`.
+    """Write detections by image id as a COCO results file, with the numbers of `as_entries`.
 
     Raises:
         DataError: a box or a score isn't a finite number.
@@ -91,8 +91,8 @@ def write_results(
 def as_entries(found: Detections, where: str) -> list[tuple[int, list[float], float]]:
     """Label, ``bbox`` (x, y, width, height) and score of each detection, as JSON numbers.
 
-    Boxes have 8 significant digits, so that none loses its width; scores as few as bring the same
-    float back, so that their order stays what it was.
+    Boxes have 8 significant digits, so that no width is lost; scores have as many digits as needed
+    to represent the float exactly, so that their order doesn't change.
 
     Raises:
         DataError: a box or a score isn't a finite number.
@@ -100,7 +100,7 @@ def as_entries(found: Detections, where: str) -> list[tuple[int, list[float], fl
     boxes = found.boxes.detach().cpu().double().numpy().reshape(-1, 4)
     scores = found.scores.detach().cpu().numpy()
     if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
-        raise DataError(f"{where}: a detected box or score is not a finite number")
+        raise DataError(f"{where}: a detected box or score isn't a finite number")
     boxes = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
     return [
         (label, [float(f"{v:.{DIGITS}g}") for v in box], float(str(score)))
@@ -109,7 +109,7 @@ def as_entries(found: Detections, where: str) -> list[tuple[int, list[float], fl
 
 
 class _Reader:
-    """Turns entries into columns, and collects what is wrong with them by kind."""
+    """Converts entries to columns, and collects errors by kind."""
 
     def __init__(self, path: Path, annotations: AnnotationSet) -> None:
         self.path, self.annotations = path, annotations
@@ -122,7 +122,7 @@ class _Reader:
         self.left_out: dict[str, list[str]] = {"file": [], "category": []}
 
     def read(self, entries: list[Any]) -> ResultRows:
-        """The columns of all entries that are of these annotations."""
+        """The columns of all entries whose image and category are annotated."""
         by_file = self._images_by_file(entries)
         image, label, boxes, scores = [], [], [], []
         for index, entry in enumerate(entries):
@@ -139,7 +139,7 @@ class _Reader:
                 boxes.append(box)
                 scores.append(score)
         self._raise()
-        self._tell_left_out(len(entries), bool(image))
+        self._report_skipped(len(entries), bool(image))
         return ResultRows(
             np.array(image, np.int64),
             np.array(label, np.int64),
@@ -155,7 +155,7 @@ class _Reader:
             raise DataError(f"{self.path}: {error}") from None
 
     def _image(self, entry: dict[str, Any], by_file: Mapping[str, int]) -> int | None:
-        """Row of the entry's image; None if it is of no annotated image."""
+        """Row of the entry's image; None if it isn't annotated."""
         name = _file_name(entry)
         if name is not None:
             if name in by_file:
@@ -234,17 +234,17 @@ class _Reader:
         if kind == "category_id" and bad and all(0 <= i < len(self.label_of) for i in bad):
             first = self.annotations.categories[0]
             return (
-                "; are they labels, counted from 0? Then write the annotations' ids: 0 is "
+                "; are they labels starting at 0? Then write the annotations' ids: 0 is "
                 f"{shown(first.name)}, id {first.id}"
             )
         if kind == "image_id" and bad:
             for shift in (1, -1):
                 if all(i + shift in self.row_of for i in bad):
-                    return f"; the ids fit when {'raised' if shift == 1 else 'lowered'} by one"
+                    return f"; the ids match if {'increased' if shift == 1 else 'decreased'} by one"
             return "; are these the results of another split?"
         return ""
 
-    def _tell_left_out(self, total: int, any_kept: bool) -> None:
+    def _report_skipped(self, total: int, any_kept: bool) -> None:
         for what, names in self.left_out.items():
             if not names:
                 continue
@@ -255,11 +255,11 @@ class _Reader:
             )
             if not any_kept and len(names) == total:
                 raise DataError(f"{self.path}: {text}; are these the results of another split?")
-            warn(self.path, f"{text}; they are left out")
+            warn(self.path, f"{text}; they are skipped")
 
 
 def _file_name(entry: Mapping[str, Any]) -> str | None:
-    """What names the entry's image if it isn't a number."""
+    """The file name that identifies the entry's image; None if it has a number."""
     image_id = entry.get("image_id")
     name = entry.get("file_name") if image_id is None else image_id
     return name if isinstance(name, str) else None

@@ -19,7 +19,7 @@ MEANINGS = {
     "APs": "small objects, below 32² px",
     "APm": "medium objects",
     "APl": "large objects, above 96² px",
-    "AR1": "recall with 1 detection an image and category",
+    "AR1": "recall with 1 detection per image and category",
     "APr": "rare categories in training",
     "APc": "common categories in training",
     "APf": "frequent categories in training",
@@ -29,7 +29,7 @@ MEANINGS = {
 
 
 def metrics_table(metrics: Mapping[str, float]) -> Table:
-    """One row a metric, in the mapping's order; "-" for what could not be measured (nan)."""
+    """One row per metric, in the mapping's order; "-" for nan."""
     from rich.table import Table
 
     table = Table("metric", "", title="Detection metrics", title_justify="left")
@@ -40,7 +40,7 @@ def metrics_table(metrics: Mapping[str, float]) -> Table:
 
 
 def category_table(categories: Sequence[CategoryMetrics]) -> Table:
-    """One row a category, the most frequent in training first (else the most ground truth)."""
+    """One row per category, sorted by training images (if unknown, by ground-truth boxes)."""
     from rich.table import Table
 
     known = any(c.train_images is not None for c in categories)
@@ -50,7 +50,7 @@ def category_table(categories: Sequence[CategoryMetrics]) -> Table:
         table.add_column("train images", justify="right")
     for header in ("boxes", "AP", "AP50"):
         table.add_column(header, justify="right")
-    # Unseen and unmeasured rows last within their frequency: the sort is stable by label.
+    # Unseen and undefined rows are last within their frequency: the sort is stable by label.
     for c in sorted(
         categories, key=lambda c: -(c.gt if c.train_images is None else c.train_images)
     ):
