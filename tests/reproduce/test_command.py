@@ -38,7 +38,7 @@ def words(drawn: Path, out: Path, *more: str) -> list[str]:
 
 @pytest.mark.slow
 def test_two_rows_interrupted_and_resumed(drawn: Path, tmp_path: Path, monkeypatch) -> None:
-    """Stopped in mid-run, the same command goes on, keeps what is done, and reports the same."""
+    """After a stop, the same command continues, keeps finished runs, and reports the same."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     out = tmp_path / "table"
     command = words(
@@ -93,9 +93,9 @@ def test_a_diverging_row_is_a_result(drawn: Path, tmp_path: Path, monkeypatch, c
     assert main(command) == 0
     assert "diverged at step" in capsys.readouterr().out
     text = (out / "table.md").read_text()
-    assert "Diverged, the loss or gradient wasn't finite: gamma=2.0 seed 0 (step " in text
+    assert "Diverged (loss or gradient not finite): gamma=2.0 seed 0 (step " in text
     assert main(command) == 0  # and it is not tried again
-    assert "1 of 1 runs are done" in capsys.readouterr().out
+    assert "1 of 1 runs are finished" in capsys.readouterr().out
 
 
 def test_tables_share_runs_of_the_same_settings(
@@ -118,11 +118,11 @@ def test_tables_share_runs_of_the_same_settings(
     capsys.readouterr()
     assert main(other) == 0
     said = capsys.readouterr().out
-    assert "1 runs are taken from other tables" in said
-    assert "1 of 2 runs are done" in said
+    assert "1 runs are reused from other tables" in said
+    assert "1 of 2 runs are finished" in said
     assert (second / "fl-0").resolve() == (first / "gamma=2.0-0").resolve()
     assert not (second / "fl-1").is_symlink()
-    assert "trained for another table: fl (1b)" in (second / "table.md").read_text()
+    assert "rows from another table: fl (1b)" in (second / "table.md").read_text()
     longer = [word.replace(str(second), str(tmp_path / "4")) for word in other]
     longer[longer.index("--train.iterations") + 1] = "3"
     longer[longer.index("--seeds") + 1] = "1"
@@ -130,7 +130,9 @@ def test_tables_share_runs_of_the_same_settings(
     assert not (tmp_path / "4" / "fl-0").is_symlink()
     (tmp_path / "none").mkdir()
     assert main([*table, "--reuse", str(tmp_path / "none")]) == 2
-    assert "none: no finished run of `hyperfocal reproduce` in it" in capsys.readouterr().err
+    assert (
+        "none: no finished run of `hyperfocal reproduce` in this folder" in capsys.readouterr().err
+    )
 
 
 def test_a_run_that_fails_otherwise_says_why(tmp_path: Path) -> None:
@@ -151,7 +153,7 @@ def test_a_run_that_fails_otherwise_says_why(tmp_path: Path) -> None:
         (["1b", "--seed", "3"], "--seed is set for each run here; --seeds N"),
         (["1b"], "no train data: give --data.train.annotations F"),
         (["1b", "--data.train.annotations", "no.json"], "no.json: no such file or folder"),
-        (["1b", "--imbalance", "4"], "--imbalance 4 is for the drawn set alone"),
+        (["1b", "--imbalance", "4"], "--imbalance 4 is only for the synthetic dataset"),
         (
             ["1b", "--scale", "small", "--imbalance", "0.5"],
             "--imbalance 0.5, but it must be from 1",

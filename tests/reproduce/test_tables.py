@@ -12,7 +12,7 @@ from hyperfocal.engine.experiment import Experiment
 from hyperfocal.recipes import docstring, load_recipe, published_rows
 from hyperfocal.reproduce import TABLES
 from hyperfocal.reproduce.judge import Outcome, judge
-from hyperfocal.reproduce.plan import Plan, drawn_set
+from hyperfocal.reproduce.plan import Plan, synthetic_set
 from hyperfocal.reproduce.table import Fails, Table
 
 RUNNABLE = [(t, r) for t in TABLES.values() for r in t.rows if r.runnable]
@@ -141,7 +141,7 @@ def test_rows_set_what_their_names_say() -> None:
 
 
 def test_more_imbalance_is_a_larger_image_with_the_same_objects() -> None:
-    one, four = (drawn_set(TABLES["1b"].small_set, factor) for factor in (1.0, 4.0))
+    one, four = (synthetic_set(TABLES["1b"].small_set, factor) for factor in (1.0, 4.0))
     assert one == TABLES["1b"].small_set
     assert four.image_size == 2 * one.image_size
     assert four.objects_per_image == one.objects_per_image

@@ -1,4 +1,4 @@
-"""``hyperfocal reproduce TABLE``: a published table's rows, trained and put beside the paper's."""
+"""``hyperfocal reproduce TABLE``: trains a published table's rows and compares the results."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from hyperfocal.reproduce.runs import Job
 
 DESCRIPTION = """\
-Train the rows of a published table over seeds; write table.md and table.json.
+Train the rows of a published table with several seeds; write table.md and table.json.
 
   hyperfocal reproduce 1b --scale small --seeds 3 --out runs/1b
   hyperfocal reproduce 1b --data.train.annotations F --data.train.images D \\
@@ -29,22 +29,22 @@ Train the rows of a published table over seeds; write table.md and table.json.
 
 Focal-loss paper: 1a 1b 1c 1d 1e 2 3 prior, fl7 (Fig. 7's sweep). EFL paper: efl1 to efl7.
 
-The same command goes on where it was stopped: finished runs are kept, interrupted ones resumed. A
-run that diverges is a result. Tables share rows (focal loss with gamma 2 is in 1b, 1d and 3):
---reuse runs/1b takes those of the same settings, seed and data from there. What isn't listed below
-goes to every training, as `hyperfocal train RECIPE` takes it (--train.iterations 2000 ...); a row's
-own settings prevail."""
+Repeat the command to continue after a stop: finished runs are kept, interrupted ones resumed. A run
+that diverges is a result. Tables share rows (focal loss with gamma 2 is in 1b, 1d and 3):
+--reuse runs/1b uses those with the same settings, seed and data from there. All other flags are
+passed to every training, as for `hyperfocal train RECIPE` (--train.iterations 2000 ...); a row's
+own settings take precedence."""
 
 
 def run(words: list[str]) -> int:
-    """Train what is missing, then time and report."""
+    """Train what is missing, then time the rows and write the report."""
     args, flags = _parse(words)
     from rich.console import Console
 
     from hyperfocal.data.synthetic import draw_dataset, is_drawn
     from hyperfocal.engine.outputs import named_files
     from hyperfocal.reproduce import find_row, find_table
-    from hyperfocal.reproduce.plan import Plan, drawn_set, setting
+    from hyperfocal.reproduce.plan import Plan, setting, synthetic_set
     from hyperfocal.reproduce.reuse import link_runs
     from hyperfocal.reproduce.runs import run_jobs, same_or_write
 
@@ -53,33 +53,34 @@ def run(words: list[str]) -> int:
     if args.only:
         rows = [find_row(table, name) for name in dict.fromkeys(args.only)]
     own_data = any(word.startswith("--data.train.annotations") for word in flags)
-    drawing = args.scale == "small" and not own_data
-    if args.imbalance is not None and not drawing:
+    generates = args.scale == "small" and not own_data
+    if args.imbalance is not None and not generates:
         raise ConfigError(
-            f"--imbalance {args.imbalance:g} is for the drawn set alone: --scale small without data"
+            f"--imbalance {args.imbalance:g} is only for the synthetic dataset: --scale small "
+            "without data"
         )
     recipe = args.recipe or ("demo" if args.scale == "small" else None)
-    drawn = drawn_set(table.small_set, args.imbalance or 1.0) if drawing else None
+    synthetic = synthetic_set(table.small_set, args.imbalance or 1.0) if generates else None
     out = args.out or Path("runs") / f"reproduce_{table.name}"
     check_folder(out, "--out")
-    plan = Plan(table, recipe, args.scale, tuple(flags), out, drawn)
+    plan = Plan(table, recipe, args.scale, tuple(flags), out, synthetic)
     experiments = [plan.experiment(row, seed) for seed in range(args.seeds) for row in rows]
     manifest = {
         "table": table.name, "recipe": recipe, "scale": args.scale, "flags": flags,
-        "drawn": dataclasses.asdict(drawn) if drawn else None,
+        "drawn": dataclasses.asdict(synthetic) if synthetic else None,  # as in existing folders
     }  # fmt: skip
     written = [out / n for n in ("reproduce.json", "table.md", "table.json", "timing.json")]
     check_outputs("--out", written, named_files(experiments[0]))
     if changed := same_or_write(out / "reproduce.json", manifest):
-        raise ConfigError(f"{out} holds other runs: {changed}. Choose another --out.")
+        raise ConfigError(f"{out} contains other runs: {changed}. Choose another --out.")
 
     console = Console()
-    if drawn is not None and not is_drawn(out / "data", drawn):
-        say(console, f"drawing a long-tailed set in {out / 'data'} ...")
-        draw_dataset(out / "data", drawn)
+    if synthetic is not None and not is_drawn(out / "data", synthetic):
+        say(console, f"generating a long-tailed dataset in {out / 'data'} ...")
+        draw_dataset(out / "data", synthetic)
     jobs = plan.jobs(rows, range(args.seeds))
     if linked := link_runs(jobs, experiments, args.reuse):
-        say(console, f"{linked} runs are taken from other tables")
+        say(console, f"{linked} runs are reused from other tables")
     every = plan.jobs([r for r in table.rows if r.runnable], range(args.seeds))
     report = _Report(
         plan, every, setting(experiments[0], plan), command("hyperfocal", "reproduce", *words)
@@ -87,13 +88,13 @@ def run(words: list[str]) -> int:
     progress = _Progress(console, jobs)
 
     def done(job: Job) -> None:
-        progress.tell(job)
+        progress.report(job)
         report.write()
 
     report.write()
     stopped = run_jobs(jobs, args.jobs, _gpus(), done)
     if stopped is not None:
-        console.print(f"Stopped by {stopped}; every run is saved. The same command goes on.")
+        console.print(f"Stopped by {stopped}; all runs are saved. Repeat the command to continue.")
         return 130 if stopped == "SIGINT" else 0
     if table.timed:
         report.time()
@@ -103,7 +104,7 @@ def run(words: list[str]) -> int:
 
 
 class _Report:
-    """What has been measured so far, written again after each run."""
+    """The results so far, written after each run."""
 
     def __init__(self, plan: Plan, jobs: Sequence[Job], ours: dict[str, str], command: str) -> None:
         self.plan, self.jobs, self.ours, self.command = plan, jobs, ours, command
@@ -113,7 +114,7 @@ class _Report:
         return self.plan.out / "timing.json"
 
     def write(self) -> None:
-        """Gather the outcomes and write table.md and table.json."""
+        """Collect the results and write table.md and table.json."""
         from hyperfocal.engine.run_folder import read_json
         from hyperfocal.reproduce.report import write_report
 
@@ -131,16 +132,16 @@ class _Report:
             results.setdefault(job.row, {})[job.seed] = outcome
         ours = self.ours | {"time": f"{minutes:.0f} minutes in all, summed over runs"}
         if machines:
-            ours["made with"] = "; or ".join(machines)
+            ours["versions and hardware"] = "; or ".join(machines)
         if taken := sorted({f"{job.row} ({job.folder.resolve().parent.name})" for job in self.jobs
                             if job.folder.is_symlink()}):  # fmt: skip
-            ours["rows trained for another table"] = ", ".join(taken)
+            ours["rows from another table"] = ", ".join(taken)
         if timed["machine"]:
             ours["ms"] = f"{timed['machine']}"
         write_report(self.plan.table, results, ours, self.command, self.plan.out)
 
     def time(self) -> None:
-        """Time all rows in this process, unless that is done."""
+        """Time all rows in this process, unless that has been done."""
         from hyperfocal.engine.run_folder import read_json, write_json
         from hyperfocal.reproduce.timing import machine, milliseconds
 
@@ -156,16 +157,16 @@ class _Report:
 
 
 class _Progress:
-    """A line for each run that ends, with the time that is left."""
+    """Prints a line for each run that ends, with the remaining time."""
 
     def __init__(self, console: Console, jobs: Sequence[Job]) -> None:
         self.console, self.total = console, len(jobs)
         self.done = self.before = sum(job.outcome() is not None for job in jobs)
         self.began = time.monotonic()
-        say(console, f"{self.done} of {self.total} runs are done")
+        say(console, f"{self.done} of {self.total} runs are finished")
 
-    def tell(self, job: Job) -> None:
-        """Say what became of a run."""
+    def report(self, job: Job) -> None:
+        """Print how a run ended."""
         self.done += job.outcome() is not None
         made = self.done - self.before
         left = (time.monotonic() - self.began) / max(made, 1) * (self.total - self.done)
@@ -190,21 +191,25 @@ def _parse(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
         allow_abbrev=False,
     )
     parser.add_argument("table", metavar="TABLE")
-    parser.add_argument("--recipe", metavar="R", help="in place of the table's (small: demo)")
+    parser.add_argument("--recipe", metavar="R", help="instead of the table's (small: demo)")
     parser.add_argument(
         "--scale",
         choices=["full", "small"],
         default="full",
-        help="small: the drawn set, or your own small data with --recipe",
+        help="small: a synthetic dataset, or your own small dataset with --recipe",
     )
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds 0 to N-1")
-    parser.add_argument("--only", action="append", metavar="ROW", help="this row; several times")
+    parser.add_argument(
+        "--only", action="append", metavar="ROW", help="only this row; can be repeated"
+    )
     parser.add_argument("--out", type=Path, metavar="D", help="default runs/reproduce_TABLE")
-    parser.add_argument("--jobs", type=int, default=1, metavar="J", help="runs at a time")
-    parser.add_argument("--reuse", action="append", type=Path, default=[], metavar="D",
-                        help="another table's --out, to share runs; several times")  # fmt: skip
-    parser.add_argument("--imbalance", type=float, metavar="X",
-                        help="drawn set: times as many background anchors a positive")  # fmt: skip
+    parser.add_argument("--jobs", type=int, default=1, metavar="J", help="runs in parallel")
+    reuse_help = "another table's --out, to reuse its runs; can be repeated"
+    parser.add_argument(
+        "--reuse", action="append", type=Path, default=[], metavar="D", help=reuse_help
+    )
+    imbalance_help = "synthetic dataset: X times as many background anchors per positive"
+    parser.add_argument("--imbalance", type=float, metavar="X", help=imbalance_help)
     args, flags = parser.parse_known_args(words)
     for name in ("seeds", "jobs"):
         if getattr(args, name) < 1:

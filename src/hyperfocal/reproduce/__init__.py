@@ -1,7 +1,7 @@
-"""The papers' tables: their rows as experiments, their conclusions as statements to test.
+"""The papers' tables: rows as experiments, and conclusions as testable statements.
 
-One file a paper (`focal_loss`, `equalized_focal`); `judge` weighs a conclusion on results, `runs`
-makes the results, `report` writes them beside the published numbers.
+One file per paper (`focal_loss`, `equalized_focal`); `judge` tests a conclusion on results, `runs`
+trains, `report` writes the results beside the published numbers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ TABLES: dict[str, Table] = {table.name: table for table in (*FL_TABLES, *EFL_TAB
 
 
 def find_table(name: str) -> Table:
-    """The table of this name.
+    """The table with this name.
 
     Raises:
         ConfigError: there is none.
@@ -29,10 +29,10 @@ def find_table(name: str) -> Table:
 
 
 def find_row(table: Table, name: str) -> Row:
-    """The row of this name.
+    """The row with this name.
 
     Raises:
-        ConfigError: the table has none, or it needs a detector that isn't here.
+        ConfigError: the table has no such row, or it needs a detector that isn't implemented.
     """
     rows = {row.name: row for row in table.rows}
     if name not in rows:
@@ -40,7 +40,7 @@ def find_row(table: Table, name: str) -> Row:
         raise ConfigError(f"--only {name}: table {table.name} has no such row; {hint}")
     if not rows[name].runnable:
         raise ConfigError(
-            f"--only {name}: this row needs a two-stage detector, which is not here; it is listed "
-            "with its published numbers alone"
+            f"--only {name}: this row needs a two-stage detector, which isn't implemented; only "
+            "its published numbers are listed"
         )
     return rows[name]

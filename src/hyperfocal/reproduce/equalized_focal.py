@@ -9,26 +9,26 @@ COLUMNS = ("AP", "APr", "APc", "APf")
 BASE = "improved_baseline_r50_lvis"
 OI_BASE, OI_RETINANET = "improved_baseline_r50_openimages", "retinanet_r50_openimages"
 SETTING = (
-    "LVIS v1 train and val; 24 epochs with repeat-factor sampling, 16 images a step; "
-    "ResNet-50-FPN from ImageNet; shorter side 640 to 800; one run a row"
+    "LVIS v1 train and val; 24 epochs with repeat-factor sampling, 16 images per step; "
+    "ResNet-50-FPN from ImageNet; shorter side 640 to 800; one run per row"
 )
 EFL = ("--loss", "efl")
 EQLV2 = ("--loss", "eqlv2_focal")
-TWO_STAGE = "Faster R-CNN, and what is built on it, is two-stage: published numbers only."
+TWO_STAGE = "Faster R-CNN and methods based on it are two-stage: only published numbers."
 R101 = ("--model.backbone.name", "resnet101.tv_in1k")
 DEEPER = ("--model.backbone.name", "resnet10t")
-"""What stands for ResNet-101 at small scale, where test_resnet stands for ResNet-50."""
+"""Replaces ResNet-101 at small scale, where test_resnet replaces ResNet-50."""
 BACKBONES = (
-    "At small scale timm's test_resnet (0.4 million parameters) and resnet10t (4.9) stand for "
+    "At small scale timm's test_resnet (0.4 million parameters) and resnet10t (4.9) replace "
     "ResNet-50 and 101."
 )
 
 LONG_TAIL = SyntheticConfig(num_categories=60, imbalance=500, train_images=1800, val_images=400)
-"""The long-tailed drawn set: 500 training images to 1."""
+"""The long-tailed synthetic dataset: 500 training images to 1."""
 PRIOR = ("--model.head.prior", "0.05")
-"""With it the ratios of all 60 categories start below 1; with 0.01 those of 17, and EFL ends as
-focal loss before it has acted (docs/long_tail.md)."""
-AT_SMALL_SCALE = "At small scale with a prior of 0.05, at which EFL acts on so small a set."
+"""With this prior the ratios of all 60 categories start below 1; with 0.01 those of 17, and EFL
+equals focal loss before it has had an effect (docs/long_tail.md)."""
+AT_SMALL_SCALE = "At small scale with a prior of 0.05, with which EFL affects so small a dataset."
 
 
 def _of(detector: str, *numbers: float) -> Row:
@@ -44,7 +44,7 @@ def _two_stage(name: str, *numbers: float) -> Row:
 
 
 def _on(backbone: str, recipe: str, name: str, flags: tuple[str, ...], *numbers: float) -> Row:
-    """A recipe, with flags, on one of two backbones."""
+    """A recipe, with flags, for one of two backbones."""
     deep, small = (R101, DEEPER) if backbone == "r101" else ((), ())
     words, small_words = (*flags, *deep), (*flags, *small)
     return Row(f"{backbone}-{name}", words, numbers, recipe=recipe, small_flags=small_words)
@@ -92,7 +92,7 @@ TABLE_1 = Table(
 
 TABLE_2 = Table(
     name="efl2",
-    title="EFL paper, Table 2: EFL beside other methods, two backbones",
+    title="EFL paper, Table 2: EFL and other methods, two backbones",
     recipe=BASE,
     columns=COLUMNS,
     setting=SETTING.replace("ResNet-50-FPN", "ResNet-50 and 101, FPN"),
@@ -177,7 +177,7 @@ STS = ("--train.warmup-iterations", "6000", "--train.clip-norm", "35")
 IB = ("--model.quality.target", "iou")
 """The IoU branch."""
 IA = ("--model.anchors.base-scales", "6", "8", "--model.assigner.top-k", "18")
-"""The increased anchors."""
+"""More anchors."""
 SMALL_STS = ("--train.warmup-iterations", "43", "--train.clip-norm", "35")
 NO_SMALL_STS = ("--train.warmup-iterations", "7", "--train.clip-norm", "None")
 
@@ -203,14 +203,14 @@ TABLE_5 = Table(
         Exceeds("both help more than either", ("all",), ("sts-ib", "sts-ia")),
     ),
     notes=(
-        "sts: longer warm-up and clipped gradients; ib: an IoU branch in place of centerness; ia: "
-        "two anchors a location and 18 candidates a level.",
-        "The paper doesn't give the remaining settings of the rows between; here they are ATSS's. "
+        "sts: longer warm-up and clipped gradients; ib: an IoU branch instead of centerness; ia: "
+        "two anchors per location and 18 candidates per level.",
+        "The paper doesn't give the other settings of the rows between; here they are ATSS's. "
         "all is the improved baseline with its released settings, which differ from ATSS's in "
-        "more than these parts: the input of P6, no scale a level, weights of the box loss and its "
-        "deltas, the product as the score, and suppression.",
+        "more than these parts: the input of P6, no scale per level, weights of the box loss and "
+        "its deltas, the product as the score, and suppression.",
         AT_SMALL_SCALE,
-        "Warm-ups at small scale are the same share of a training as the paper's.",
+        "Warm-ups at small scale are the same fraction of the training as in the paper.",
     ),
 )
 
@@ -247,7 +247,7 @@ TABLE_7 = Table(
     columns=("AP50", "AP1", "AP2", "AP3", "AP4", "AP5"),
     setting=(
         "Open Images Challenge 2019 train and val; AP at IoU 0.5; 180k steps of 16 images; "
-        "ResNet-50 and 101, FPN, from ImageNet; shorter side 800; one run a row"
+        "ResNet-50 and 101, FPN, from ImageNet; shorter side 800; one run per row"
     ),
     small_flags=PRIOR,
     small_set=LONG_TAIL,
@@ -273,7 +273,7 @@ TABLE_7 = Table(
         TWO_STAGE,
         BACKBONES,
         AT_SMALL_SCALE,
-        "At small scale by COCO's protocol, which has no AP1 to AP5 (groups of 100 categories).",
+        "At small scale with COCO's protocol, which has no AP1 to AP5 (groups of 100 categories).",
     ),
 )  # fmt: skip
 

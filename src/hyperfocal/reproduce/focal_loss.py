@@ -1,4 +1,4 @@
-"""Tables of the focal-loss paper (Lin et al., ICCV 2017): 1a to 1e, 2, 3, and the prior's need."""
+"""Tables of the focal loss paper (Lin et al., ICCV 2017): 1a to 1e, 2, 3, and the prior."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from hyperfocal.reproduce.table import Exceeds, Fails, Row, Table, Within
 COLUMNS = ("AP", "AP50", "AP75")
 SETTING = (
     "COCO trainval35k, minival; 90k steps of 16 images; {backbone}-FPN from ImageNet; shorter side "
-    "600 pixels; one run a row"
+    "600 pixels; one run per row"
 )
 R50, R101 = SETTING.format(backbone="ResNet-50"), SETTING.format(backbone="ResNet-101")
 AT_600 = (
@@ -17,10 +17,10 @@ AT_600 = (
 
 
 FOCAL = (34.0, 52.5, 36.5)
-"""Focal loss with gamma 2, ResNet-50: a row that several tables share."""
+"""Focal loss with gamma 2, ResNet-50: a row of several tables."""
 
 CROSS_ENTROPY = (31.1, 49.4, 33.0)
-"""Cross entropy with alpha 0.75, ResNet-50: another."""
+"""Cross entropy with alpha 0.75, ResNet-50: a row of several tables."""
 
 
 def _alpha_ce(alpha: str, *numbers: float) -> Row:
@@ -46,7 +46,7 @@ def _mined(keep: int, nms: str, *numbers: float, one_to_three: bool = False) -> 
 
 
 def _sized(depth: int, size: int, *numbers: float) -> Row:
-    """At small scale 160 pixels stand for the paper's 600, two small networks for its two."""
+    """At small scale 160 pixels replace the paper's 600, and two small networks its two."""
     small, name = round(size * 160 / 600 / 8) * 8, f"resnet{depth}.tv_in1k"
     tiny = "test_resnet" if depth == 50 else "resnet10t"
     return Row(
@@ -70,7 +70,7 @@ def _star(gamma: int, beta: int, *numbers: float) -> Row:
 
 
 def _elsewhere(name: str, *numbers: float) -> Row:
-    """A detector that is not here."""
+    """A detector that isn't implemented here."""
     return Row(name, numbers=numbers, runnable=False)
 
 
@@ -115,7 +115,7 @@ TABLE_1A = Table(
         ),
         Fails("alpha 0.10 learns nothing", "alpha=0.10"),
     ),
-    notes=("fl is Table 1b's gamma 2: what the best of these is compared with.",),
+    notes=("fl is Table 1b's gamma 2, for comparison with the best of these.",),
 )  # fmt: skip
 
 TABLE_1B = Table(
@@ -145,7 +145,7 @@ TABLE_1B = Table(
         ),
         Exceeds("gamma 2 beats gamma 5", ("gamma=2.0",), ("gamma=5.0",)),
     ),
-    notes=("gamma=0 is cross entropy with the best alpha of Table 1a, for the paper's data.",),
+    notes=("gamma=0 is cross entropy with the best alpha of Table 1a, on the paper's data.",),
 )  # fmt: skip
 
 TABLE_1C = Table(
@@ -179,7 +179,7 @@ TABLE_1C = Table(
 TABLE_1D = Table(
     name="1d",
     title="Focal-loss paper, Table 1d: focal loss against online hard example mining",
-    recipe="retinanet_r50_coco",  # whose schedule it has; retinanet_r101_coco has Table 2's
+    recipe="retinanet_r50_coco",  # with its schedule; retinanet_r101_coco has Table 2's
     flags=_words(f"{AT_600} --model.backbone.name resnet101.tv_in1k"),
     columns=COLUMNS,
     setting=R101,
@@ -205,7 +205,7 @@ TABLE_1D = Table(
             ),
         ),
         Exceeds(
-            "1:3 doesn't help: at its best it is below plain OHEM",
+            "1:3 doesn't help: its best result is below plain OHEM",
             ("ohem-128-0.5", "ohem-256-0.5", "ohem-512-0.5"),
             ("ohem13-128-0.5", "ohem13-256-0.5", "ohem13-512-0.5"),
         ),
@@ -217,7 +217,7 @@ TABLE_1E = Table(
     title="Focal-loss paper, Table 1e: accuracy against time, depth - image size",
     recipe="retinanet_r50_coco",
     columns=(*COLUMNS, "ms"),
-    setting="COCO trainval35k, test-dev; 90k steps of 16 images; ms an image on an Nvidia M40",
+    setting="COCO trainval35k, test-dev; 90k steps of 16 images; ms per image on an Nvidia M40",
     rows=(
         _sized(50, 400, 30.5, 47.8, 32.7, 64),
         _sized(50, 500, 32.5, 50.9, 34.8, 72),
@@ -236,9 +236,9 @@ TABLE_1E = Table(
         Exceeds("and slower: ms, 101 over 50 at 800", ("101-800",), ("50-800",), metric="ms"),
     ),
     notes=(
-        "At small scale timm's test_resnet (0.4 million parameters) and resnet10t (4.9) stand for "
-        "ResNet-50 and 101, and 160 pixels for 600.",
-        "ms: the trained weights of every seed, one image at a time, suppression included, images "
+        "At small scale timm's test_resnet (0.4 million parameters) and resnet10t (4.9) replace "
+        "ResNet-50 and 101, and 160 pixels replace 600.",
+        "ms: the trained weights of every seed, one image at a time, including suppression, images "
         "read and resized before; median over val images (at most 50), all rows in one process.",
     ),
     timed=True,
@@ -246,12 +246,12 @@ TABLE_1E = Table(
 
 TABLE_2 = Table(
     name="2",
-    title="Focal-loss paper, Table 2: RetinaNet beside other detectors",
+    title="Focal-loss paper, Table 2: RetinaNet and other detectors",
     recipe="retinanet_r101_coco",
     columns=(*COLUMNS, "APs", "APm", "APl"),
     setting=(
         "COCO trainval35k, test-dev; RetinaNets: 135k steps of 16 images with scale jitter; "
-        "shorter side 800 pixels; one run a row"
+        "shorter side 800 pixels; one run per row"
     ),
     rows=(
         _elsewhere("faster-rcnn+++", 34.9, 55.7, 37.4, 15.6, 38.7, 50.9),
@@ -272,10 +272,10 @@ TABLE_2 = Table(
     ),
     claims=(Exceeds("the larger backbone, ResNeXt-101, is more accurate", ("x101",), ("r101",)),),
     notes=(
-        "Other detectors: published numbers only, so what RetinaNet gains over them isn't judged.",
-        "The paper gives no range for its jitter; here it is 640 to 800 pixels.",
-        "At small scale timm's test_resnet (0.4 million parameters) and resnet10t (4.9) stand for "
-        "ResNet-101 and ResNeXt-101, without jitter of the shorter side.",
+        "Other detectors: only published numbers, so RetinaNet's gain over them isn't tested.",
+        "The paper gives no range for its scale jitter; here it is 640 to 800 pixels.",
+        "At small scale timm's test_resnet (0.4 million parameters) and resnet10t (4.9) replace "
+        "ResNet-101 and ResNeXt-101, without scale jitter.",
     ),
 )  # fmt: skip
 
@@ -299,7 +299,7 @@ TABLE_3 = Table(
         Within("FL* (4, 0) is within 0.5 of FL", "star-4-0", "fl", 0.5),
         Exceeds("both FL* beat cross entropy", ("star-2-1", "star-4-0"), ("ce",), pick="worst"),
     ),
-    notes=("The paper's differences are 0.2 and 0.1; seeds alone move AP by as much.",),
+    notes=("The paper's differences are 0.2 and 0.1, as large as those between seeds.",),
 )
 
 FIGURE_7 = Table(
@@ -324,8 +324,8 @@ FIGURE_7 = Table(
         ),
     ),
     notes=(
-        "The paper doesn't say which settings its figure sweeps, nor their AP: effective ones, "
-        "blue there, are above 33.5.",
+        "The paper doesn't give the settings of its figure or their AP; effective ones, shown in "
+        "blue, are above 33.5.",
         "`hyperfocal figures fl7 FOLDER` draws the curves coloured by this table's AP.",
     ),
 )  # fmt: skip
@@ -346,9 +346,10 @@ PRIOR = Table(
         Fails("with it, training succeeds", "with", expected=False),
     ),
     notes=(
-        "The paper says of the first row only that the network quickly diverges.",
-        "At small scale with SGD and the paper's rate for 8 images, in place of the demo's AdamW "
-        "with clipping, which copes: its steps have the same size whatever the gradient's.",
+        "About the first row the paper only says that the network quickly diverges.",
+        "At small scale with SGD and the paper's learning rate for 8 images, instead of the demo's "
+        "AdamW with clipping, which doesn't diverge: the size of its steps doesn't depend on the "
+        "gradient's.",
     ),
     small_flags=_words(
         "--train.optimizer sgd --train.lr 0.005 --train.weight-decay 1e-4 --train.clip-norm None"

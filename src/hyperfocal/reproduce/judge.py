@@ -1,9 +1,9 @@
-"""Whether a table's conclusion holds on results of several seeds, and how sure that is.
+"""Whether a table's conclusion holds on the results of several seeds, and with what certainty.
 
-A difference is paired by seed where both sides have the seed: the mean of the pairs' differences
-with Student's 95 % interval. A conclusion holds if the whole interval is on its side of the line,
-doesn't hold if all of it is on the other, and is undecided between. Under two pairs there is no
-interval. Which row is the best of several is chosen on the same results, which favours it a little.
+Differences are paired by seed, for seeds that both sides have: the mean difference with Student's
+95 % interval. A conclusion holds if the whole interval is above its threshold, doesn't hold if all
+of it is below, and is undecided otherwise. With fewer than two pairs there is no interval. The best
+of several rows is selected on the same results, which favours it a little.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ NORMAL = 1.959964
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one run.
+    """Result of one run.
 
     Attributes:
-        metrics: in points (AP of 0 to 100), ms in ms; empty where it diverged.
-        diverged_at: step whose loss wasn't finite; None if it came to its end.
+        metrics: in points (AP of 0 to 100), ms in ms; empty if it diverged.
+        diverged_at: step whose loss wasn't finite; None if the run was completed.
     """
 
     metrics: Mapping[str, float]
     diverged_at: int | None = None
 
     def value(self, metric: str) -> float | None:
-        """A metric; a diverged run has detected nothing, so its AP is 0."""
+        """A metric; a diverged run detects nothing, so its AP is 0."""
         if self.diverged_at is not None and metric.startswith("AP"):
             return 0.0
         return self.metrics.get(metric)
@@ -47,7 +47,7 @@ Results = Mapping[str, Mapping[int, Outcome]]
 
 @dataclass(frozen=True)
 class Verdict:
-    """A conclusion on our results.
+    """A conclusion tested on our results.
 
     Attributes:
         answer: whether it holds.
@@ -59,7 +59,7 @@ class Verdict:
 
 
 def judge(claim: Claim, results: Results) -> Verdict:
-    """Weigh one conclusion."""
+    """Test one conclusion."""
     if isinstance(claim, Fails):
         return _fails(claim, results)
     if isinstance(claim, Within):
@@ -72,7 +72,7 @@ def judge(claim: Claim, results: Results) -> Verdict:
 
 
 def t_quantile(freedom: int) -> float:
-    """97.5 % quantile of Student's t; above 10 degrees of freedom by its expansion, to 0.002."""
+    """97.5 % quantile of Student's t; above 10 degrees of freedom by a series, to 0.002."""
     if freedom <= len(EXACT_T):
         return EXACT_T[freedom - 1]
     z = NORMAL
@@ -82,7 +82,7 @@ def t_quantile(freedom: int) -> float:
 
 
 def interval(differences: Sequence[float]) -> tuple[float, float]:
-    """Student's 95 % interval of the mean of at least two differences."""
+    """Student's 95 % interval of the mean of two or more differences."""
     mean = statistics.mean(differences)
     n = len(differences)
     half = t_quantile(n - 1) * statistics.stdev(differences) / math.sqrt(n)
@@ -111,29 +111,29 @@ def _exceeds(claim: Exceeds, results: Results) -> Verdict:
     under = max(claim.under, key=mean)
     differences = _paired(values[over], values[under])
     what = f"{over} - {under}, {claim.metric}"
-    told = _told(differences, what)
+    why = _describe(differences, what)
     if len(differences) < 2:
-        return Verdict("too few seeds", told)
+        return Verdict("too few seeds", why)
     low, high = interval(differences)
     ahead = sum(d > claim.by for d in differences)
-    told += f"; {ahead} of {len(differences)} seeds on its side"
+    why += f"; {ahead} of {len(differences)} seeds agree"
     if low > claim.by:
-        return Verdict("holds", told)
-    return Verdict("does not hold" if high <= claim.by else "undecided", told)
+        return Verdict("holds", why)
+    return Verdict("does not hold" if high <= claim.by else "undecided", why)
 
 
 def _near(differences: Sequence[float], margin: float, what: str) -> Verdict:
-    told = _told(differences, what)
+    why = _describe(differences, what)
     if len(differences) < 2:
-        return Verdict("too few seeds", told)
+        return Verdict("too few seeds", why)
     low, high = interval(differences)
     if -margin <= low and high <= margin:
-        return Verdict("holds", told)
+        return Verdict("holds", why)
     apart = low > margin or high < -margin
-    return Verdict("does not hold" if apart else "undecided", told)
+    return Verdict("does not hold" if apart else "undecided", why)
 
 
-def _told(differences: Sequence[float], what: str) -> str:
+def _describe(differences: Sequence[float], what: str) -> str:
     if not differences:
         return f"{what}: no seed in common"
     mean = f"{what}: {statistics.mean(differences):+.2f}"
@@ -150,12 +150,12 @@ def _fails(claim: Fails, results: Results) -> Verdict:
     steps = [r.diverged_at for r in runs.values() if r.diverged_at is not None]
     low = [r for r in runs.values() if r.diverged_at is None and (r.value("AP") or 0) < claim.below]
     failed = len(steps) + len(low)
-    told = f"{claim.row}: {len(steps)} of {len(runs)} diverged"
+    why = f"{claim.row}: {len(steps)} of {len(runs)} diverged"
     if steps:
-        told += f" (step {', '.join(map(str, sorted(steps)))})"
-    told += f", {len(low)} ended below {claim.below:g} AP"
+        why += f" (step {', '.join(map(str, sorted(steps)))})"
+    why += f", {len(low)} ended below {claim.below:g} AP"
     if 0 < failed < len(runs):
-        return Verdict("undecided", told)
+        return Verdict("undecided", why)
     if len(runs) < 2:
-        return Verdict("too few seeds", told)
-    return Verdict("holds" if (failed > 0) == claim.expected else "does not hold", told)
+        return Verdict("too few seeds", why)
+    return Verdict("holds" if (failed > 0) == claim.expected else "does not hold", why)

@@ -1,4 +1,4 @@
-"""From a table and what a person gives to the trainings that make it."""
+"""Plans the trainings of a table from the user's flags."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from hyperfocal.reproduce.table import Row, Table
 from hyperfocal.types import ConfigError
 
 SMALL = shlex.split("--model.backbone.name test_resnet --train.epochs None --train.evaluations 1")
-"""A network that is as accurate after 600 steps as the demo's at half the price: on one seed AP
-28.1 in 98 s on one thread, against 29.0 in 189 s with its resnet10t."""
+"""A network that is about as accurate as the demo's after 600 steps, in half the time: for one seed
+AP 28.1 in 98 s on one thread, against 29.0 in 189 s with its resnet10t."""
 STEPS_PER_IMAGE = 0.6
-"""4.8 passes over the drawn images; 600 of the demo's 1500 steps."""
+"""4.8 epochs of the synthetic dataset; 600 of the demo's 1500 steps."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be run.
+    """The runs of a table.
 
     Attributes:
         table: which one.
-        recipe: in place of the table's; None: the rows' own.
+        recipe: instead of the table's; None: the rows' own.
         scale: full: the table's image size and backbones; small: those of the recipe.
         flags: for every run.
         out: folder of all runs.
-        drawn: the set to draw; None: the person's data are in ``flags``.
+        synthetic: the dataset to generate; None: the user's data, which is in ``flags``.
     """
 
     table: Table
@@ -44,14 +44,14 @@ class Plan:
     scale: Literal["full", "small"]
     flags: tuple[str, ...]
     out: Path
-    drawn: SyntheticConfig | None
+    synthetic: SyntheticConfig | None
 
     def words(self, row: Row, seed: int) -> tuple[str, ...]:
-        """What `hyperfocal train` takes for one run; the row's flags come last and so prevail."""
+        """Arguments of `hyperfocal train`; the row's flags come last to take precedence."""
         small = self.scale == "small"
         recipe = self.recipe or row.recipe or self.table.recipe
         base = self.table.flags
-        if self.recipe is not None:  # the recipe's sizes; these tables compare detectors
+        if self.recipe is not None:  # the recipe's sizes; such tables compare detectors
             detector, _, data = (row.recipe or self.table.recipe).partition("_r50_")
             base = ("--model", detector) if data in ("lvis", "openimages") else ()
         special = self.table.small_flags if small else ()
@@ -60,11 +60,11 @@ class Plan:
 
     @property
     def data(self) -> tuple[str, ...]:
-        """The flags that name the drawn set, its image size, and what makes a run short."""
-        if self.drawn is None:
+        """Flags for the synthetic dataset, its image size, and for making runs short."""
+        if self.synthetic is None:
             return ()
-        folder, size = self.out / "data", str(self.drawn.image_size)
-        steps = round(STEPS_PER_IMAGE * self.drawn.train_images)
+        folder, size = self.out / "data", str(self.synthetic.image_size)
+        steps = round(STEPS_PER_IMAGE * self.synthetic.train_images)
         slim = [*SMALL, "--train.iterations", str(steps)]
         words = slim if self.recipe == "demo" else []
         for split in ("train", "val"):
@@ -74,7 +74,7 @@ class Plan:
         return tuple(words)
 
     def jobs(self, rows: Sequence[Row], seeds: Sequence[int]) -> list[Job]:
-        """All trainings, seed by seed, so that what there is can be compared at any time."""
+        """All trainings, seed by seed, so that finished runs can be compared at any time."""
         return [
             Job(row.name, seed, self.out / f"{row.name}-{seed}", self.words(row, seed))
             for seed in seeds
@@ -85,7 +85,7 @@ class Plan:
         """The row's settings, checked.
 
         Raises:
-            ConfigError: a recipe, setting or annotation file that isn't there.
+            ConfigError: a recipe, setting or annotation file that doesn't exist.
         """
         recipe, *flags = self.words(row, seed)
         experiment = override(load_recipe(recipe), flags, prog=f"hyperfocal train {recipe}")
@@ -94,26 +94,24 @@ class Plan:
             if path is None:
                 raise ConfigError(
                     f"no {name} data: give --data.{name}.annotations F --data.{name}.images D, or "
-                    "--scale small alone, which draws a set"
+                    "only --scale small, which generates a dataset"
                 )
-            if self.drawn is None and not path.exists():
+            if self.synthetic is None and not path.exists():
                 raise ConfigError(f"--data.{name}.annotations {path}: no such file or folder")
         return experiment
 
 
-def drawn_set(base: SyntheticConfig, imbalance: float) -> SyntheticConfig:
-    """A table's set, with ``imbalance`` times as many background anchors a positive.
+def synthetic_set(base: SyntheticConfig, imbalance: float) -> SyntheticConfig:
+    """A table's dataset, with ``imbalance`` times as many background anchors per positive.
 
-    Images grow and objects keep their number and size in pixels, so that the anchors around
-    objects stay and the background grows with the area.
+    Images get larger and objects keep their number and size in pixels, so that the anchors around
+    objects stay the same and the background grows with the area.
 
     Raises:
-        ConfigError: below 1, or above what an image can be.
+        ConfigError: below 1, or too large for an image.
     """
     if not 1 <= imbalance <= 100:
-        raise ConfigError(
-            f"--imbalance {imbalance:g}, but it must be from 1 (the set as it is) to 100"
-        )
+        raise ConfigError(f"--imbalance {imbalance:g}, but it must be from 1 (unchanged) to 100")
     size = math.ceil(base.image_size * math.sqrt(imbalance) / 32) * 32
     shrink = base.image_size / size
     return dataclasses.replace(
@@ -125,7 +123,7 @@ def drawn_set(base: SyntheticConfig, imbalance: float) -> SyntheticConfig:
 
 
 def setting(experiment: Experiment, plan: Plan) -> dict[str, str]:
-    """Our setting in words, for what differs from the paper."""
+    """Our setting in words, to compare with the paper's."""
     data, train = experiment.data, experiment.train
     backbone = as_dense(experiment.model).backbone
     name, pretrained = type(backbone).__qualname__, False
@@ -134,11 +132,11 @@ def setting(experiment: Experiment, plan: Plan) -> dict[str, str]:
     transform = data.train_transform
     length = f"{train.iterations} steps" if train.iterations else f"{train.epochs:g} epochs"
     initial = "its initial weights" if pretrained else "random weights"
-    drawn = plan.drawn
+    made = plan.synthetic
     source = (
-        f"drawn by program, {drawn.train_images} training and {drawn.val_images} val images of "
-        f"{drawn.image_size} pixels, {drawn.num_categories} categories"
-        if drawn is not None
+        f"synthetic, {made.train_images} training and {made.val_images} val images of "
+        f"{made.image_size} pixels, {made.num_categories} categories"
+        if made is not None
         else f"{data.train.annotations}, {data.val.annotations}"
     )
     return {

@@ -1,4 +1,4 @@
-"""table.md and table.json: ours beside the published numbers, and the conclusions."""
+"""table.md and table.json: our results beside the published numbers, and the conclusions."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from hyperfocal.reproduce.judge import Outcome, Results, judge
 from hyperfocal.reproduce.table import Table
 
 LIMITS = (
-    "Conclusions are judged on pairs of one seed, with Student's 95 % interval of the mean "
-    "difference; a diverged run counts as AP 0. The intervals speak of the seeds alone, not of "
-    "other data or schedules, and are not corrected for the number of conclusions or for choosing "
-    "the best of several rows."
+    "Conclusions are tested on pairs of runs with the same seed, with Student's 95 % interval of "
+    "the mean difference; a diverged run counts as AP 0. The intervals only cover the variation "
+    "between seeds, not other data or schedules, and are not corrected for the number of "
+    "conclusions or for selecting the best of several rows."
 )
 
 
@@ -27,9 +27,9 @@ def write_report(
 
     Args:
         table: which one.
-        results: what there is so far.
-        ours: our setting, by what it is about ("data", "schedule", ...).
-        command: that goes on with these runs.
+        results: available so far.
+        ours: our setting, by topic ("data", "schedule", ...).
+        command: which continues these runs.
         out: folder to write to.
     """
     write_json(out / "table.json", as_json(table, results, ours, command))
@@ -40,7 +40,7 @@ def write_report(
 def as_json(
     table: Table, results: Results, ours: Mapping[str, str], command: str
 ) -> dict[str, Any]:
-    """Everything, JSON-able; AP in points (0 to 100), null where there is none."""
+    """All results as JSON-serializable values; AP in points (0 to 100), null if there is none."""
     rows = []
     for row in table.rows:
         runs = results.get(row.name, {})
@@ -100,11 +100,11 @@ def markdown(
     ]
     if diverged:
         yield ""
-        yield f"Diverged, the loss or gradient wasn't finite: {', '.join(diverged)}."
+        yield f"Diverged (loss or gradient not finite): {', '.join(diverged)}."
     yield ""
     yield "## Conclusions of the paper"
     yield ""
-    yield "| conclusion | here | on what |"
+    yield "| conclusion | here | evidence |"
     yield "|---|---|---|"
     for claim in table.claims:
         verdict = judge(claim, results)
@@ -112,7 +112,7 @@ def markdown(
     yield ""
     yield LIMITS
     yield ""
-    yield "## What differs"
+    yield "## Differences"
     yield ""
     yield f"- Published: {table.setting}."
     yield from (f"- Ours, {name}: {what}." for name, what in ours.items())

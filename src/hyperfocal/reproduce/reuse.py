@@ -1,6 +1,6 @@
-"""Runs that several tables share: same settings, seed and data, so trained once.
+"""Reuses runs that several tables share: same settings, seed and data, so trained once.
 
-Focal loss with gamma 2, for one, is a row of Tables 1b, 1d and 3.
+Focal loss with gamma 2, for example, is a row of Tables 1b, 1d and 3.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from hyperfocal.reproduce.runs import Job
 from hyperfocal.types import ConfigError
 
 WHERE = ("out", "resume", "overwrite")
-"""Settings that say where a run is kept, not what it is."""
+"""Settings about the location of a run, which don't affect its result."""
 
 
 def link_runs(
     jobs: Sequence[Job], experiments: Sequence[Experiment], folders: Sequence[Path]
 ) -> int:
-    """Link jobs that aren't begun to runs of the same config that another table has finished.
+    """Link jobs that haven't started to finished runs of another table with the same config.
 
-    Versions of program and libraries are not compared; each run folder tells its own.
+    Versions of the program and libraries are not compared; each run folder records its own.
 
     Args:
         jobs: of this table.
@@ -35,7 +35,7 @@ def link_runs(
         folders: other tables' ``--out``.
 
     Returns:
-        How many jobs were linked; their folders are links then.
+        Number of jobs linked; their folders are then links.
 
     Raises:
         ConfigError: a folder without a finished run.
@@ -44,7 +44,9 @@ def link_runs(
     for folder in folders:
         done = [path.parent for path in sorted(folder.glob("*/outcome.json")) if _is_done(path)]
         if not done:
-            raise ConfigError(f"--reuse {folder}: no finished run of `hyperfocal reproduce` in it")
+            raise ConfigError(
+                f"--reuse {folder}: no finished run of `hyperfocal reproduce` in this folder"
+            )
         known |= {_identity(read_json(RunFolder(run).config)): run for run in reversed(done)}
     linked = 0
     for job, experiment in zip(jobs, experiments, strict=True):
@@ -62,7 +64,7 @@ def _is_done(record: Path) -> bool:
 
 
 def _identity(config: dict[str, Any]) -> str:
-    """A config as text; files of a drawn set are named by what draws it, so wherever it lies."""
+    """A config as text; a synthetic dataset is identified by its settings, not by path."""
     config = {name: value for name, value in config.items() if name not in WHERE}
     config = json.loads(json.dumps(config))
     for split in ("train", "val"):

@@ -1,4 +1,4 @@
-"""The trainings of a table: a process and a run folder each, several at a time, resumable."""
+"""Trains the runs of a table: one process and run folder each, several at a time, resumable."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from hyperfocal.types import HyperfocalError
 
 POLL_SECONDS = 0.1
 STOPPED = "the run is saved in"
-"""What `hyperfocal train` says when a signal ended it before its last step."""
+"""Printed by `hyperfocal train` if a signal ended it before its last step."""
 NOT_FINITE = re.compile(r"step (\d+): the loss is ")
-"""What it says of a step whose loss or gradient isn't finite."""
+"""Printed for a step whose loss or gradient isn't finite."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Job:
         row: of the table.
         seed: of the run.
         folder: its run folder.
-        words: what `hyperfocal train` takes, without ``--out`` and ``--resume``.
+        words: arguments of `hyperfocal train`, without ``--out`` and ``--resume``.
     """
 
     row: str
@@ -45,16 +45,16 @@ class Job:
 
     @property
     def record(self) -> Path:
-        """How it ended, and after how many seconds."""
+        """File with how it ended, and after how many seconds."""
         return self.folder / "outcome.json"
 
     @property
     def log(self) -> Path:
-        """What it printed."""
+        """File with its output."""
         return self.folder / "log.txt"
 
     def outcome(self) -> Outcome | None:
-        """What became of it; None if it isn't done."""
+        """Its result; None if it isn't finished."""
         state = self._state()
         if state.get("state") == "diverged":
             return Outcome({}, int(state["step"]))
@@ -65,21 +65,21 @@ class Job:
         return Outcome({k: 100 * v if k.startswith("AP") else v for k, v in known.items()})
 
     def ending(self) -> str:
-        """What became of it, in words."""
+        """How it ended, in words."""
         outcome = self.outcome()
         if outcome is None:
             return "interrupted"
         if outcome.diverged_at is not None:
             return f"diverged at step {outcome.diverged_at}"
-        metric = "AP" if "AP" in outcome.metrics else "AP50"  # Open Images has no other
+        metric = "AP" if "AP" in outcome.metrics else "AP50"  # Open Images only has AP50
         return f"{metric} {outcome.metrics.get(metric, float('nan')):.1f}"
 
     def seconds(self) -> float:
-        """Spent on it so far, over all its parts."""
+        """Time spent on it so far, over all its parts."""
         return float(self._state().get("seconds", 0.0))
 
     def machine(self) -> str:
-        """Versions and hardware that it was made with."""
+        """Versions and hardware of the run."""
         path = RunFolder(self.folder).environment
         known = read_json(path) if path.exists() else {}
         packages = known.get("packages", {})
@@ -113,21 +113,21 @@ def run_jobs(
     done: Callable[[Job], None],
     threads: int | None = None,
 ) -> str | None:
-    """Make what is missing.
+    """Train the jobs that aren't finished.
 
     Args:
-        jobs: in order; those that are done are left alone.
-        at_a_time: processes side by side; they take GPUs in turn.
-        gpus: how many there are.
-        done: called when a job has an outcome, or has failed.
+        jobs: in order; finished ones are skipped.
+        at_a_time: number of parallel processes; they use GPUs in turn.
+        gpus: number of GPUs.
+        done: called when a job has a result, or has failed.
         threads: of each process; None: its share of the CPU's cores.
 
     Returns:
-        The signal that ended it early, or None. Every run was asked to save before that.
+        The signal that ended it early, or None. All runs have been saved before that.
 
     Raises:
         HyperfocalError: a run ended for another reason than its loss; the message has its last
-            words. Those side by side with it are stopped and saved.
+            output. Runs in parallel with it are stopped and saved.
     """
     waiting = [job for job in jobs if job.outcome() is None]
     if threads is None:
@@ -162,7 +162,7 @@ def _start(job: Job, slot: int, threads: int, gpus: int) -> _Running:
         environment["CUDA_VISIBLE_DEVICES"] = _gpu(slot, gpus)
     with job.log.open("ab") as log:
         start = log.tell()
-        # A session of its own: Ctrl-C reaches this process alone, which passes it on once.
+        # A new session, so that Ctrl-C only reaches this process, which forwards it once.
         process = subprocess.Popen(
             command, stdout=log, stderr=log, env=environment, start_new_session=True
         )
@@ -176,7 +176,7 @@ def _gpu(slot: int, gpus: int) -> str:
 
 
 def _end(running: Iterable[_Running]) -> None:
-    """Ask the runs to save and wait until they have; `StopRequest` counts one request only."""
+    """Ask the runs to save and wait until they have; `StopRequest` only counts one request."""
     for one in [r for r in running if r.process.poll() is None]:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(one.process.pid, signal.SIGTERM)
@@ -188,7 +188,7 @@ def _record(one: _Running) -> None:
     """Write how a run ended.
 
     Raises:
-        HyperfocalError: neither at its end, nor stopped, nor diverged.
+        HyperfocalError: it was neither finished, nor stopped, nor diverged.
     """
     with one.job.log.open("rb") as file:
         file.seek(one.log_start)
@@ -207,15 +207,15 @@ def _record(one: _Running) -> None:
     else:
         last = "\n".join(said.strip().splitlines()[-6:]) or "nothing"
         raise HyperfocalError(
-            f"{one.job.folder}: the run ended with status {code}. It said:\n{last}\n"
-            f"All of it is in {one.job.log}. Mend that and give the same command again: runs that "
-            "are done are kept."
+            f"{one.job.folder}: the run ended with status {code}. Its last output:\n{last}\n"
+            f"All output is in {one.job.log}. Fix the cause and repeat the command: finished runs "
+            "are kept."
         )
     write_json(one.job.record, found)
 
 
 def same_or_write(path: Path, manifest: Mapping[str, object]) -> str | None:
-    """Keep what the folder's runs have in common; the first entry that differs from before."""
+    """Record what the folder's runs have in common; returns the first entry that has changed."""
     if path.exists():
         old, new = read_json(path), json.loads(json.dumps(manifest))
         for name in new:

@@ -1,4 +1,4 @@
-"""What a published table is made of: rows, and the conclusions drawn from them."""
+"""Published tables: their rows and conclusions."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Literal
 from hyperfocal.data.synthetic import SyntheticConfig
 
 DEMO_SET = SyntheticConfig()
-"""What `hyperfocal demo` draws."""
+"""The dataset of `hyperfocal demo`."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table.
+    """One row of a table.
 
     Attributes:
-        name: a short word for it, also its folder and what ``--only`` takes.
-        flags: what `hyperfocal train RECIPE` needs for it.
-        numbers: as published, in the table's columns; empty where the paper has none.
-        recipe: its own recipe, where a table compares detectors; None: the table's.
-        small_flags: in place of ``flags`` at small scale; None: the same.
-        runnable: False for detectors that are not here (two-stage ones).
+        name: short name, also of its folder and for ``--only``.
+        flags: for `hyperfocal train RECIPE`.
+        numbers: as published, in the table's columns; empty if the paper has none.
+        recipe: its own recipe, if the table compares detectors; None: the table's.
+        small_flags: instead of ``flags`` at small scale; None: the same.
+        runnable: False for detectors that aren't implemented (two-stage ones).
     """
 
     name: str
@@ -38,11 +38,11 @@ class Exceeds:
 
     Attributes:
         text: the conclusion in words.
-        over: rows that should have the greater value.
-        under: rows that they are compared with; the best of these counts.
-        by: points that the difference must exceed; negative: may fall short by.
-        pick: which of ``over`` counts.
-        metric: what is compared.
+        over: rows that should have the higher value.
+        under: rows to compare with; the best of them is used.
+        by: points that the difference must exceed; negative: it may be lower by that much.
+        pick: which of ``over`` is used.
+        metric: the metric to compare.
     """
 
     text: str
@@ -66,12 +66,12 @@ class Within:
 
 @dataclass(frozen=True)
 class Fails:
-    """A row diverges: its loss stops being finite, or it ends below ``below`` points.
+    """A row diverges: its loss becomes infinite or NaN, or it ends below ``below`` points.
 
     Attributes:
         text: the conclusion in words.
         row: which one.
-        below: AP points under which a training counts as failed.
+        below: AP points below which a training has failed.
         expected: False: the conclusion is that it doesn't fail.
     """
 
@@ -89,18 +89,18 @@ class Table:
     """A published table.
 
     Attributes:
-        name: what `hyperfocal reproduce` takes.
+        name: for `hyperfocal reproduce`.
         title: paper, table, and what it varies.
-        recipe: where its rows start from.
-        flags: what all rows need at full scale, beside the recipe.
-        columns: what is published; metrics of an evaluation, and ``ms``.
+        recipe: the recipe that its rows change.
+        flags: for all rows at full scale, besides the recipe.
+        columns: the published metrics of an evaluation, and ``ms``.
         rows: in the paper's order.
-        claims: what the paper concludes.
+        claims: the paper's conclusions.
         setting: data and schedule of the published numbers.
-        notes: what a reader should know.
+        notes: remarks for the reader.
         timed: whether inference is timed after the trainings.
-        small_flags: what all rows need at small scale.
-        small_set: what is drawn at small scale.
+        small_flags: for all rows at small scale.
+        small_set: the synthetic dataset at small scale.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""How long a trained detector takes for an image."""
+"""Inference time of a trained detector."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ WARM_UP = 5
 
 
 def milliseconds(run: Path) -> float:
-    """Median time of one image, network and suppression, over at most 50 val images.
+    """Median time per image of network and suppression, over at most 50 val images.
 
-    The images are read and resized before; the first five are run twice, once to warm up.
+    The images are read and resized before; the first five are run twice, once as warm-up.
     """
     model, data = load(run), RunFolder(run).read_experiment().data
     annotations = read_split(data, "val", model.categories, check="none")
@@ -41,7 +41,7 @@ def milliseconds(run: Path) -> float:
 
 
 def machine() -> str:
-    """What was timed on."""
+    """The hardware and PyTorch version of the timings."""
     if torch.cuda.is_available():
         return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
     return (
