@@ -39,11 +39,12 @@ from rich.console import Console
 
 from hyperfocal.config import override
 from hyperfocal.data import Split, TransformConfig
-from hyperfocal.data.synthetic import SyntheticConfig, draw_dataset
-from hyperfocal.engine import train as training
+from hyperfocal.data.synthetic import SyntheticConfig, make_dataset
 from hyperfocal.engine.checkpoint import Checkpoints, load_checkpoint
 from hyperfocal.engine.experiment import Experiment
+from hyperfocal.engine.loop import Loop
 from hyperfocal.engine.run_folder import RunFolder
+from hyperfocal.engine.train import train
 from hyperfocal.recipes import load_recipe
 
 PLACES = ("step", "evaluation", "checkpoint")
@@ -115,8 +116,8 @@ class Progress:
 
             return wrapped
 
-        training._Loop.one_step = reporting("step", training._Loop.one_step)
-        training._Loop.evaluate = reporting("evaluation", training._Loop.evaluate)
+        Loop.one_step = reporting("step", Loop.one_step)
+        Loop.evaluate = reporting("evaluation", Loop.evaluate)
         Checkpoints.save = reporting("checkpoint", Checkpoints.save)
         return seconds
 
@@ -132,7 +133,7 @@ def start(plan: Experiment, out: Path, progress: Progress) -> int:
         os.dup2(log, 1)
         os.dup2(log, 2)
         seconds = progress.follow()
-        training.train(plan, RunFolder(out), Console())
+        train(plan, RunFolder(out), Console())
         Path(f"{out}.seconds").write_text(json.dumps(seconds))
         status = 0
     finally:
@@ -253,7 +254,7 @@ def main() -> int:
         settings = SyntheticConfig(
             num_categories=6, imbalance=6, train_images=24, val_images=8, image_size=64
         )
-        draw_dataset(out / "data", settings)
+        make_dataset(out / "data", settings)
         progress, wanted, usual = Progress(), {}, {}
         for loss in args.losses:
             alone = out / f"{loss}_alone"

@@ -27,7 +27,7 @@ from pathlib import Path
 
 import torch
 
-from hyperfocal.data.synthetic import draw_dataset, is_drawn
+from hyperfocal.data.synthetic import is_generated, make_dataset
 from hyperfocal.reproduce.equalized_focal import LONG_TAIL
 from hyperfocal.reproduce.judge import interval
 from hyperfocal.reproduce.runs import Job, run_jobs, same_or_write
@@ -153,8 +153,8 @@ def settings(options: argparse.Namespace) -> Iterator[Setting]:
 def draw(out: Path) -> list[str]:
     """Draw 60 categories, 500 to 1 training images; the flags that name the set."""
     folder = out / "data"
-    if not is_drawn(folder, LONG_TAIL):
-        draw_dataset(folder, LONG_TAIL)
+    if not is_generated(folder, LONG_TAIL):
+        make_dataset(folder, LONG_TAIL)
     flags: list[str] = []
     for split in ("train", "val"):
         flags += [f"--data.{split}.annotations", str(folder / f"{split}.json")]

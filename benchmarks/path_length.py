@@ -23,7 +23,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import hyperfocal
 from hyperfocal.config import override
-from hyperfocal.data.synthetic import SyntheticConfig, draw_dataset
+from hyperfocal.data.synthetic import SyntheticConfig, make_dataset
 from hyperfocal.engine.run_folder import RunFolder
 from hyperfocal.engine.train import train
 from hyperfocal.recipes import load_recipe
@@ -117,7 +117,7 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        draw_dataset(
+        make_dataset(
             folder / "set",
             SyntheticConfig(num_categories=4, imbalance=2, train_images=12, val_images=4),
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hyperfocal.data.synthetic import SyntheticConfig, draw_dataset
+from hyperfocal.data.synthetic import SyntheticConfig, make_dataset
 
 
 @pytest.fixture(autouse=True)
@@ -25,5 +25,5 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = SyntheticConfig(
         num_categories=6, imbalance=6, train_images=24, val_images=8, image_size=96
     )
-    draw_dataset(out, settings)
+    make_dataset(out, settings)
     return out

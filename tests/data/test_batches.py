@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hyperfocal.data.batches import BatchStream, Draw, rank_slice
+from hyperfocal.data.batches import BatchStream, Sampled, rank_slice
 from hyperfocal.data.samplers import PlainSampler, RepeatFactorSampler
 from hyperfocal.types import ConfigError
 
 
-def take(stream: BatchStream, count: int, start: int = 0) -> list[tuple[Draw, ...]]:
+def take(stream: BatchStream, count: int, start: int = 0) -> list[tuple[Sampled, ...]]:
     return list(islice(stream.from_step(start), count))
 
 
@@ -81,8 +81,8 @@ def test_ranks_share_a_batch():
 
 
 def test_augmentation_has_a_stream_of_its_own_per_draw():
-    draws = [Draw(0, epoch, position) for epoch in range(3) for position in range(3)]
+    draws = [Sampled(0, epoch, position) for epoch in range(3) for position in range(3)]
     numbers = [drawn.rng(seed).random() for drawn in draws for seed in (0, 1)]
     numbers += [np.random.default_rng([seed, 0, 0, 1]).random() for seed in (0, 1)]  # samplers'
     assert len(set(numbers)) == len(numbers)
-    assert Draw(7, 1, 2).rng(0).random() == Draw(9, 1, 2).rng(0).random()
+    assert Sampled(7, 1, 2).rng(0).random() == Sampled(9, 1, 2).rng(0).random()

@@ -12,8 +12,8 @@ from PIL import Image
 from hyperfocal.data.synthetic import (
     SyntheticConfig,
     categories,
-    draw_dataset,
-    is_drawn,
+    is_generated,
+    make_dataset,
     train_image_counts,
     val_image_counts,
 )
@@ -25,7 +25,7 @@ SMALL = SyntheticConfig(num_categories=6, imbalance=10, train_images=40, val_ima
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("synthetic") / "set"
-    draw_dataset(out, SMALL)
+    make_dataset(out, SMALL)
     return out
 
 
@@ -109,12 +109,12 @@ def test_the_folder_is_a_sound_coco_data_set(drawn, split):
 
 
 def test_the_same_settings_give_the_same_files(drawn, tmp_path):
-    draw_dataset(tmp_path / "again", SMALL)
+    make_dataset(tmp_path / "again", SMALL)
     assert fingerprint(tmp_path / "again") == fingerprint(drawn)
 
 
 def test_another_seed_gives_other_pictures(drawn, tmp_path):
-    draw_dataset(tmp_path / "other", replace(SMALL, seed=4))
+    make_dataset(tmp_path / "other", replace(SMALL, seed=4))
     ours, other = fingerprint(drawn), fingerprint(tmp_path / "other")
     assert ours.keys() == other.keys()
     assert not any(ours[name] == other[name] for name in ours)
@@ -123,19 +123,19 @@ def test_another_seed_gives_other_pictures(drawn, tmp_path):
 def test_a_folder_is_recognised_by_its_settings_and_replaced(tmp_path):
     out = tmp_path / "deep" / "set"
     tiny = replace(SMALL, train_images=30, val_images=2)
-    assert not is_drawn(out, tiny)
-    draw_dataset(out, tiny)
-    assert is_drawn(out, tiny)
-    assert not is_drawn(out, replace(tiny, seed=9))
-    draw_dataset(out, replace(tiny, train_images=31))
+    assert not is_generated(out, tiny)
+    make_dataset(out, tiny)
+    assert is_generated(out, tiny)
+    assert not is_generated(out, replace(tiny, seed=9))
+    make_dataset(out, replace(tiny, train_images=31))
     assert len(list((out / "train").iterdir())) == 31
     assert [p.name for p in out.parent.iterdir()] == ["set"]
 
 
 def test_somebody_elses_folder_is_left_alone(tmp_path):
     (tmp_path / "photo.jpg").write_bytes(b"precious")
-    with pytest.raises(DataError, match=r"holds no synthetic\.json"):
-        draw_dataset(tmp_path, SMALL)
+    with pytest.raises(DataError, match=r"has no synthetic\.json"):
+        make_dataset(tmp_path, SMALL)
     assert [p.name for p in tmp_path.iterdir()] == ["photo.jpg"]
 
 
@@ -145,7 +145,7 @@ def test_an_interrupted_drawing_leaves_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr("hyperfocal.data.synthetic.draw_image", fail)
     with pytest.raises(KeyboardInterrupt):
-        draw_dataset(tmp_path / "set", SMALL)
+        make_dataset(tmp_path / "set", SMALL)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -8,7 +8,13 @@ from hypothesis import strategies as st
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from hyperfocal import config
-from hyperfocal.data.transforms import MIN_VISIBLE, TransformConfig, draw, resized_hw, transform
+from hyperfocal.data.transforms import (
+    MIN_VISIBLE,
+    TransformConfig,
+    make_plan,
+    resized_hw,
+    transform,
+)
 from hyperfocal.types import ConfigError, Sample, Target
 
 RNG = np.random.default_rng
@@ -208,13 +214,13 @@ def test_the_planned_size_is_the_size():
     for seed in range(20):
         hw = (int(RNG(seed).integers(1, 90)), int(RNG(seed + 99).integers(1, 90)))
         before = sample(torch.zeros(3, *hw, dtype=torch.uint8), [])
-        plan = draw(hw, everything, RNG(seed))
+        plan = make_plan(hw, everything, RNG(seed))
         assert transform(before, everything, RNG(seed)).image.shape[-2:] == plan.hw
 
 
 def test_settings_without_randomness_draw_nothing():
     rng = RNG(0)
-    draw((10, 20), TransformConfig(short=40), rng)
+    make_plan((10, 20), TransformConfig(short=40), rng)
     assert rng.bit_generator.state == RNG(0).bit_generator.state
 
 

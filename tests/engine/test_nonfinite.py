@@ -18,14 +18,14 @@ from rich.console import Console
 from hyperfocal.cli import main
 from hyperfocal.config import override
 from hyperfocal.data import Split, TransformConfig
-from hyperfocal.engine import train as training
+from hyperfocal.engine import loop
 from hyperfocal.engine.checkpoint import Checkpoints, load_checkpoint
 from hyperfocal.engine.experiment import Experiment, TrainConfig
 from hyperfocal.engine.nonfinite.blackbox import replay
 from hyperfocal.engine.nonfinite.causes import broken_boxes, likely_causes
 from hyperfocal.engine.run_folder import RunFolder
-from hyperfocal.engine.runtime import TrainingForward
-from hyperfocal.engine.step import Stepper
+from hyperfocal.engine.step import Stepper, TrainingForward
+from hyperfocal.engine.train import train
 from hyperfocal.engine.window import FACTOR, LEAST_STEPS, RunningRange
 from hyperfocal.recipes import load_recipe
 from hyperfocal.types import Batch, HyperfocalError, HyperfocalWarning, Target
@@ -51,7 +51,7 @@ def tiny(drawn: Path, *flags: str) -> Experiment:
 
 
 def run(plan: Experiment, out: Path) -> None:
-    training.train(plan, RunFolder(out), Console(quiet=True))
+    train(plan, RunFolder(out), Console(quiet=True))
 
 
 def states(out: Path) -> dict[int, Any]:
@@ -75,7 +75,7 @@ def equal(a: Any, b: Any) -> bool:
 @pytest.fixture
 def poison(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Pixels that aren't finite in the batch of one step, whatever run it comes in."""
-    real = training.train_batches
+    real = loop.train_batches
 
     def at(bad: int) -> None:
         def batches(*args: Any, start_step: int, **options: Any) -> Iterator[Batch]:
@@ -84,7 +84,7 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
                 pixels = torch.full(batch.images.shape, math.nan)
                 yield dataclasses.replace(batch, images=pixels) if step == bad else batch
 
-        monkeypatch.setattr(training, "train_batches", batches)
+        monkeypatch.setattr(loop, "train_batches", batches)
 
     return at
 
@@ -142,7 +142,7 @@ def test_skip_takes_every_other_step(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     # Without watching, as on one GPU, the run goes back to a checkpoint to find the step.
-    monkeypatch.setattr(training, "looks_at_each_step", lambda fabric: watch)
+    monkeypatch.setattr(loop, "looks_at_each_step", lambda fabric: watch)
     poison(2)
     plan = tiny(drawn, "--loss", "eqlv2", "--on-nonfinite", "skip", "--train.log-every", "5")
     if not watch:
@@ -158,7 +158,7 @@ def test_skip_takes_every_other_step(
     assert steps(tmp_path / "run") == [5]
     alone = tmp_path / "alone"  # the same steps, one left out by hand
     with monkeypatch.context() as patch:
-        patch.setattr(training, "examine", lambda stepper, *_: stepper.undo() or "left out")
+        patch.setattr(loop, "examine", lambda stepper, *_: stepper.undo() or "left out")
         with pytest.warns(HyperfocalWarning, match="left out"):
             run(dataclasses.replace(plan, checkpoint_seconds=0.0), alone)
     assert equal(states(alone)[5]["model"], found[5]["model"])
@@ -168,7 +168,7 @@ def test_skip_takes_every_other_step(
 def test_skipping_without_end_stops(
     drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, poison: Callable[[int], None]
 ) -> None:
-    monkeypatch.setattr(training, "MOST_IN_A_ROW", 1)
+    monkeypatch.setattr(loop, "MOST_IN_A_ROW", 1)
     poison(0)
     with pytest.raises(HyperfocalError, match="step 1"):
         run(tiny(drawn, "--on-nonfinite", "skip"), tmp_path)
@@ -225,7 +225,7 @@ def test_a_spike_is_in_the_log_with_its_images(
     monkeypatch.setattr(
         RunningRange, "limit", property(lambda self: 0.0 if self.seen == 2 else 9e9)
     )
-    training.train(tiny(drawn, "--train.log-every", "5"), RunFolder(tmp_path), Console())
+    train(tiny(drawn, "--train.log-every", "5"), RunFolder(tmp_path), Console())
     (line,) = [json.loads(line) for line in RunFolder(tmp_path).log.read_text().splitlines()]
     (spike,) = line["spikes"]
     assert spike["step"] == 3
@@ -294,7 +294,7 @@ def test_a_stop_before_a_rewind_is_not_forgotten(
     drawn: Path, tmp_path: Path, poison: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     poison(1)
-    monkeypatch.setattr(training, "looks_at_each_step", lambda fabric: False)
+    monkeypatch.setattr(loop, "looks_at_each_step", lambda fabric: False)
     gradients = Stepper.gradients
 
     def with_signal(self: Stepper, *args: Any, **kwargs: Any) -> Any:
@@ -304,6 +304,6 @@ def test_a_stop_before_a_rewind_is_not_forgotten(
 
     monkeypatch.setattr(Stepper, "gradients", with_signal)
     plan = tiny(drawn, "--on-nonfinite", "skip", "--train.log-every", "9")
-    result = training.train(plan, RunFolder(tmp_path), Console(quiet=True))
+    result = train(plan, RunFolder(tmp_path), Console(quiet=True))
     assert result.stopped_by == "SIGTERM"
     assert max(states(tmp_path)) < 5

@@ -13,11 +13,12 @@ from rich.console import Console
 from hyperfocal.api.pictures import close_training
 from hyperfocal.config import override
 from hyperfocal.data import Split, TransformConfig
-from hyperfocal.engine import train as training
+from hyperfocal.engine import loop as training
 from hyperfocal.engine.evaluate import Evaluation
 from hyperfocal.engine.experiment import Experiment, TrainConfig
+from hyperfocal.engine.loop import TrainResult
 from hyperfocal.engine.run_folder import RunFolder
-from hyperfocal.engine.train import TrainResult, train
+from hyperfocal.engine.train import train
 from hyperfocal.recipes import load_recipe
 from hyperfocal.types import ConfigError
 
@@ -46,7 +47,7 @@ def plan(drawn: Path, *flags: str) -> Experiment:
 def measured(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The AP of the evaluation after each step, to be filled in."""
     values: list[float] = []
-    real = training._Loop.evaluate
+    real = training.Loop.evaluate
 
     def evaluate(self: Any) -> bool:
         step = self.state.step
@@ -55,10 +56,10 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[float]:
             return Evaluation({"AP": values[step - 1]}, ())
 
         with monkeypatch.context() as patch:
-            patch.setattr("hyperfocal.engine.train.measure", measure)
+            patch.setattr("hyperfocal.engine.loop.measure", measure)
             return real(self)
 
-    monkeypatch.setattr(training._Loop, "evaluate", evaluate)
+    monkeypatch.setattr(training.Loop, "evaluate", evaluate)
     return values
 
 

@@ -26,8 +26,9 @@ from hyperfocal.engine.coordination import Abandoned, StopRequest
 from hyperfocal.engine.evaluate import Evaluation
 from hyperfocal.engine.experiment import Experiment
 from hyperfocal.engine.json_lines import LineFile
+from hyperfocal.engine.loop import TrainResult
 from hyperfocal.engine.run_folder import RunFolder
-from hyperfocal.engine.train import TrainResult, train
+from hyperfocal.engine.train import train
 from hyperfocal.recipes import load_recipe
 from hyperfocal.types import ConfigError, HyperfocalError, HyperfocalWarning
 
@@ -326,7 +327,7 @@ def test_sigterm_in_an_evaluation_leaves_it_to_the_resumed_run(
 ) -> None:
     plan, out = tiny(drawn), tmp_path / "run"
     for place in ("detect_all", "measure"):
-        real = getattr(sys.modules["hyperfocal.engine.train"], place)
+        real = getattr(sys.modules["hyperfocal.engine.loop"], place)
 
         def interrupted(*args: Any, real: Any = real, **options: Any) -> Any:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -334,7 +335,7 @@ def test_sigterm_in_an_evaluation_leaves_it_to_the_resumed_run(
             return real(*args, **options)
 
         with monkeypatch.context() as patch:
-            patch.setattr(f"hyperfocal.engine.train.{place}", interrupted)
+            patch.setattr(f"hyperfocal.engine.loop.{place}", interrupted)
             result = run(dataclasses.replace(plan, overwrite=True), out)
         assert result.stopped_by == "SIGTERM"
         assert [x["kind"] for x in logged(out)] == []

@@ -27,7 +27,7 @@ from hyperfocal.data import Split, TransformConfig
 from hyperfocal.engine.checkpoint import Checkpoints
 from hyperfocal.engine.experiment import Experiment
 from hyperfocal.engine.run_folder import RunFolder
-from hyperfocal.engine.runtime import Sealed, TrainingForward
+from hyperfocal.engine.step import Sealed, TrainingForward
 from hyperfocal.engine.train import train
 from hyperfocal.recipes import load_recipe
 from hyperfocal.types import LossTerms
@@ -128,7 +128,7 @@ def test_ghm_counts_a_step_as_a_whole(drawn, tmp_path) -> None:
 def test_resumed_equals_uninterrupted(case, drawn, whole, tmp_path, monkeypatch) -> None:
     settings = experiment(drawn, case)
     with monkeypatch.context() as patch:  # as if asked to stop after the second step
-        patch.setattr("hyperfocal.engine.train._Loop.stopping", lambda self: self.state.step == 2)
+        patch.setattr("hyperfocal.engine.loop.Loop.stopping", lambda self: self.state.step == 2)
         half = run(settings, tmp_path)
     assert (half["neg_grad"] < whole(case)["neg_grad"]).any()
     assert_same(run(dataclasses.replace(settings, resume=True), tmp_path), whole(case))

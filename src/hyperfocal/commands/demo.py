@@ -18,7 +18,12 @@ def run(words: list[str]) -> int:
     from hyperfocal.api.pictures import close_training
     from hyperfocal.config import override
     from hyperfocal.data import Split
-    from hyperfocal.data.synthetic import SyntheticConfig, draw_dataset, drawn_with, is_drawn
+    from hyperfocal.data.synthetic import (
+        SyntheticConfig,
+        generated_with,
+        is_generated,
+        make_dataset,
+    )
     from hyperfocal.engine.run_folder import RunFolder
     from hyperfocal.engine.train import train
     from hyperfocal.files import check_folder
@@ -30,14 +35,14 @@ def run(words: list[str]) -> int:
     out = experiment.out or DEFAULT_OUT
     check_folder(out, "--out")
     drawing, folder = SyntheticConfig(), out / "data"
-    if RunFolder(out).is_trained and drawn_with(folder) is None:
+    if RunFolder(out).is_trained and generated_with(folder) is None:
         raise ConfigError(
             f"--out {out} contains a run that isn't the demo's and would be replaced; choose "
             "another folder"
         )
-    if not is_drawn(folder, drawing):
+    if not is_generated(folder, drawing):
         say(console, f"generating a long-tailed dataset in {folder} ...")
-        draw_dataset(folder, drawing)
+        make_dataset(folder, drawing)
     data = dataclasses.replace(
         experiment.data,
         train=Split(folder / "train.json", folder / "train"),

@@ -41,7 +41,7 @@ def run(words: list[str]) -> int:
     args, flags = _parse(words)
     from rich.console import Console
 
-    from hyperfocal.data.synthetic import draw_dataset, is_drawn
+    from hyperfocal.data.synthetic import is_generated, make_dataset
     from hyperfocal.engine.outputs import named_files
     from hyperfocal.reproduce import find_row, find_table
     from hyperfocal.reproduce.plan import Plan, setting, synthetic_set
@@ -75,9 +75,9 @@ def run(words: list[str]) -> int:
         raise ConfigError(f"{out} contains other runs: {changed}. Choose another --out.")
 
     console = Console()
-    if synthetic is not None and not is_drawn(out / "data", synthetic):
+    if synthetic is not None and not is_generated(out / "data", synthetic):
         say(console, f"generating a long-tailed dataset in {out / 'data'} ...")
-        draw_dataset(out / "data", synthetic)
+        make_dataset(out / "data", synthetic)
     jobs = plan.jobs(rows, range(args.seeds))
     if linked := link_runs(jobs, experiments, args.reuse):
         say(console, f"{linked} runs are reused from other tables")

@@ -1,7 +1,7 @@
 """Annotations, images, transforms, samplers and loaders."""
 
 from hyperfocal.data.annotations import read_annotations
-from hyperfocal.data.batches import BatchStream, Draw
+from hyperfocal.data.batches import BatchStream, Sampled
 from hyperfocal.data.broken import BrokenFileWarning
 from hyperfocal.data.datasets import annotations_of
 from hyperfocal.data.formats import AnnotationFormat, Row, raw_from_rows
@@ -28,13 +28,13 @@ __all__ = [
     "BrokenFileWarning",
     "ClassBalancedSampler",
     "DataConfig",
-    "Draw",
     "ImageWeightSampler",
     "PlainSampler",
     "RawAnnotations",
     "RawImage",
     "RepeatFactorSampler",
     "Row",
+    "Sampled",
     "Sampler",
     "SamplerConfig",
     "Split",

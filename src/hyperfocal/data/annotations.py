@@ -1,4 +1,4 @@
-"""The one way in: annotations of any known format, checked, as an `AnnotationSet`."""
+"""Annotations of any known format, read and checked, as an `AnnotationSet`."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def read_annotations(
     follow_links: bool = False,
     format: AnnotationFormat | None = None,
 ) -> AnnotationSet:
-    """Read and check annotations; the format is found by looking.
+    """Read and check annotations; the format is detected.
 
     A ``.json`` file is COCO; a ``.yaml`` file, a folder with one, a folder of ``.txt`` labels or
     one with ``images`` and ``labels`` is YOLO; a folder of ``.xml`` files, or a VOC tree, is Pascal
@@ -46,7 +46,7 @@ def read_annotations(
     `read_openimages_split` and `read_csv` for each.
 
     Boxes lie in the image as displayed, after EXIF rotation. With one counted `HyperfocalWarning`
-    a kind: boxes that are not finite, have no area or lie outside the image are left out; boxes
+    per kind: boxes that are not finite, have no area or lie outside the image are left out; boxes
     that stand more than a pixel out of it are clipped; annotations of unknown images, or of
     categories that ``categories`` lacks, are left out; wrong sizes are replaced by the file's own;
     repeated annotation ids are kept.
@@ -67,7 +67,7 @@ def read_annotations(
             them out with a counted warning.
         openimages: the files that go with Open Images' boxes.
         follow_links: use image files that are links out of the image folder; otherwise an error.
-        format: reads the file; None finds the format by looking.
+        format: reads the file; None detects the format.
 
     Raises:
         DataError: an unknown or unreadable format; image files that can't be used (all are
@@ -132,9 +132,9 @@ def read_raw(
         images: image folder, or None.
         split: see `read_annotations`.
         categories: names for a folder of YOLO labels that has none.
-        problems: collects what is wrong; None tells it.
+        problems: collects errors and warnings; None raises and warns.
         openimages: the files that go with Open Images' boxes.
-        format: reads the file; None finds the format by looking.
+        format: reads the file; None detects the format.
 
     Raises:
         DataError: see `read_annotations`.

@@ -1,4 +1,4 @@
-"""Which images make up which step: an endless, resumable stream of global batches."""
+"""The order of training images: an endless, resumable stream of global batches."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _SOURCE_KEY = 5
 
 
 @dataclass(frozen=True)
-class Draw:
-    """One image as drawn for training.
+class Sampled:
+    """One image chosen by the sampler.
 
     Attributes:
         index: into ``AnnotationSet.images``.
@@ -30,11 +30,11 @@ class Draw:
     position: int
 
     def rng(self, seed: int) -> np.random.Generator:
-        """The generator of this draw's augmentation, whichever process makes it."""
+        """The random generator of its augmentation, the same in every process."""
         return np.random.default_rng([seed, self.epoch, self.position, _KEY])
 
     def source_seed(self, seed: int) -> int:
-        """Seed of whatever is random in the image's own source, such as a Dataset's transforms."""
+        """Seed for random operations of the image's own source, such as a Dataset's transforms."""
         key = [seed, self.epoch, self.position, _SOURCE_KEY]
         return int(np.random.SeedSequence(key).generate_state(1)[0])
 
@@ -47,14 +47,14 @@ def portrait(annotations: AnnotationSet) -> NDArray[np.bool_]:
 class BatchStream:
     """Endless stream of global batches, a pure function of (sampler, groups, batch size).
 
-    The epochs of the sampler follow each other without a seam: a batch may hold the last images of
-    one and the first of the next. With groups, an image waits until its group has a full batch.
-    So no image is dropped and none repeated: after any number of steps, what was drawn is what was
-    shown plus at most ``batch_size - 1`` waiting images a group.
+    A batch may contain the last images of one epoch and the first of the next. With groups, an
+    image waits until its group has a full batch. No image is dropped or repeated: after any number
+    of steps, the sampled images are those in batches plus at most ``batch_size - 1`` waiting images
+    per group.
 
     Args:
         sampler: the images of each epoch.
-        batch_size: images a step, over all processes.
+        batch_size: images per step, over all processes.
         groups: ``(M,)`` bool, images of one batch agree in it (see `portrait`); None mixes all.
 
     Example:
@@ -62,7 +62,7 @@ class BatchStream:
         >>> stream = BatchStream(PlainSampler(5, seed=0), batch_size=2)
         >>> batches = stream.from_step(0)
         >>> first, second, third = next(batches), next(batches), next(batches)
-        >>> [draw.epoch for draw in third]
+        >>> [sampled.epoch for sampled in third]
         [0, 1]
         >>> next(stream.from_step(1)) == second
         True
@@ -77,12 +77,12 @@ class BatchStream:
         self.batch_size = batch_size
         self.groups = groups
 
-    def from_step(self, step: int) -> Iterator[tuple[Draw, ...]]:
+    def from_step(self, step: int) -> Iterator[tuple[Sampled, ...]]:
         """Batches ``step``, ``step + 1``, ... without end.
 
-        Earlier steps are drawn again and thrown away, which takes about a second a million images.
+        Earlier steps are sampled again and discarded: about a second per million images.
         """
-        waiting: tuple[list[Draw], list[Draw]] = ([], [])
+        waiting: tuple[list[Sampled], list[Sampled]] = ([], [])
         epoch = made = 0
         while True:
             indices = self.sampler.epoch_indices(epoch)
@@ -94,7 +94,7 @@ class BatchStream:
             pairs = zip(indices.tolist(), groups.tolist(), strict=True)
             for position, (index, group) in enumerate(pairs):
                 queue = waiting[group]
-                queue.append(Draw(index, epoch, position))
+                queue.append(Sampled(index, epoch, position))
                 if len(queue) == self.batch_size:
                     if made >= step:
                         yield tuple(queue)

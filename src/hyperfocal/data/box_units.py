@@ -55,7 +55,7 @@ class WrongUnits:
 def in_file_pixels(
     raw: RawAnnotations, headers: Mapping[int, Header], problems: Problems
 ) -> tuple[RawAnnotations, WrongUnits | None]:
-    """Scale boxes to the image files where they were drawn on copies of another size.
+    """Scale boxes to the image files if they were annotated on copies of another size.
 
     Args:
         raw: the annotations, with the annotated sizes.
@@ -172,7 +172,7 @@ class _Frame(NamedTuple):
 def _scale_to_files(
     raw: RawAnnotations, headers: Mapping[int, Header], problems: Problems
 ) -> RawAnnotations:
-    """Scale boxes that were drawn on copies of another size than the files.
+    """Scale boxes that were annotated on copies of another size than the files.
 
     Of the images whose annotated size differs from the file's, the boxes are in pixels of the
     smaller of the two sizes if nearly all of them fit into it, else of the larger one. Where they

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from hyperfocal.data.batches import Draw
+from hyperfocal.data.batches import Sampled
 from hyperfocal.data.transforms import FILL
 from hyperfocal.types import DataError, HyperfocalWarning, ImageRecord, Sample, Target
 
@@ -20,16 +20,16 @@ MAX_NAMED = 10
 
 
 class BrokenFileWarning(HyperfocalWarning):
-    """Told by the process that met the file."""
+    """Emitted by the process that could not read the file."""
 
 
 class BrokenFiles:
     """Counts files that could be read before training and can't be any more.
 
     Args:
-        num_images: of the split, that this process is to see.
-        limit: share of them above which the run stops.
-        instead: what becomes of a broken image, for the warning.
+        num_images: number of images that this process reads.
+        limit: fraction of them above which the run stops.
+        instead: what happens with a broken image, for the warning.
     """
 
     def __init__(self, num_images: int, limit: float, instead: str) -> None:
@@ -68,24 +68,24 @@ class BrokenFiles:
 
 
 def with_replacement(
-    drawn: Draw, num_images: int, load: Callable[[Draw], Sample]
+    sampled: Sampled, num_images: int, load: Callable[[Sampled], Sample]
 ) -> tuple[Sample, list[str]]:
-    """A training sample; where its file is broken, that of one of the next images of the split.
+    """A training sample; if its file is broken, that of one of the next images of the split.
 
-    Which one is the same for every process and every time, as long as the same files are broken.
-    The augmentation is the one that was drawn for the broken image.
+    The replacement is the same in every process and every epoch, as long as the same files are
+    broken. It gets the broken image's augmentation.
 
     Returns:
-        The sample, and what is wrong with the files that were passed over.
+        The sample, and what is wrong with the files that were skipped.
 
     Raises:
         DataError: none of the next images can be read either.
     """
     messages: list[str] = []
     for step in range(min(TRIES, num_images)):
-        index = (drawn.index + step) % num_images
+        index = (sampled.index + step) % num_images
         try:
-            return load(dataclasses.replace(drawn, index=index)), messages
+            return load(dataclasses.replace(sampled, index=index)), messages
         except DataError as error:
             messages.append(str(error))
     raise DataError("none of these can be read:\n  " + "\n  ".join(messages[:MAX_NAMED]))

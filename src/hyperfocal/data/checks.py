@@ -1,7 +1,7 @@
 """From parsed annotations to an `AnnotationSet` that training and evaluation can rely on.
 
-Every format goes through the same checks, so that a problem is treated alike wherever it is met.
-What can be used is used, with one counted warning a kind; what can't is an error.
+All formats go through the same checks. Problems that can be corrected give one counted warning per
+kind; others are errors.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def check_annotations(
     headers: Sequence[Header | DataError] | None = None,
     follow_links: bool = False,
 ) -> AnnotationSet:
-    """Check, mend and group parsed annotations by image.
+    """Check and correct parsed annotations, and group them by image.
 
     Args:
         raw: what a reader parsed.
@@ -61,7 +61,7 @@ def check_annotations(
             training split); None takes the source's own.
         check: how far image files are looked at, see `hyperfocal.data.read_annotations`.
         bad_images: what to do about image files that can't be used.
-        problems: collects what is wrong; None tells it.
+        problems: collects errors and warnings; None raises and warns.
         headers: of ``raw.images``, from `look_at_images`, if they were looked at before.
         follow_links: use image files that are links out of the image folder.
 

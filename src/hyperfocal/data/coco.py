@@ -36,7 +36,7 @@ def read_coco(
         path: the JSON file.
         images: the folder that ``file_name`` is relative to; None takes the file's own folder, or
             ``images`` beside the file if the pictures are there.
-        problems: collects what is wrong; None tells it.
+        problems: collects errors and warnings; None raises and warns.
         content: the decoded JSON, if it is in memory already; ``path`` then only names it.
 
     Raises:

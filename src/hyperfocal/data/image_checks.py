@@ -1,4 +1,4 @@
-"""Do the image files exist, are they whole, and of the size that the annotations state?"""
+"""Checks of image files: whether they exist, are complete and have the annotated size."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def links_out(images: Sequence[RawImage]) -> list[RawImage]:
             place = os.path.realpath(path) if is_link else resolved(parent)
             if os.path.commonpath((place, resolved(root))) != resolved(root):
                 found.append(image)
-        except (ValueError, OSError):  # no path at all: told when it is opened
+        except (ValueError, OSError):  # no valid path: reported when it is opened
             continue
     return found
 
@@ -74,7 +74,7 @@ def look_at_images(
             return error
         return header
 
-    # Threads hide what a disk or a network takes to answer; decoding is bound by the processors.
+    # Threads hide the latency of a disk or a network; decoding is bound by the processors.
     workers = os.cpu_count() if check == "decode" else 8
     found: list[Header | DataError] = []
     for header in in_threads(look, images, workers or 1):
@@ -84,7 +84,7 @@ def look_at_images(
 
 
 def in_threads(do: Callable[[T], R], items: Sequence[T], workers: int) -> Iterator[R]:
-    """``map`` in threads, a chunk of items at a time: most take less than handing them over."""
+    """``map`` in threads, a chunk of items at a time: a single one takes too little time."""
 
     def do_all(start: int) -> list[R]:
         return [do(item) for item in items[start : start + CHUNK]]
@@ -148,7 +148,7 @@ def check_images(
                 f"{shown(image.name)}, {_size(image.hw)} in the annotations, {_size(header.hw)}"
             )
             is_turned = image.hw == header.stored_hw
-            (turned if is_turned else wrong).append(f"image id {image.id}, {stated} in truth")
+            (turned if is_turned else wrong).append(f"image id {image.id}, {stated} in the file")
         good.append(replace(image, hw=header.hw))
     problems.warn(
         len(wrong),

@@ -17,12 +17,12 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from hyperfocal.data.batches import BatchStream, Draw, portrait, rank_slice
+from hyperfocal.data.batches import BatchStream, Sampled, portrait, rank_slice
 from hyperfocal.data.broken import BrokenFiles, grey_sample, with_replacement
 from hyperfocal.data.images import limit_pixels
 from hyperfocal.data.samples import collate, load_sample
 from hyperfocal.data.settings import DataConfig
-from hyperfocal.data.transforms import TransformConfig, apply, draw
+from hyperfocal.data.transforms import TransformConfig, apply, make_plan
 from hyperfocal.types import AnnotationSet, Batch, ConfigError, DataError, Sample, Target
 
 
@@ -37,18 +37,18 @@ def train_batches(
     world_size: int = 1,
     pin_memory: bool = False,
 ) -> Batches:
-    """One process's training batches without end, one an optimizer step.
+    """One process's endless training batches, one per optimizer step.
 
-    A batch depends on the data, the settings, ``seed`` and its step alone: not on the number of
-    workers, and, taken together with the other processes' parts, not on their number. All
-    processes pad a step's images to one size.
+    A batch depends on the data, the settings, ``seed`` and its step alone, not on the number of
+    workers; the global batch doesn't depend on the number of processes. All processes pad a step's
+    images to one size.
 
     Args:
         settings: sampler, ``train_transform``, grouping, workers.
         annotations: the training split.
-        batch_size: images a step over all processes.
+        batch_size: images per step, over all processes.
         seed: of the order of images and of their augmentation.
-        start_step: the first step wanted, to go on with a run.
+        start_step: the first step, to resume a run.
         rank: of this process.
         world_size: number of processes.
         pin_memory: put images in page-locked memory, for a GPU.
@@ -82,7 +82,7 @@ def eval_batches(
 ) -> SizedBatches:
     """One process's evaluation batches: every image once over all processes.
 
-    Images of like size follow each other, so there is little padding.
+    Images of similar size follow each other, so there is little padding.
 
     Args:
         settings: ``val_transform``, workers.
@@ -101,13 +101,13 @@ def eval_batches(
     if batch_size < 1:
         raise ConfigError(f"batch_size = {batch_size}, but it must be at least 1")
     steps = _Steps(settings, annotations, settings.val_transform, slice(None), 0, False)
-    every = [Draw(n, 0, n) for n in range(len(annotations.images))]
-    # By shape, then size, then place, so that the order is the same everywhere.
+    every = [Sampled(n, 0, n) for n in range(len(annotations.images))]
+    # By shape, then size, then index, so that the order is the same everywhere.
     keys = [(hw[0] / hw[1], hw) for hw in map(steps.hw, every)]
-    every.sort(key=lambda drawn: (*keys[drawn.index], drawn.index))
+    every.sort(key=lambda sampled: (*keys[sampled.index], sampled.index))
     starts = range(rank * batch_size, len(every), world_size * batch_size)
     order = [tuple(every[n : n + batch_size]) for n in starts]
-    own = sum(map(len, order))  # the others see the rest
+    own = sum(map(len, order))
     broken = BrokenFiles(own, settings.max_broken, "its boxes count as missed")
     return SizedBatches(steps, order, settings.workers, pin_memory, broken)
 
@@ -126,7 +126,7 @@ class Batches:
     def __init__(
         self,
         steps: _Steps,
-        order: Iterable[tuple[Draw, ...]],
+        order: Iterable[tuple[Sampled, ...]],
         workers: int,
         pin_memory: bool,
         broken: BrokenFiles,
@@ -168,22 +168,23 @@ class _FromStep:
     stream: BatchStream
     step: int
 
-    def __iter__(self) -> Iterator[tuple[Draw, ...]]:
+    def __iter__(self) -> Iterator[tuple[Sampled, ...]]:
         return self.stream.from_step(self.step)
 
 
 @dataclass(frozen=True)
 class _Failure:
-    """A `DataError` on its way out of a worker, which would wrap it in a traceback."""
+    """A `DataError` from a worker, as a value: raised there, it would be wrapped in a traceback."""
 
     message: str
 
 
 @dataclass
 class _Packed:
-    """A batch on its way out of a worker.
+    """A batch from a worker.
 
-    Every tensor that crosses takes a file descriptor, so the many small ones go as numpy arrays.
+    Each tensor sent between processes takes a file descriptor, so the many small ones are numpy
+    arrays.
     """
 
     batch: Batch
@@ -207,7 +208,7 @@ class _Packed:
 
 
 class _Steps(Dataset["_Packed | _Failure"]):
-    """Makes a process's part of a global batch."""
+    """Loads a process's part of a global batch."""
 
     def __init__(
         self,
@@ -227,41 +228,41 @@ class _Steps(Dataset["_Packed | _Failure"]):
         self.seed = seed
         self.replaces = replaces
 
-    def hw(self, drawn: Draw) -> tuple[int, int]:
+    def hw(self, sampled: Sampled) -> tuple[int, int]:
         """Size after the transform, known without decoding."""
-        record = self.records[drawn.index]
-        return draw((record.height, record.width), self.transform, drawn.rng(self.seed)).hw
+        record = self.records[sampled.index]
+        return make_plan((record.height, record.width), self.transform, sampled.rng(self.seed)).hw
 
-    def __getitem__(self, draws: tuple[Draw, ...]) -> _Packed | _Failure:
-        sizes = [self.hw(drawn) for drawn in draws]
-        # Of the global batch, so that all processes pad alike.
+    def __getitem__(self, batch: tuple[Sampled, ...]) -> _Packed | _Failure:
+        sizes = [self.hw(sampled) for sampled in batch]
+        # Of the global batch, so that all processes pad to the same size.
         min_hw = max(size[0] for size in sizes), max(size[1] for size in sizes)
         try:
-            found = [self.sample(drawn) for drawn in draws[self.part]]
+            found = [self.sample(sampled) for sampled in batch[self.part]]
         except DataError as error:
             return _Failure(str(error))
         broken = [message for _, messages in found for message in messages]
         samples = [sample for sample, _ in found]
         return _Packed.pack(collate(samples, self.divisor, min_hw), broken)
 
-    def sample(self, drawn: Draw) -> tuple[Sample, list[str]]:
-        """The sample of a draw, and what is wrong with files that another took the place of."""
+    def sample(self, sampled: Sampled) -> tuple[Sample, list[str]]:
+        """The sample of an image, and what is wrong with files that were replaced."""
         if self.replaces:
-            return with_replacement(drawn, len(self.records), self.load)
+            return with_replacement(sampled, len(self.records), self.load)
         try:
-            return self.load(drawn), []
+            return self.load(sampled), []
         except DataError as error:
-            return self.transformed(grey_sample(self.records[drawn.index]), drawn), [str(error)]
+            return self.transformed(grey_sample(self.records[sampled.index]), sampled), [str(error)]
 
-    def load(self, drawn: Draw) -> Sample:
-        record = self.records[drawn.index]
+    def load(self, sampled: Sampled) -> Sample:
+        record = self.records[sampled.index]
         if self.replaces or record.source is None:
-            return self.transformed(load_sample(record, drawn.source_seed(self.seed)), drawn)
-        # As when the targets were read: the metrics compare with those boxes.
-        return self.transformed(load_sample(record, record.id), drawn)
+            return self.transformed(load_sample(record, sampled.source_seed(self.seed)), sampled)
+        # With the same seed as when the targets were read, whose boxes the metrics use.
+        return self.transformed(load_sample(record, record.id), sampled)
 
-    def transformed(self, sample: Sample, drawn: Draw) -> Sample:
-        plan = draw(sample.original_hw, self.transform, drawn.rng(self.seed))
+    def transformed(self, sample: Sample, sampled: Sampled) -> Sample:
+        plan = make_plan(sample.original_hw, self.transform, sampled.rng(self.seed))
         return apply(sample, plan, self.transform)
 
 
@@ -274,7 +275,7 @@ def _same(item: Any) -> Any:
 
 @contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Keep signals waiting while workers start: they inherit this until they ignore them."""
+    """Block signals while workers start; the workers inherit this until they ignore them."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return

@@ -1,4 +1,4 @@
-"""What every annotation reader hands to `hyperfocal.data.checks`, and how problems are told."""
+"""Parsed but unchecked annotations, which every reader returns, and the problems found in them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SplitName = Literal["train", "val"]
 BoxOrder = Literal["xywh", "cxcywh", "xyxy"]
 
 MAX_SIDE = 1 << 24
-"""Pixels; an annotated width or height beyond it is taken for none."""
+"""Pixels; a larger annotated width or height is ignored."""
 
 MAX_SHOWN = 10
 """Errors written out in one message; the rest are counted."""
@@ -31,7 +31,7 @@ MAX_SHOWN = 10
 
 @dataclass(frozen=True)
 class RawImage:
-    """One image as the annotations tell of it, unchecked.
+    """One image of the annotations, unchecked.
 
     Attributes:
         id: image id.
@@ -64,7 +64,7 @@ class RawAnnotations:
         area: ``(N,)`` float64 px², NaN where the source gives none.
         normalized: boxes are fractions of the image's width and height.
         describe: names the n-th annotation in a message.
-        made_up_ids: the format has no category ids, so that only names tell categories.
+        made_up_ids: the format has no category ids; categories are identified by name.
         federated: LVIS's lists, with category ids in place of labels and ``frequency`` in the
             order of ``categories``; None for other formats.
         openimages: Open Images' lists, with labels of ``categories``; None for other formats.
@@ -105,7 +105,7 @@ class RawAnnotations:
 
 @dataclass(frozen=True)
 class Warned:
-    """One kind of thing that was put right or left out.
+    """One kind of problem that was corrected or left out.
 
     Attributes:
         count: cases.
@@ -125,13 +125,13 @@ class Warned:
 
 @dataclass
 class Problems:
-    """Collects what is wrong with a source, to be told all at once.
+    """Collects the problems of a source, to report them all at once.
 
     Attributes:
         source: named at the start of every message.
         errors: what can't be used.
-        warnings: what was put right or left out, one a kind.
-        quiet: leave it to the owner of this object to tell the warnings.
+        warnings: what was corrected or left out, one per kind.
+        quiet: don't emit the warnings; the caller reads them from this object.
     """
 
     source: Path

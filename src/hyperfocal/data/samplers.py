@@ -13,7 +13,7 @@ from hyperfocal.config import Config
 from hyperfocal.types import AnnotationSet, CategoryCounts, DataError
 
 # Last word of a generator's key. It keeps the order of images apart from their augmentation
-# (`batches.Draw.rng`): numpy pads short keys with zeros, so length alone would not.
+# (`batches.Sampled.rng`): numpy pads short keys with zeros, so length alone would not.
 _KEY = 1
 
 
@@ -155,7 +155,7 @@ class ClassBalancedSampler:
     """Class-balanced sampling (CBS): first a category, evenly, then an image that contains it.
 
     Categories come in shuffled rounds, each once a round; the images of a category likewise. An
-    epoch has as many draws as the split has images. Images without boxes are never drawn
+    epoch has as many images as the split. Images without boxes are never sampled
     (Kang et al. 2020, "Decoupling", section 3).
     """
 

@@ -39,7 +39,7 @@ def load_sample(record: ImageRecord, seed: int | None = None) -> Sample:
         raise DataError(
             f"image id {record.id}: {record.path} is {hw[1]}x{hw[0]}, but it is annotated as "
             f"{record.width}x{record.height}; don't change files during a run, and read "
-            "annotations with --data.check headers to have sizes put right"
+            "annotations with --data.check headers to have sizes corrected"
         )
     real = ~record.crowd
     target = Target(
@@ -90,5 +90,5 @@ def prepare_image(
     pixels = read_image(Path(image)) if isinstance(image, str | Path) else to_image(image)
     hw = (int(pixels.shape[-2]), int(pixels.shape[-1]))
     target = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
-    # Nothing is drawn from the generator: settings without randomness don't ask it.
+    # The generator isn't used: these settings have no randomness.
     return transform(Sample(pixels, target, 0, hw), settings, np.random.default_rng(0))

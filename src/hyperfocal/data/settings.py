@@ -1,4 +1,4 @@
-"""The settings of the data: where it lies, and how it is drawn, varied and loaded."""
+"""Settings of the data: its files, and how images are sampled, augmented and loaded."""
 
 from __future__ import annotations
 
@@ -58,14 +58,14 @@ class Split(config.Config):
 
 @dataclass(frozen=True)
 class DataConfig(config.Config):
-    """What to train and validate on, and how images are drawn, varied and loaded."""
+    """Training and validation data, and how images are sampled, augmented and loaded."""
 
     train: Split = field(default_factory=Split)
     """The training split."""
     val: Split = field(default_factory=Split)
     """The validation split."""
     format: AnnotationFormat | None = None
-    """A dataset format of your own: module:Class (docs/extend.md); none: found by looking."""
+    """A dataset format of your own: module:Class (docs/extend.md); none: detected."""
     sampler: SamplerConfig = field(default_factory=PlainSampler.Config)
     """Which images an epoch shows, and how often."""
     train_transform: TransformConfig = field(default_factory=lambda: TransformConfig(flip=0.5))

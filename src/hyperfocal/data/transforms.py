@@ -1,8 +1,8 @@
 """Geometric and photometric transforms of a `Sample`.
 
-What happens to an image is drawn first, as a `Plan`, from nothing but its size, the settings and a
-random generator. So the size of a transformed image is known without decoding it: that is what
-lets every process pad a batch alike, however the batch is split over them.
+Random parameters are chosen first, as a `Plan`, from the image's size, the settings and a random
+generator. So the size of a transformed image is known without decoding it, and every process can
+pad its part of a batch to the size of the whole.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ FILL = 114
 
 @dataclass(frozen=True)
 class TransformStep(config.Config, role=True):
-    """A transform of one's own, after all others; it is its own settings.
+    """Base class of user-defined transforms, applied after all others; the config is the transform.
 
     It may change pixels and boxes, but not the size of the image: sizes are known before images are
     decoded, so that every process pads a batch alike.
@@ -57,7 +57,7 @@ class TransformConfig(config.Config):
     """How an image is brought to the network, and how it is varied in training."""
 
     short: int | tuple[int, ...] = 800
-    """Length of the shorter side in pixels; of several, each image draws one (scale jitter)."""
+    """Length of the shorter side in pixels; of several, one is chosen per image (scale jitter)."""
     long: int = 1333
     """Longest that the longer side may get, in pixels."""
     resize: Literal["antialias", "bilinear_float"] = "antialias"
@@ -150,7 +150,7 @@ def transform(sample: Sample, settings: TransformConfig, rng: np.random.Generato
         tensor([[14.,  4., 18.,  8.]])
     """
     height, width = sample.image.shape[-2:]
-    return apply(sample, draw((height, width), settings, rng), settings)
+    return apply(sample, make_plan((height, width), settings, rng), settings)
 
 
 def resized_hw(hw: tuple[int, int], short: int, settings: TransformConfig) -> tuple[int, int]:
@@ -165,14 +165,14 @@ def resized_hw(hw: tuple[int, int], short: int, settings: TransformConfig) -> tu
     return max(1, math.floor(hw[0] * scale + 0.5)), max(1, math.floor(hw[1] * scale + 0.5))
 
 
-def draw(hw: tuple[int, int], settings: TransformConfig, rng: np.random.Generator) -> Plan:
-    """Draw what will happen to an image of height and width ``hw``."""
-    # The size is drawn first, so that it depends on nothing but the settings that concern it.
+def make_plan(hw: tuple[int, int], settings: TransformConfig, rng: np.random.Generator) -> Plan:
+    """Choose the random parameters for an image of height and width ``hw``."""
+    # The size comes first, so that it depends on no settings but its own.
     size = resized_hw(hw, settings.shorts[int(rng.integers(len(settings.shorts)))], settings)
     if not settings.is_random:
         return Plan(size)
     flip = bool(rng.random() < settings.flip)
-    # Zoom is drawn evenly on a log scale: halving is as likely as doubling.
+    # Zoom is uniform on a log scale: halving is as likely as doubling.
     low, high = np.log(settings.zoom)
     zoom = float(np.exp(rng.uniform(low, high)))
     offset = float(rng.random()), float(rng.random())
@@ -187,7 +187,7 @@ def draw(hw: tuple[int, int], settings: TransformConfig, rng: np.random.Generato
 
 
 def apply(sample: Sample, plan: Plan, settings: TransformConfig) -> Sample:
-    """Do to a sample what `draw` drew."""
+    """Apply the transform of a plan to a sample."""
     image, boxes = sample.image, sample.target.boxes
     if settings.resize == "bilinear_float":
         image = image.float() / 255

@@ -1,4 +1,4 @@
-"""Pascal VOC: one XML file an image, boxes in pixels counted from 1, both ends included."""
+"""Pascal VOC: one XML file per image, boxes in pixels counted from 1, both ends included."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def read_voc(
         images: the image folder; None takes ``JPEGImages`` beside ``Annotations``, or the folder
             of the XML files.
         split: which of a tree's lists to read.
-        problems: collects what is wrong; None tells it.
+        problems: collects errors and warnings; None raises and warns.
 
     Raises:
         DataError: unreadable or incomplete files; names them.

@@ -89,7 +89,7 @@ def read_yolo(
         images: the split's image folder; None takes what ``data.yaml`` says for ``split``.
         split: ``train`` or ``val``.
         categories: names for a folder of label files without ``classes.txt``.
-        problems: collects what is wrong; None tells it.
+        problems: collects errors and warnings; None raises and warns.
 
     Raises:
         DataError: unreadable files or lines; names them.
@@ -305,7 +305,7 @@ def _root(settings: Mapping[str, Any], path: Path, problems: Problems) -> Path:
 def _inside(folder: Path, name: str, source: Path) -> Path:
     """``folder / name``, refusing to leave the folder of the dataset.
 
-    Exports that write ``../train/images`` for a folder ``train`` beside the YAML are put right.
+    A ``../train/images`` written for a folder ``train`` beside the YAML is corrected.
     """
     try:
         place = (folder / name).resolve()
@@ -416,7 +416,7 @@ def _class_of(word: str) -> float:
 class _PoseSigns:
     """Tells whether long lines are poses of a data set that doesn't say so.
 
-    They are taken for poses if all of them have one length, more than an oriented box has, and in
+    They are considered poses if all of them have one length, more than an oriented box has, and in
     all of them the first four values are a box that the points after it lie in.
     """
 

@@ -1,4 +1,4 @@
-"""Processes and precision of a training, and how batches pass through Fabric."""
+"""Processes and precision of a training."""
 
 from __future__ import annotations
 
@@ -14,17 +14,13 @@ from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from lightning_fabric.strategies.ddp import DDPStrategy
 from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
 from lightning_fabric.strategies.strategy import Strategy
-from torch import Tensor, nn
 from torch.distributed import DistError
 from torch.distributed.device_mesh import DeviceMesh
-from torch.nn.parallel import DistributedDataParallel
 
 from hyperfocal.engine.device import find_device, resolve, warn_if_emulated
 from hyperfocal.engine.experiment import Experiment
 from hyperfocal.engine.sharding import shard
-from hyperfocal.losses._core.memory import own_buffers
-from hyperfocal.models import Detector
-from hyperfocal.types import Batch, ConfigError
+from hyperfocal.types import ConfigError
 
 
 def launch(experiment: Experiment) -> Fabric:
@@ -108,34 +104,3 @@ def lost_contact(error: RuntimeError) -> bool:
     text = str(error)
     signs = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "recvBytes")
     return isinstance(error, DistError) or any(sign in text for sign in signs)
-
-
-class Sealed:
-    """Carries a batch through Fabric, which would otherwise rebuild every dataclass in it."""
-
-    __slots__ = ("batch", "divisors")
-
-    def __init__(self, batch: Batch, divisors: Tensor | None) -> None:
-        self.batch, self.divisors = batch, divisors
-
-
-class TrainingForward(nn.Module):
-    """The module that Fabric wraps: the detector's loss terms as a dict of tensors."""
-
-    def __init__(self, detector: Detector) -> None:
-        super().__init__()
-        self.detector = detector
-        # Documented in torch as the way to exclude buffers from DDP.
-        ignore = DistributedDataParallel._set_params_and_buffers_to_ignore_for_model
-        ignore(self, own_buffers(self))  # type: ignore[no-untyped-call]
-
-    def forward(self, sealed: Sealed) -> dict[str, Tensor]:
-        """Terms by field name of `LossTerms`, without those that the detector doesn't have."""
-        terms = self.detector.loss_terms(sealed.batch, sealed.divisors)
-        values = {
-            "classification": terms.classification,
-            "box": terms.box,
-            "positives": terms.positives,
-            "quality": terms.quality,
-        }
-        return {name: value for name, value in values.items() if value is not None}

@@ -27,7 +27,7 @@ class TrainState:
     """Training state; all but ``evaluation`` is saved in checkpoints.
 
     Samplers, augmentation and torch's generators are not saved: they are functions of the seed and
-    the step (`BatchStream`, `Draw.rng`, `step_seed`).
+    the step (`BatchStream`, `Sampled.rng`, `step_seed`).
 
     Attributes:
         model: the detector, with its loss's statistics.

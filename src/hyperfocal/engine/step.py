@@ -12,14 +12,47 @@ import torch
 import torch.distributed as dist
 from lightning_fabric import Fabric
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from hyperfocal.engine.experiment import TrainConfig
-from hyperfocal.engine.runtime import Sealed
 from hyperfocal.engine.sharding import full, whole
 from hyperfocal.engine.state import TrainState
+from hyperfocal.losses._core.memory import own_buffers
+from hyperfocal.models import Detector
 from hyperfocal.types import Batch, HyperfocalError, HyperfocalWarning, LossTerms
 
 _KEY = 3  # separates these seeds from those of `data.samplers` and `data.batches`
+
+
+class Sealed:
+    """Carries a batch through Fabric, which would otherwise rebuild every dataclass in it."""
+
+    __slots__ = ("batch", "divisors")
+
+    def __init__(self, batch: Batch, divisors: Tensor | None) -> None:
+        self.batch, self.divisors = batch, divisors
+
+
+class TrainingForward(nn.Module):
+    """The module that Fabric wraps: the detector's loss terms as a dict of tensors."""
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self.detector = detector
+        # Documented in torch as the way to exclude buffers from DDP.
+        ignore = DistributedDataParallel._set_params_and_buffers_to_ignore_for_model
+        ignore(self, own_buffers(self))  # type: ignore[no-untyped-call]
+
+    def forward(self, sealed: Sealed) -> dict[str, Tensor]:
+        """Terms by field name of `LossTerms`, without those that the detector doesn't have."""
+        terms = self.detector.loss_terms(sealed.batch, sealed.divisors)
+        values = {
+            "classification": terms.classification,
+            "box": terms.box,
+            "positives": terms.positives,
+            "quality": terms.quality,
+        }
+        return {name: value for name, value in values.items() if value is not None}
 
 
 class Gradients(NamedTuple):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hyperfocal import config as configs
-from hyperfocal.data.synthetic import drawn_with
+from hyperfocal.data.synthetic import generated_with
 from hyperfocal.engine.experiment import Experiment
 from hyperfocal.engine.run_folder import RunFolder, read_json
 from hyperfocal.reproduce.runs import Job
@@ -70,6 +70,6 @@ def _identity(config: dict[str, Any]) -> str:
     for split in ("train", "val"):
         files = config["data"][split]
         for name, path in files.items():
-            if isinstance(path, str) and (marker := drawn_with(Path(path).parent)) is not None:
+            if isinstance(path, str) and (marker := generated_with(Path(path).parent)) is not None:
                 files[name] = [marker, Path(path).name]
     return json.dumps(config, sort_keys=True)

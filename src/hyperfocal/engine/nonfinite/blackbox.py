@@ -22,10 +22,10 @@ from hyperfocal.engine.checkpoint import (
 from hyperfocal.engine.nonfinite.causes import broken_boxes
 from hyperfocal.engine.optim import build_optimizer
 from hyperfocal.engine.run_folder import RunFolder, finite, write_json
-from hyperfocal.engine.runtime import TrainingForward, launch
+from hyperfocal.engine.runtime import launch
 from hyperfocal.engine.sharding import full_state, local, whole
 from hyperfocal.engine.state import TrainState
-from hyperfocal.engine.step import Gradients, Stepper
+from hyperfocal.engine.step import Gradients, Stepper, TrainingForward
 from hyperfocal.fonts import Label, picture_label
 from hyperfocal.models import Detector
 from hyperfocal.names import command
