@@ -1,4 +1,4 @@
-"""Fixtures shared by the rooms: small drawn data, no downloads."""
+"""Fixtures shared by all tests: small synthetic data, no downloads."""
 
 from __future__ import annotations
 
