@@ -1,4 +1,4 @@
-"""Time `hyperfocal doctor` on a set of COCO's size, without decoding.
+"""Time `hyperfocal doctor` on a dataset of COCO's size, without decoding.
 
     python benchmarks/bench_doctor.py [--images 118000] [--boxes 860000]
 
@@ -41,7 +41,7 @@ def simulate(root: Path, split: str, images: int, boxes: int, seed: int) -> None
         os.link(pictures[n % len(SIZES)], folder / name)
         entries.append({"id": n + 1, "file_name": name, "width": width, "height": height})
     owner = rng.integers(0, images, boxes)
-    # Frequencies fall like 1 / rank, sides like COCO's: a median of about 60 pixels.
+    # Frequencies decrease as 1 / rank; box sizes as in COCO, with a median of about 60 pixels.
     share = 1 / np.arange(1, CATEGORIES + 1)
     labels = rng.choice(CATEGORIES, boxes, p=share / share.sum()) + 1
     sides = np.exp(rng.normal(4.1, 1.0, (boxes, 2)))
@@ -79,7 +79,7 @@ def main() -> None:
         start, busy = time.perf_counter(), time.process_time()
         cli.main(["doctor", name, "--decode", "none", "--html", str(root / "doctor.html")])
         busy = time.process_time() - busy
-        print(f"{time.perf_counter() - start:.1f} s, of processor time {busy:.1f} s")
+        print(f"{time.perf_counter() - start:.1f} s, {busy:.1f} s of processor time")
 
 
 if __name__ == "__main__":

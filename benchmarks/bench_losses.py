@@ -1,19 +1,20 @@
-"""Loss forward and backward against torchvision, compiled torchvision and, where it is, fvcore.
+"""Loss forward and backward against torchvision, compiled torchvision and, if installed, fvcore.
 
     python benchmarks/bench_losses.py --threads 2 --csv benchmarks/out/losses.csv
     python benchmarks/bench_losses.py --quick
 
-Every contestant gets the same logits and integer labels and gives the summed loss and the logits'
-gradient; those that need a one-hot target make it. They take turns, so that a change in the
-machine's load meets all of them, and medians are compared; on a CPU the processor time is given as
-well, which other programs disturb less. Peak memory is that of a process of its own, beyond what
-held the logits and labels, gradient included. GB/s counts one read and one write of the logits.
+All implementations get the same logits and integer labels, and compute the summed loss and the
+logits' gradient; those that need a one-hot target create it. They run alternately, so that changes
+in the machine's load affect all of them, and medians are compared; on a CPU processor time is
+reported as well, which other programs affect less. Peak memory is measured in a separate process,
+in addition to the logits and labels, including the gradient. GB/s counts one read and one write of
+the logits.
 
     python benchmarks/bench_losses.py --device cuda --rows 2000000 --peers eager
 
-On a GPU the time is the GPU's own, by events around calls that wait in its queue; "host ms" is what
-a call takes the CPU until it has started everything. "of copy" is the share of the bandwidth of a
-copy of the logits, measured in the same run.
+On a GPU the time is the GPU's own, measured with events around calls that wait in its queue; "host
+ms" is the CPU time of a call until it has launched everything. "of copy" is the fraction of the
+bandwidth of a copy of the logits, measured in the same run.
 """
 
 from __future__ import annotations
@@ -45,14 +46,14 @@ from hyperfocal.losses import (
     sigmoid_focal_loss,
 )
 
-try:  # has no wheel, so not every machine with a GPU can have it
+try:  # has no wheels, so it isn't always available
     from fvcore.nn import sigmoid_focal_loss as fvcore_focal
 except ImportError:
     fvcore_focal = None
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 QUEUE_CYCLES = 10_000_000
-"""What the GPU waits before a call: some 5 ms."""
+"""Delay on the GPU before a call: about 5 ms."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -76,7 +77,7 @@ def equalized(k: int, device: str, backend: str) -> Loss:
 
 
 def contestants(k: int, device: str, others: str = "all") -> dict[tuple[str, str], Loss]:
-    """By loss and backend; ``others``: which of other libraries."""
+    """Losses by name and implementation; ``others``: which of other libraries."""
     focal = partial(sigmoid_focal_loss, reduction="sum")
     quality = partial(quality_focal_loss, reduction="sum")
     peers: dict[tuple[str, str], Loss] = {("focal", "torchvision"): torchvision_focal}
@@ -118,10 +119,10 @@ def copy(logits: Tensor, to: Tensor) -> None:
 
 
 def timed(call: Callable[[], None], device: str) -> tuple[float, float]:
-    """Seconds of wall and processor time; on a GPU its own and the host's."""
+    """Seconds of wall and processor time; on a GPU, of the GPU and the host."""
     if device == "cuda":
         start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda._sleep(QUEUE_CYCLES)  # all is in the queue when it starts
+        torch.cuda._sleep(QUEUE_CYCLES)  # everything is queued before it starts
         start.record()
         host = time.perf_counter()
         call()
@@ -135,11 +136,11 @@ def timed(call: Callable[[], None], device: str) -> tuple[float, float]:
 
 
 def peak_extra(loss: str, backend: str, args: argparse.Namespace, dtype: str) -> int:
-    """Bytes beyond logits and labels at the worst moment, measured in a process of its own."""
+    """Peak memory in bytes besides logits and labels, measured in a separate process."""
     shape = ["--rows", str(args.rows), "--classes", str(args.classes)]
     words = [*shape, "--dtype", dtype, "--device", args.device, "--threads", str(args.threads)]
     command = [sys.executable, __file__, *words, "--measure-peak", loss, backend]
-    # Without its own cache of freed blocks, the allocator shows what is in use.
+    # Without a cache of freed blocks, the memory measured is that in use.
     environment = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
     run = subprocess.run(
         command, env={**os.environ, **environment}, stdout=subprocess.PIPE, check=True
@@ -159,7 +160,7 @@ def measure_peak(loss: str, backend: str, args: argparse.Namespace) -> int:
         step(call, *data)
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - before
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = resident("VmRSS")
     step(call, *data)
     return resident("VmHWM") - before
@@ -188,9 +189,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument(
-        "--peers", choices=["all", "eager"], default="all", help="torch.compile too"
+        "--peers", choices=["all", "eager"], default="all", help="all: also with torch.compile"
     )
-    parser.add_argument("--no-memory", action="store_true", help="leave peak memory out")
+    parser.add_argument("--no-memory", action="store_true", help="don't measure peak memory")
     parser.add_argument("--quick", action="store_true", help="a tenth of the rows, few repeats")
     parser.add_argument("--csv", type=Path, help="append the results to this file")
     parser.add_argument("--measure-peak", nargs=2, help=argparse.SUPPRESS)

@@ -1,11 +1,11 @@
-"""LVIS evaluation at the size of its val split, ours and the ``lvis`` package in one run.
+"""LVIS evaluation at the size of its val split, with hyperfocal and the ``lvis`` package.
 
     python benchmarks/bench_lvis_eval.py [--images 20000] [--peer-images 300]
 
-Both are given the same simulated results: 300 detections an image, 1203 categories. The package
-does a fixed amount of work for every image, category and area range, so its time per image is
-taken from a smaller split; both sizes are printed, and the ratio is of seconds per image, with ours
-measured at the full size. Reading files is not timed.
+Both get the same simulated results: 300 detections per image, 1203 categories. The package does a
+fixed amount of work for every image, category and area range, so its time per image is measured on
+a smaller split; both sizes are printed, and the ratio is that of the times per image, with
+hyperfocal's measured at the full size. Reading files is not timed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ K = 1203
 
 
 def simulate(n: int) -> tuple[AnnotationSet, dict[int, Detections]]:
-    """12 boxes an image of about 5 categories; 200 detections near a box, 100 anywhere."""
+    """12 boxes per image of about 5 categories; 200 detections near a box, 100 anywhere."""
     rng = np.random.default_rng(0)
     records, found, negative, partly = [], {}, {}, {}
     often = 1 / np.arange(1, K + 1)

@@ -1,8 +1,8 @@
-"""Open Images' evaluation at the size of its challenge: reading the files, and the metric.
+"""Open Images evaluation at the size of the challenge: reading the files, and the metric.
 
     python benchmarks/bench_openimages_eval.py [--images 20000] [--detections 300]
 
-Simulates ground truth (8 boxes an image, 500 categories under a hierarchy of two levels, verified
+Simulates ground truth (8 boxes per image, 500 categories in a hierarchy of two levels, verified
 labels) and results, writes the results as CSV, reads them back and evaluates.
 """
 
@@ -42,7 +42,7 @@ def simulate(images: int, detections: int) -> tuple[OpenImagesTruth, OpenImagesB
     guess = np.take_along_axis(labels, near, axis=1)
     away = rng.random(guess.shape) < 0.4
     guess = np.where(away, rng.integers(0, K, guess.shape), guess)
-    # The last tenth of the categories are above the others.
+    # The last tenth of the categories are parents of the others.
     ancestors = tuple(
         frozenset({K - 1 - n % (K // 10)} if n < K * 9 // 10 else ()) for n in range(K)
     )

@@ -1,13 +1,13 @@
-"""A training step and inference against torchvision's RetinaNet: same backbone, images, settings.
+"""Training steps and inference against torchvision's RetinaNet: same backbone, images, settings.
 
     python benchmarks/bench_step.py --precision fp32 bf16
 
 Both detectors: ResNet with frozen batch norms, its stem and first stage frozen, P6 from P5, plain
-towers, focal loss and L1, 100 detections. A training step is forward, backward and SGD. Steps of
-the two take turns, so that a change in the machine's load meets both; medians are compared. Peak
-memory is that of a process of its own which does nothing but a few steps (median of three).
-torchvision's resize is switched off, and it gets float images while hyperfocal gets the bytes of a
-data loader and converts them itself.
+towers, focal loss and L1, 100 detections. A training step is forward, backward and SGD. The two run
+alternately, so that changes in the machine's load affect both; medians are compared. Peak memory is
+measured in a separate process that only runs a few steps (median of three). torchvision's resize is
+switched off, and it gets float images, while hyperfocal gets uint8 images from a data loader and
+converts them itself.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from torch import nn
 
 CLASSES = 80
 PROCESSES = 3
-"""Processes whose peak memory is measured."""
+"""Number of processes whose peak memory is measured."""
 OBJECTS = 8
 """Objects in each image."""
 
@@ -47,12 +47,12 @@ def make_data(args: argparse.Namespace) -> tuple[torch.Tensor, list[dict[str, to
 
 
 def spread_scores(last: nn.Conv2d) -> None:
-    """Scores like a trained detector's: some thousands of pairs above the threshold."""
+    """Scores like a trained detector's: some thousands are above the threshold."""
     nn.init.normal_(last.weight, std=0.2)
 
 
 def build_ours(args: argparse.Namespace) -> tuple[Callable[[], object], Callable[[], object]]:
-    """Functions that do a training step and an inference."""
+    """Functions for a training step and for inference."""
     from hyperfocal.losses import SmoothL1Loss
     from hyperfocal.models import FPN, Backbone, RetinaNet
     from hyperfocal.types import Batch, Target
@@ -129,7 +129,7 @@ BUILDERS = {"hyperfocal": build_ours, "torchvision": build_theirs}
 
 
 def optimizer_for(model: nn.Module) -> torch.optim.Optimizer:
-    """A rate that leaves the random weights where they are: every step is like the first."""
+    """A learning rate so low that the random weights hardly change: all steps are alike."""
     return torch.optim.SGD((p for p in model.parameters() if p.requires_grad), lr=1e-6)
 
 
@@ -141,7 +141,7 @@ def precision(args: argparse.Namespace) -> AbstractContextManager[object]:
 
 
 def seconds(function: Callable[[], object], args: argparse.Namespace) -> float:
-    """One call."""
+    """Time of one call."""
     synchronize = torch.cuda.synchronize if args.device.startswith("cuda") else lambda: None
     synchronize()
     start = time.perf_counter()
@@ -153,7 +153,7 @@ def seconds(function: Callable[[], object], args: argparse.Namespace) -> float:
 def take_turns(
     functions: dict[str, Callable[[], object]], args: argparse.Namespace
 ) -> dict[str, float]:
-    """Median seconds of each, after one call to warm up."""
+    """Median time of each function, alternating, after one warm-up call."""
     for function in functions.values():
         function()
     times: dict[str, list[float]] = {name: [] for name in functions}
@@ -164,7 +164,7 @@ def take_turns(
 
 
 def print_peak_memory(args: argparse.Namespace) -> None:
-    """Body of the subprocess: MiB after a few calls."""
+    """Run in the subprocess: prints the peak memory in MiB after a few calls."""
     function = dict(zip(("train", "detect"), BUILDERS[args.only](args), strict=True))[args.what]
     for _ in range(3):
         function()
@@ -175,7 +175,7 @@ def print_peak_memory(args: argparse.Namespace) -> None:
 
 
 def peak_memory(name: str, what: str, kind: str, args: argparse.Namespace) -> float:
-    """Peak MiB of a process that does only this: the median of a few, as the allocator's varies."""
+    """Peak MiB of a process that only does this; the median of several, since it varies."""
     command = [sys.executable, __file__, "--only", name, "--what", what, "--precision", kind]
     for option in ("backbone", "size", "batch", "device", "threads"):
         command += [f"--{option}", str(getattr(args, option))]
@@ -194,7 +194,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--precision", nargs="+", default=["fp32"], choices=["fp32", "bf16"])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--rounds", type=int, default=5, help="calls of each, taking turns")
+    parser.add_argument("--rounds", type=int, default=5, help="calls of each, alternating")
     parser.add_argument("--only", choices=[*BUILDERS], help=argparse.SUPPRESS)
     parser.add_argument("--what", choices=["train", "detect"], help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -217,7 +217,7 @@ def main() -> None:
     )
     print("|---|---|---:|---:|---:|---:|---:|---:|")
     cases = [(what, kind) for kind in args.precision for what in ("train", "detect")]
-    # Memory first: a process starts with its parent's peak, which is still small.
+    # Memory first: a process inherits its parent's peak, which is still small.
     peaks = {case: [peak_memory(name, *case, args) for name in BUILDERS] for case in cases}
     for kind in list(args.precision):
         args.precision = [kind]

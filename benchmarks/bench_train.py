@@ -1,13 +1,12 @@
-"""Training and inference speed of the machine at hand in one table, beside torchvision's.
+"""Training and inference speed on this machine in one table, compared with torchvision.
 
     python benchmarks/bench_train.py --device cuda
     python benchmarks/bench_train.py --quick        # a minute on a CPU
 
-Rows: the fused losses as a share of a copy's bandwidth (`bench_losses.py`), training steps of
-RetinaNet (as in `bench_step.py`), training with 1203 categories and EFL with all logits at once and
-in pieces, and inference. Training steps and inference of the two libraries take turns in the same
-run and medians are given; peak memory is what the allocator held, and on a CPU isn't measured here
-(`bench_step.py` does).
+Rows: the fused losses as a fraction of a copy's bandwidth (`bench_losses.py`), training steps of
+RetinaNet (as in `bench_step.py`), training with 1203 categories and EFL, with all logits at once
+and in pieces, and inference. Medians are reported; peak memory is that of the CUDA allocator, and
+isn't measured on a CPU (`bench_step.py` does).
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ def row(what: str, ours: str, theirs: str = "", ratio: str = "", note: str = "")
 
 
 def losses(args: argparse.Namespace) -> None:
-    """Shares of the copy's bandwidth."""
+    """Fractions of the copy's bandwidth."""
     for k, logits in ((80, args.logits), (LVIS, args.logits)):
         for name in ("fp32", "bf16"):
             data = bench_losses.make_data(logits // k, k, bench_losses.DTYPES[name], args.device)
@@ -98,7 +97,7 @@ def steps(args: argparse.Namespace) -> None:
             ours, theirs = seconds["hyperfocal"], seconds["torchvision"]
             row(
                 f"{what}, {batch} images, {kind}",
-                f"{batch / ours:.1f} img/s, {ours / batch * 1e3:.2f} ms an image",
+                f"{batch / ours:.1f} img/s, {ours / batch * 1e3:.2f} ms per image",
                 f"{batch / theirs:.1f} img/s, {theirs / batch * 1e3:.2f} ms",
                 f"{theirs / ours:.2f}x",
                 f"peak {peaks['hyperfocal']} against {peaks['torchvision']}",
@@ -167,15 +166,19 @@ def main() -> None:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--backbone", default="resnet50", help="resnet18, 34, 50, 101 or 152")
     parser.add_argument("--size", type=int, default=800, help="side of the square images, pixels")
-    parser.add_argument("--batch", type=int, default=16, help="images of a training step")
+    parser.add_argument("--batch", type=int, default=16, help="images per training step")
     parser.add_argument("--precision", nargs="+", default=["bf16", "fp32"])
-    parser.add_argument("--rounds", type=int, default=7, help="calls whose median is given")
-    parser.add_argument("--logits", type=int, default=160_000_000, help="of the losses")
+    parser.add_argument("--rounds", type=int, default=7, help="calls per median")
+    parser.add_argument(
+        "--logits", type=int, default=160_000_000, help="number of logits for the losses"
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument(
         "--only", nargs="+", choices=[*PARTS], default=[*PARTS], help="parts of the table"
     )
-    parser.add_argument("--quick", action="store_true", help="small: shows that all of it runs")
+    parser.add_argument(
+        "--quick", action="store_true", help="small sizes, to check that everything runs"
+    )
     args = parser.parse_args()
     if args.quick:
         args.backbone, args.size, args.batch, args.rounds = "resnet18", 128, 2, 1

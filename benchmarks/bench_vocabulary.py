@@ -1,21 +1,21 @@
-"""Last convolution and loss with many categories: the streamed head against the ordinary ones.
+"""Last convolution and loss with many categories: the streamed head against ordinary ones.
 
     python benchmarks/bench_vocabulary.py --csv benchmarks/out/vocabulary.csv
     python benchmarks/bench_vocabulary.py --quick
 
-Forward and backward of the classification's last convolution and its focal loss over the pyramid of
-one image, from random 256-channel maps that take a gradient. Contestants:
+Forward and backward of the last classification convolution and its focal loss over the pyramid of
+one image, from random 256-channel maps that require gradients. Implementations:
 
     streamed     hyperfocal's streamed head
     joined       an ordinary head, all levels' logits joined, hyperfocal's fused loss
     plain        the same with the plain PyTorch form of the loss
     torchvision  torchvision's RetinaNet classification head (without its tower) and its loss
 
-Each runs in processes of its own: once at a small size, then for peak memory beyond what held maps,
-parameters and the parameters' gradients, then for time. "peak" is memory in use: glibc is told to
-return what is freed; "kept" is the same with its defaults, which keep freed blocks for later. Those
-that would need more than --limit-gb (estimated from the logits) are left out. Processor time is
-given beside wall time because other programs disturb it less.
+Each runs in separate processes: first at a small size as warm-up, then for peak memory besides that
+of maps, parameters and the parameters' gradients, then for time. "peak" is memory in use: glibc is
+set to return freed memory; "kept" is the same with its defaults, which keep freed blocks for later.
+Implementations that would need more than --limit-gb (estimated from the logits) are skipped.
+Processor time is reported beside wall time because other programs affect it less.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ CHANNELS = 256
 STRIDES = (8, 16, 32, 64, 128)
 PRIOR_BIAS = -4.595
 TENSORS_OF_LOGITS = {"streamed": 0, "joined": 4, "plain": 13, "torchvision": 14}
-"""Tensors of the size of all logits that exist at the worst moment, about: to foresee memory."""
+"""Approximate number of tensors of the size of all logits at the peak, to estimate memory."""
 GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": str(1 << 17)}
-"""glibc then returns what is freed at once, and the peak is that of memory in use."""
+"""With this, glibc returns freed memory at once, so the peak is that of memory in use."""
 
 
 class Problem:
@@ -92,7 +92,7 @@ class Problem:
 
         head = RetinaNetClassificationHead(CHANNELS, self.anchors, self.k)
         head.conv, head.cls_logits = nn.Identity(), self.conv
-        # It takes, for each anchor, the index of its object, or -1 for background.
+        # For each anchor, the index of its object, or -1 for background.
         labels = self.labels[0]
         positive = labels < self.k
         matched = torch.full_like(labels, -1)
@@ -113,7 +113,7 @@ class Problem:
 
 
 def measure(args: argparse.Namespace) -> dict[str, float]:
-    """What one process finds out about one contestant."""
+    """Measure one implementation, in this process."""
     contestant, k = args.measure[0], int(args.measure[1])
     size = (args.size[0], args.size[-1])
     Problem((64, 64), 8, 1, args.device).step(contestant)
@@ -125,7 +125,7 @@ def measure(args: argparse.Namespace) -> dict[str, float]:
         loss = problem.step(contestant)
         peak = torch.cuda.max_memory_allocated() - before
     else:
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
         before = resident("VmRSS")
         loss = problem.step(contestant)
         peak = resident("VmHWM") - before
@@ -151,7 +151,7 @@ def resident(field: str) -> int:
 
 
 def in_own_process(args: argparse.Namespace, contestant: str, k: int) -> dict[str, float]:
-    """Memory in use from one process, what the C library keeps and the times from another."""
+    """Memory in use from one process; memory kept by the C library, and times, from another."""
     in_use = run_process(args, contestant, k, 0, GIVE_BACK)
     usual = run_process(args, contestant, k, args.repeats, {})
     return usual | {
@@ -205,7 +205,7 @@ def main() -> None:
 
 def compare(args: argparse.Namespace, classes: Sequence[int]) -> list[dict[str, str | float]]:
     height, width = args.size[0], args.size[-1]
-    print(f"{height}x{width} image, {args.anchors} anchors a location, torch {torch.__version__}")
+    print(f"{height}x{width} image, {args.anchors} anchors per location, torch {torch.__version__}")
     print(
         f"{'K':>6} {'head':12} {'peak MB':>9} {'/plain':>7}  with parameters  kept MB"
         "        s    CPU s"
@@ -217,7 +217,7 @@ def compare(args: argparse.Namespace, classes: Sequence[int]) -> list[dict[str, 
         for head in args.contestants:
             gigabytes = TENSORS_OF_LOGITS[head] * 4 * k * args.anchors * locations / 1e9
             if gigabytes > args.limit_gb:
-                print(f"{k:6} {head:12} left out: would need some {gigabytes:.0f} GB")
+                print(f"{k:6} {head:12} skipped: would need about {gigabytes:.0f} GB")
             else:
                 found[head] = in_own_process(args, head, k)
         for head, row in found.items():

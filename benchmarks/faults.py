@@ -1,16 +1,16 @@
-"""Kills a small training at random moments, goes on with it, and compares every file to the bit.
+"""Kills a small training at random moments, resumes it, and compares all files bit for bit.
 
     python benchmarks/faults.py [--moments 50] [--seed 0] [--losses efl eqlv2 ghm focal]
 
-For each loss one run is left alone. Each further run is killed with SIGKILL once: in a step, in
-an evaluation or while a checkpoint is being written, in turns, at a random time inside it; then
-started again with ``resume``. *Survived*: it ended by itself. *Identical*: the last checkpoint
-(weights, average, optimizer, the loss's statistics, best metric), the best weights, metrics.json,
-metrics.jsonl, ratios.jsonl and TensorBoard's scalars equal those of the run left alone, bit for
-bit; times and rates are left out.
+For each loss one run is not interrupted. Each further run is killed once with SIGKILL: in a step,
+in an evaluation or while a checkpoint is written, in turn, at a random time; then resumed.
+*Survived*: the resumed run was completed. *Identical*: the last checkpoint (weights, average,
+optimizer, the loss's statistics, best metric), the best weights, metrics.json, metrics.jsonl,
+ratios.jsonl and TensorBoard's scalars equal those of the uninterrupted run, bit for bit; times and
+rates are ignored.
 
-Every training is a process of its own, forked from one that has imported everything. One worker
-process loads the images. The exit status is 1 unless every run survived and is identical.
+Each training is a separate process, forked from one that has imported everything. One worker
+process loads the images. The exit status is 1 unless all runs survived and are identical.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ STEPS, EVALUATIONS = 12, 3
 
 
 def experiment(data: Path, loss: str) -> Experiment:
-    """A small RetinaNet with everything that has state: average, momentum, a loss with memory."""
+    """A small RetinaNet with all kinds of state: average, momentum, a loss with memory."""
     base = load_recipe("demo")
     size = TransformConfig(short=64, long=64)
     flips = TransformConfig(short=64, long=64, flip=0.5, zoom=(0.7, 1.4))
@@ -86,12 +86,12 @@ def experiment(data: Path, loss: str) -> Experiment:
 
 
 class Progress:
-    """Where a training is, seen from outside: (place, how often it was there, since when)."""
+    """What a training does now, shared between processes: (place, number of visits, since when)."""
 
     _form = struct.Struct("iid")
 
     def __init__(self) -> None:
-        self._shared = mmap.mmap(-1, self._form.size)  # stays shared when the process forks
+        self._shared = mmap.mmap(-1, self._form.size)  # remains shared after a fork
 
     def write(self, place: int, visit: int) -> None:
         self._shared[:] = self._form.pack(place, visit, time.monotonic())
@@ -101,7 +101,7 @@ class Progress:
         return place, visit
 
     def follow(self) -> dict[str, list[float]]:
-        """Make this process's trainings report; returns the seconds of each visit as they end."""
+        """Make this process's trainings report; returns the durations of each visit."""
         seconds: dict[str, list[float]] = {place: [] for place in PLACES}
 
         def reporting(place: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -123,7 +123,7 @@ class Progress:
 
 
 def start(plan: Experiment, out: Path, progress: Progress) -> int:
-    """Train in a forked process; its id. Its output goes to ``out``.txt."""
+    """Train in a forked process and return its id. Its output goes to ``out``.txt."""
     pid = os.fork()
     if pid:
         return pid
@@ -142,13 +142,13 @@ def start(plan: Experiment, out: Path, progress: Progress) -> int:
 
 
 def wait(pid: int) -> bool:
-    """Whether the process ended well."""
+    """Whether the process ended without error."""
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
 @dataclass(frozen=True)
 class Moment:
-    """When to kill: in the ``visit``-th stay at ``place``, after a share of its usual time."""
+    """When to kill: in the ``visit``-th visit to ``place``, after a fraction of its duration."""
 
     place: str
     visit: int
@@ -166,7 +166,7 @@ class Moment:
 
 
 def moments(count: int, seed: int) -> Iterator[Moment]:
-    """The places in turns, each at a random visit and time."""
+    """The places in turn, each with a random visit and time."""
     rng = random.Random(seed)
     visits = {"step": STEPS, "evaluation": EVALUATIONS, "checkpoint": STEPS}
     for n in range(count):
@@ -175,7 +175,7 @@ def moments(count: int, seed: int) -> Iterator[Moment]:
 
 
 def signature(out: Path) -> dict[str, str]:
-    """A digest of every file of a run, without times and rates."""
+    """Digests of all files of a run, without times and rates."""
     run = RunFolder(out)
     newest = load_checkpoint(Checkpoints(run.checkpoints).paths()[0])
     files = {name: getattr(run, name) for name in ("metrics", "weights", "ratios")}
@@ -195,7 +195,7 @@ def signature(out: Path) -> dict[str, str]:
 
 
 def scalars(folder: Path) -> list[Any]:
-    """TensorBoard's scalars in the order they were written, times and rates left out."""
+    """TensorBoard's scalars in the order they were written, without rates."""
     try:
         from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
     except ImportError:

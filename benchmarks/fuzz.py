@@ -1,11 +1,11 @@
-"""Feed mutated annotation files and images to the readers, and see that nothing else comes out.
+"""Feed mutated annotation files and images to the readers, and check how they fail.
 
     python benchmarks/fuzz.py [--annotations 10000] [--images 2000] [--seed 0]
 
 Every file must be used (with counted warnings) or refused with one clear message, a
 `HyperfocalError`. Any other exception, a file that takes longer than 20 seconds, a message of many
-lines, or memory that grows without bound is a failure; failures are printed with their seed, and
-the exit status is 1. A crash of the interpreter shows by itself.
+lines, or unbounded memory is a failure; failures are printed with their seed, and the exit status
+is 1. A crash of the interpreter is visible by itself.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from hyperfocal.types import HyperfocalError, HyperfocalWarning
 SECONDS = 20
 MAX_LINES = 13
 DOCTORED = 0.1
-"""Share of annotation files that `hyperfocal doctor` sees too."""
+"""Fraction of annotation files that `hyperfocal doctor` checks too."""
 
 ODD: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 2**31, 2**63, 10**30, 10**400, -0.0, 1e308, 1e-320,
@@ -65,7 +65,7 @@ class Hang(BaseException):
 
 
 def mutate_bytes(data: bytes, rng: random.Random) -> bytes:
-    """Flip, cut, repeat, insert or overwrite, a few times."""
+    """Flip, cut, repeat, insert or overwrite bytes, a few times."""
     out = bytearray(data)
     for _ in range(rng.choice((1, 1, 1, 2, 6))):
         if not out:
@@ -89,7 +89,7 @@ def mutate_bytes(data: bytes, rng: random.Random) -> bytes:
 
 
 def mutate_tree(tree: Any, rng: random.Random) -> Any:
-    """Replace, remove, double or nest a few values anywhere in a JSON tree."""
+    """Replace, remove, duplicate or nest a few values anywhere in a JSON tree."""
     tree = copy.deepcopy(tree)
     for _ in range(rng.choice((1, 1, 1, 2, 4))):
         places: list[tuple[Any, Any]] = []
@@ -117,7 +117,7 @@ def mutate_tree(tree: Any, rng: random.Random) -> Any:
 
 
 def mutate_words(text: str, rng: random.Random) -> str:
-    """Replace, remove or double a few words."""
+    """Replace, remove or duplicate a few words."""
     words = text.split(" ")
     for _ in range(rng.choice((1, 1, 1, 2, 4))):
         n = rng.randrange(len(words))
@@ -132,7 +132,7 @@ def mutate_words(text: str, rng: random.Random) -> str:
 
 
 class Sets:
-    """A small sound data set in each format, to mutate."""
+    """A small valid dataset in each format, to mutate."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -228,8 +228,8 @@ def limited() -> Iterator[None]:
 
 
 def attempt(what: str, use: Callable[[], None], seen: Counter[str]) -> str | None:
-    """Count what comes of using a file; the reason if it is a failure."""
-    with warnings.catch_warnings(record=True) as told:
+    """Use a file and count the outcome; returns the reason if it is a failure."""
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             with limited():
@@ -242,10 +242,10 @@ def attempt(what: str, use: Callable[[], None], seen: Counter[str]) -> str | Non
             outcome = "refused"
         except Hang:
             return f"longer than {SECONDS} s"
-        except BaseException:  # that is what is looked for
+        except BaseException:  # any other error is a failure
             return traceback.format_exc()
-    own = [w for w in told if issubclass(w.category, HyperfocalWarning)]
-    foreign = [w for w in told if not issubclass(w.category, HyperfocalWarning)]
+    own = [w for w in caught if issubclass(w.category, HyperfocalWarning)]
+    foreign = [w for w in caught if not issubclass(w.category, HyperfocalWarning)]
     if outcome == "used" and own:
         outcome = "used with warnings"
     seen[f"{what}: {outcome}"] += 1
@@ -256,7 +256,7 @@ def attempt(what: str, use: Callable[[], None], seen: Counter[str]) -> str | Non
 
 
 def see_doctor(file: Path, images: Path | None, recipe: Experiment) -> None:
-    """Examine a file as both splits; whatever is wrong must become a finding."""
+    """Check a file as both splits; all problems must become findings."""
     split = Split(file, images)
     data = dataclasses.replace(recipe.data, train=split, val=split)
     found = examine(dataclasses.replace(recipe, data=data), "none")

@@ -1,17 +1,17 @@
-"""Losses x samplers x detectors on a long-tailed set, over seeds: one resumable grid, one table.
+r"""Losses x samplers x detectors on a long-tailed dataset, with several seeds: grid and table.
 
     python benchmarks/long_tail.py --out runs/groceries_grid --seeds 0 1 2 --losses focal efl -- \\
         retinanet_mobilenet --data.train.annotations train.json --data.train.images images \\
         --data.val.annotations val.json --data.val.images images --model.backbone.weights FILE
 
-What follows ``--`` is what `hyperfocal train` takes, the same for every run; each run adds its own
+The arguments after ``--`` are those of `hyperfocal train` for every run; each run adds its own
 ``--model``, ``--loss``, ``--sampler``, ``--seed``, and with ``--priors`` ``--model.head.prior``.
-``--synthetic`` draws a set of 60 categories from 500 to 1 training images into the output folder
-and trains on that. ``--jobs`` runs go side by side, each with a ``log.txt`` in its folder. A
-finished run is not made again, an interrupted one is resumed, so the same command goes on; every
-run that ends renews ``table.md`` and ``table.json``. Seeds come last in the order, so that what
-there is can be compared at any time. All runs draw the same images in the same order for a seed and
-sampler.
+``--synthetic`` generates a dataset of 60 categories with 500 to 1 training images in the output
+folder and trains on it. ``--jobs`` runs are trained in parallel, each with a ``log.txt`` in its
+folder. Finished runs are skipped and interrupted ones resumed, so repeat the command to continue;
+each finished run updates ``table.md`` and ``table.json``. Seeds are the outer loop, so finished
+runs can be compared at any time. All runs with the same seed and sampler see the same images in the
+same order.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from hyperfocal.reproduce.judge import interval
 from hyperfocal.reproduce.runs import Job, run_jobs, same_or_write
 from hyperfocal.types import HyperfocalError
 
-# Focal loss is EFL with scale 0, to the last bit, and so keeps its gradient ratios too.
+# Focal loss is EFL with scale 0, bit for bit, which also logs gradient ratios.
 LOSSES = {
     "focal": "--loss efl --loss.scale 0",
     "efl": "--loss efl",
@@ -51,7 +51,7 @@ SATURATED = 0.999
 
 @dataclass(frozen=True)
 class Setting:
-    """What the runs of the grid differ in, apart from the seed.
+    """The differences between the runs of the grid, apart from the seed.
 
     Attributes:
         model: one of `MODELS`.
@@ -69,25 +69,25 @@ class Setting:
 
     @property
     def flags(self) -> list[str]:
-        """What tells it from the others."""
+        """The flags of this setting."""
         sampler = SAMPLERS[self.sampler].format(threshold=self.threshold)
         flags = shlex.split(f"{MODELS[self.model]} {LOSSES[self.loss]} {sampler}")
         return flags if self.prior is None else [*flags, "--model.head.prior", str(self.prior)]
 
     @property
     def name(self) -> str:
-        """The folders' of its runs, without the seed."""
+        """Name of its runs' folders, without the seed."""
         words = [self.model, self.loss, self.sampler]
         return "-".join(words if self.prior is None else [*words, f"prior={self.prior}"])
 
 
 def main() -> int:
-    """Run what is missing, then print the table."""
+    """Train what is missing, then print the table."""
     options = parse()
     options.out.mkdir(parents=True, exist_ok=True)
     shared = {"train": options.train, "rfs_threshold": options.rfs_threshold}
     if changed := same_or_write(options.out / "grid.json", shared):
-        sys.exit(f"{options.out} holds other runs: {changed}. Choose another --out.")
+        sys.exit(f"{options.out} contains other runs: {changed}. Choose another --out.")
     data = draw(options.out) if options.synthetic else []
 
     def done(job: Job) -> None:
@@ -125,13 +125,13 @@ def parse() -> argparse.Namespace:
         "--rfs-threshold",
         type=float,
         default=0.001,
-        help="RFS: repeat images of categories in a smaller share of the images (default: LVIS's)",
+        help="RFS: repeat images of categories in a smaller fraction of images (default: LVIS's)",
     )
     parser.add_argument("--priors", nargs="+", type=float, default=[None], help="of the head")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
+    parser.add_argument("--jobs", type=int, default=1, help="runs in parallel")
     parser.add_argument("--threads", type=int, help="of each run (default: its share of the cores)")
-    parser.add_argument("--synthetic", action="store_true", help="draw the set to train on")
+    parser.add_argument("--synthetic", action="store_true", help="generate the dataset")
     words = sys.argv[1:]
     split = words.index("--") if "--" in words else len(words)
     options = parser.parse_args(words[:split])
@@ -142,7 +142,7 @@ def parse() -> argparse.Namespace:
 
 
 def settings(options: argparse.Namespace) -> Iterator[Setting]:
-    """All settings that are asked for."""
+    """All requested settings."""
     for model in options.models:
         for sampler in options.samplers:
             for prior in options.priors:
@@ -151,7 +151,7 @@ def settings(options: argparse.Namespace) -> Iterator[Setting]:
 
 
 def draw(out: Path) -> list[str]:
-    """Draw 60 categories, 500 to 1 training images; the flags that name the set."""
+    """Generate 60 categories with 500 to 1 training images; returns the flags for the dataset."""
     folder = out / "data"
     if not is_generated(folder, LONG_TAIL):
         make_dataset(folder, LONG_TAIL)
@@ -163,7 +163,7 @@ def draw(out: Path) -> list[str]:
 
 
 def table(out: Path) -> str:
-    """Markdown: one line a setting, mean and spread over its seeds; writes both files."""
+    """Markdown: one line per setting, mean and standard deviation over seeds; writes both files."""
     rows: dict[tuple[str, str, str], dict[int, dict[str, float]]] = {}
     diverged = []
     for record in sorted(out.glob("*/outcome.json")):
@@ -174,7 +174,7 @@ def table(out: Path) -> str:
         if outcome is None:
             continue
         if (made_with := json.loads((run / "config.json").read_text())["seed"]) != int(seed):
-            sys.exit(f"{run} was made with seed {made_with}: remove it and give the command again")
+            sys.exit(f"{run} was trained with seed {made_with}: remove it and repeat the command")
         if outcome.diverged_at is not None:
             diverged.append(f"{run.name} (step {outcome.diverged_at})")
             continue
@@ -201,8 +201,8 @@ def table(out: Path) -> str:
 
 
 def differences(rows: dict[tuple[str, str, str], dict[int, dict[str, float]]]) -> Iterator[str]:
-    """Each loss against focal loss, all else the same, paired by seed: mean and interval."""
-    yield "Gain over focal loss, paired by seed (mean, Student's 95 % interval of it):\n"
+    """Each loss against focal loss, all else equal, paired by seed: mean and interval."""
+    yield "Gain over focal loss, paired by seed (mean and its Student's 95 % interval):\n"
     yield "| detector | sampler | loss | pairs | " + " | ".join(METRICS) + " |"
     yield "|---" * (len(METRICS) + 4) + "|"
     for (model, sampler, loss), seeds in rows.items():
@@ -214,7 +214,7 @@ def differences(rows: dict[tuple[str, str, str], dict[int, dict[str, float]]]) -
 
 
 def gain(values: list[float]) -> str:
-    """Mean, and the interval that the seeds leave it where there are several."""
+    """Mean, and its interval if there are several seeds."""
     if not values:
         return "-"
     mean = f"{statistics.mean(values):+.3f}"
@@ -225,7 +225,7 @@ def gain(values: list[float]) -> str:
 
 
 def ratios(run: Path) -> dict[str, float]:
-    """What the last line of ratios.jsonl says; nothing where the loss keeps none."""
+    """Statistics of the last line of ratios.jsonl; empty if the loss has no ratios."""
     path = run / "ratios.jsonl"
     if not path.exists():
         return {}
@@ -235,7 +235,7 @@ def ratios(run: Path) -> dict[str, float]:
 
 
 def spread(values: Iterable[float | None]) -> str:
-    """Mean, and the standard deviation over seeds where there are several."""
+    """Mean, and the standard deviation if there are several seeds."""
     known = [value for value in values if value is not None]
     if not known:
         return "-"

@@ -2,10 +2,10 @@
 
     python benchmarks/path_length.py [--model retinanet]
 
-Trains a small detector on the synthetic data set and records every module of `hyperfocal` in which
-a function runs, from the end of one optimizer step to the end of the next: loading and augmenting
-the images, forward, backward, update and logging. Then the same for one image given to
-``hyperfocal.load(run).predict``. The shorter the two lists are, the fewer files a reader opens.
+Trains a small detector on the synthetic dataset and records every module of `hyperfocal` in which a
+function runs, from the end of one optimizer step to the end of the next: loading and augmenting
+images, forward, backward, update and logging. Then does the same for one image in
+``hyperfocal.load(run).predict``. The shorter the two lists, the fewer files a reader has to open.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from hyperfocal.recipes import load_recipe
 
 ROOT = Path(hyperfocal.__file__).parent
 STEP = 3
-"""The optimizer step that is recorded: past first-time work."""
+"""The optimizer step that is recorded, after first-time initialisation."""
 
 
 class FilesUsed:
@@ -57,7 +57,7 @@ class FilesUsed:
 
 
 def trace_training(model: str, folder: Path) -> FilesUsed:
-    """Record one optimizer step of a training that evaluates only after its last step."""
+    """Record one optimizer step of a training that only evaluates after its last step."""
     files, steps = FilesUsed(), Counter[str]()
 
     def after_step(*_: object) -> None:
@@ -99,7 +99,7 @@ def trace_training(model: str, folder: Path) -> FilesUsed:
 
 
 def trace_inference(folder: Path) -> FilesUsed:
-    """Record the second image given to a loaded run."""
+    """Record the prediction of the second image with a loaded run."""
     model = hyperfocal.load(folder / "run", device="cpu")
     first, second, *_ = sorted((folder / "set/val").glob("*.jpg"))
     model.predict(first)

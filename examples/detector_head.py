@@ -1,11 +1,11 @@
-"""A dense detector's classification head on a long tail: focal loss against equalized focal loss.
+"""The classification head of a dense detector on long-tailed data: focal loss and EFL.
 
 Run: python examples/detector_head.py        (about ten seconds on a laptop's CPU)
 
-The "image" is a map of features in which a few cells hold an object of one of 20 categories, the
-most frequent 150 times as often as the rarest; everything else is background. The head is a single
-convolution with one sigmoid per category, as in RetinaNet. Printed: the mean probability that each
-head gives to the true category of held-out objects, by frequency, and to background cells.
+The "image" is a feature map in which a few cells contain an object of one of 20 categories, the
+most frequent 150 times as frequent as the rarest; all other cells are background. The head is a
+single convolution with one sigmoid per category, as in RetinaNet. Prints the mean probability that
+each head gives to the true category of held-out objects, by frequency, and to background cells.
 """
 
 import torch
@@ -32,10 +32,10 @@ def draw(
 
 
 def train(loss: nn.Module, prototypes: torch.Tensor, steps: int) -> nn.Conv2d:
-    """A head trained with the loss."""
+    """Train a head with the loss."""
     torch.manual_seed(0)
     head = nn.Conv2d(CHANNELS, K, 1)
-    # Start from a small prior, or the background swamps the first steps.
+    # A small initial prior, or background dominates the first steps.
     nn.init.constant_(head.bias, -torch.tensor((1 - PRIOR) / PRIOR).log().item())
     optimizer = torch.optim.AdamW(head.parameters(), lr=0.02)
     generator = torch.Generator().manual_seed(1)
@@ -46,7 +46,7 @@ def train(loss: nn.Module, prototypes: torch.Tensor, steps: int) -> nn.Conv2d:
         optimizer.zero_grad()
         loss(logits, labels, normalizer=positives).backward()
         optimizer.step()
-        step_losses(loss)  # losses with memory fold in their statistics; others have none
+        step_losses(loss)  # losses with memory update their statistics
     return head
 
 

@@ -1,12 +1,12 @@
-"""An imbalanced table, one positive in 200 rows: focal loss, and how to read its probabilities.
+"""Imbalanced tabular data, one positive in 200 rows: focal loss and calibrated probabilities.
 
 Run: python examples/imbalanced_table.py        (about five seconds on a laptop's CPU)
 
-The rows have ten numbers each; the chance that a row is a fraud is known by construction. A small
-network is trained with cross entropy and with focal loss. Printed: average precision, which only
-asks for the order of the rows, and the number of frauds expected from the sum of the probabilities
-beside the true number. Focal loss keeps the order but not the probabilities, which it draws towards
-1/2; `posterior_from_focal` takes them back.
+Each row has ten numbers; the probability that it is a fraud is known by construction. A small
+network is trained with cross entropy and with focal loss. Prints the average precision, which only
+depends on the order of the rows, and the expected number of frauds (the sum of the probabilities)
+beside the true number. Focal loss preserves the order but not the probabilities, which it shifts
+towards 1/2; `posterior_from_focal` recovers them.
 """
 
 import torch
@@ -26,7 +26,7 @@ def draw(rows: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def train(loss, x: torch.Tensor, y: torch.Tensor, epochs: int) -> nn.Module:
-    """A network trained with the loss."""
+    """Train a network with the loss."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(10, 32), nn.SiLU(), nn.Linear(32, 1))
     nn.init.constant_(net[-1].bias, -5.0)
@@ -41,7 +41,7 @@ def train(loss, x: torch.Tensor, y: torch.Tensor, epochs: int) -> nn.Module:
 
 
 def average_precision(p: torch.Tensor, y: torch.Tensor) -> float:
-    """Mean precision over the positives, best first."""
+    """Mean precision over the positives, highest scores first."""
     hits = y[p.argsort(descending=True)]
     precision = hits.cumsum(0) / torch.arange(1, len(hits) + 1)
     return (precision * hits).sum().item() / max(int(hits.sum()), 1)

@@ -1,12 +1,12 @@
-"""A segmentation map with thin, rare structures: cross entropy against focal loss.
+"""Segmentation with thin, rare structures: cross entropy against focal loss.
 
 Run: python examples/segmentation_map.py        (about ten seconds on a laptop's CPU)
 
-Pictures of two categories of structure, discs (about 6 % of the pixels) and cracks one pixel wide
-(about 1 %), on background; a band of pixels is unlabelled (-1). The logits are ``(N, K, H, W)``,
-given to the losses as they are with ``channel_dim=1``. Printed: the IoU of each category on new
-pictures. A pixel counts as found where its posterior is above 1/2; for focal loss that isn't where
-its probability is (`posterior_from_focal`), and both readings are shown.
+Images with two categories of structures, discs (about 6 % of the pixels) and cracks one pixel wide
+(about 1 %), on background; a band of pixels is unlabelled (-1). The logits have shape ``(N, K, H,
+W)`` and are passed to the losses with ``channel_dim=1``. Prints the IoU of each category on new
+images. A pixel is predicted positive if its posterior is above 1/2; with focal loss that differs
+from its probability (`posterior_from_focal`), and both are shown.
 """
 
 import torch
@@ -19,23 +19,23 @@ DISC, CRACK = 0, 1
 
 
 def draw(n: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pictures ``(N, 1, H, W)`` and labels ``(N, H, W)``: 0, 1, K background, -1 unlabelled."""
+    """Images ``(N, 1, H, W)`` and labels ``(N, H, W)``: 0, 1, K background, -1 unlabelled."""
     y, x = torch.meshgrid(torch.arange(SIZE), torch.arange(SIZE), indexing="ij")
     labels = torch.full((n, SIZE, SIZE), K)
-    for picture in labels:
+    for image in labels:
         cx, cy, r, start, slope, part = torch.rand(6, generator=generator).tolist()
         disc = (x - SIZE * cx) ** 2 + (y - SIZE * cy) ** 2 < (4 + 5 * r) ** 2
         crack = (y - (SIZE * start + (2 * slope - 1) * x)).abs() < 0.5
-        picture[disc] = DISC
-        picture[crack & (x > SIZE * part / 2) & (x < SIZE * (part / 2 + 0.5))] = CRACK
+        image[disc] = DISC
+        image[crack & (x > SIZE * part / 2) & (x < SIZE * (part / 2 + 0.5))] = CRACK
     brightness = torch.tensor([0.8, 0.7, 0.0])[labels]
-    pictures = brightness + 0.35 * torch.randn(labels.shape, generator=generator)
+    images = brightness + 0.35 * torch.randn(labels.shape, generator=generator)
     labels[:, :, -4:] = IGNORED
-    return pictures[:, None], labels
+    return images[:, None], labels
 
 
 def train(loss, steps: int) -> nn.Module:
-    """A network trained with the loss."""
+    """Train a network with the loss."""
     torch.manual_seed(0)
     net = nn.Sequential(
         nn.Conv2d(1, 16, 5, padding=2),
@@ -48,9 +48,9 @@ def train(loss, steps: int) -> nn.Module:
     optimizer = torch.optim.AdamW(net.parameters(), lr=3e-3)
     generator = torch.Generator().manual_seed(1)
     for _ in range(steps):
-        pictures, labels = draw(8, generator)
+        images, labels = draw(8, generator)
         optimizer.zero_grad()
-        loss(net(pictures), labels).backward()
+        loss(net(images), labels).backward()
         optimizer.step()
     return net
 
@@ -63,12 +63,12 @@ def main(steps: int = 500) -> dict[str, dict[str, float]]:
             x, y, channel_dim=1, reduction="sum", normalizer=((y >= 0) & (y < K)).sum()
         ),
     }
-    pictures, labels = draw(64, torch.Generator().manual_seed(2))
+    images, labels = draw(64, torch.Generator().manual_seed(2))
     probabilities = {}
     for name, loss in losses.items():
         net = train(loss, steps)
         with torch.no_grad():
-            probabilities[name] = net(pictures).sigmoid()
+            probabilities[name] = net(images).sigmoid()
     probabilities["focal, recovered"] = posterior_from_focal(probabilities["focal"], alpha=0.25)
     kept = labels != IGNORED
     results = {}

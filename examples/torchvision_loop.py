@@ -1,10 +1,10 @@
-"""torchvision's way of training a detector, with a RetinaNet of hyperfocal: one line differs.
+"""torchvision's training loop with a RetinaNet of hyperfocal: only one line differs.
 
     python examples/torchvision_loop.py
 
-A data set gives ``(image, {"boxes": ..., "labels": ...})``, a loader collates tuples, the model
+A dataset returns ``(image, {"boxes": ..., "labels": ...})``, a loader collates tuples, the model
 returns a dict of losses in training mode and a list of detections in eval mode. Losses with memory
-(EFL, EQLv2) need ``model.step()`` after the optimizer's.
+(EFL, EQLv2) need ``model.step()`` after the optimizer's step.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from hyperfocal.models import Backbone
 
 
 class Squares(Dataset[Any]):
-    """Bright squares (label 1) and dim ones (label 2) on a dark ground; label 0 is background."""
+    """Bright (label 1) and dim squares (label 2) on a dark background; label 0 is background."""
 
     def __len__(self) -> int:
         return 32

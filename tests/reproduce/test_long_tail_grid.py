@@ -99,5 +99,5 @@ def test_gains_are_of_pairs_and_unfinished_runs_dont_count(
 
 def test_a_run_of_another_seed_is_refused(grid: ModuleType, tmp_path: Path) -> None:
     make_run(tmp_path / "retinanet-focal-plain-1", {"AP": 0.1}, seed=0)
-    with pytest.raises(SystemExit, match="made with seed 0"):
+    with pytest.raises(SystemExit, match="trained with seed 0"):
         grid.table(tmp_path)
