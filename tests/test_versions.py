@@ -10,7 +10,8 @@ import pytest
 
 import hyperfocal
 from hyperfocal import cli
-from hyperfocal.engine.run_folder import RunFolder, TrainedCategories, describe_environment
+from hyperfocal.engine.run_folder import RunFolder, TrainedCategories
+from hyperfocal.engine.runtime import describe_environment
 from hyperfocal.recipes import load_recipe
 from hyperfocal.reproduce.runs import Job
 from hyperfocal.types import Category

@@ -23,8 +23,9 @@ from hyperfocal.engine.checkpoint import (
 )
 from hyperfocal.engine.evaluate import Evaluation
 from hyperfocal.engine.json_lines import LineFile, read_lines, write_lines
+from hyperfocal.engine.metrics_log import MetricsLog
 from hyperfocal.engine.optim import WeightAverage
-from hyperfocal.engine.run_folder import MetricsLog, RunFolder, TrainedCategories, read_json
+from hyperfocal.engine.run_folder import RunFolder, TrainedCategories, read_json
 from hyperfocal.types import Category, CategoryCounts, ConfigError, HyperfocalError
 
 

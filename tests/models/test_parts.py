@@ -11,11 +11,11 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from hyperfocal.models import FPN, DenseHead, Inference, LossNormalizer
-from hyperfocal.models.head import join_levels
+from hyperfocal.models.head import HeadOutput, join_levels
 from hyperfocal.models.matched import Where
 from hyperfocal.models.normalizer import NormalizerKind
 from hyperfocal.ops import stable_topk
-from hyperfocal.types import Batch, ConfigError, Detections, HeadOutput, Priors, Target
+from hyperfocal.types import Batch, ConfigError, Detections, Priors, Target
 
 MAPS = tuple(torch.randn(2, c, 64 // s * 2, 64 // s * 3) for c, s in ((8, 8), (12, 16), (16, 32)))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from importlib.util import find_spec
 from types import TracebackType
 
 from rich.console import Console
@@ -16,8 +17,8 @@ SECONDS_BETWEEN_LINES = 15.0
 class ProgressBar:
     """Progress of a job with ``total`` steps.
 
-    A context manager. On a terminal it is a live bar; in a file or a pipe it prints a line every
-    15 seconds. ``start`` steps were done before (a resumed run) and don't count for the rate.
+    A context manager. On a terminal, and in a notebook with ipywidgets, it is a live bar; elsewhere
+    it prints a line every 15 seconds. ``start`` steps were done before (a resumed run) and don't count for the rate.
     """
 
     def __init__(
@@ -36,7 +37,7 @@ class ProgressBar:
         self.began = self.last_line = time.monotonic()
         self.enabled = enabled
         self.live: Progress | None = None
-        if enabled and console.is_terminal:
+        if enabled and (console.is_terminal or _shows_widgets(console)):
             self.live = Progress(
                 TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=24),
@@ -87,6 +88,11 @@ class ProgressBar:
     ) -> None:
         if self.live is not None:
             self.live.stop()
+
+
+def _shows_widgets(console: Console) -> bool:
+    """Whether it is a notebook in which rich can show a live bar."""
+    return console.is_jupyter and find_spec("ipywidgets") is not None
 
 
 def _clock(seconds: float) -> str:

@@ -19,11 +19,11 @@ from hyperfocal.data import epoch_length
 from hyperfocal.engine.checkpoint import Checkpoints, attempt, save_tensors
 from hyperfocal.engine.evaluate import Evaluation
 from hyperfocal.engine.experiment import Experiment
+from hyperfocal.engine.metrics_log import MetricsLog, Spike
 from hyperfocal.engine.ratios import RatioLog
-from hyperfocal.engine.run_folder import MetricsLog, RunFolder
+from hyperfocal.engine.run_folder import RunFolder
 from hyperfocal.engine.sharding import full_state
 from hyperfocal.engine.state import TrainState
-from hyperfocal.engine.window import Spike
 from hyperfocal.names import one_name, say
 from hyperfocal.types import AnnotationSet, HyperfocalError
 

@@ -3,34 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 import shutil
-import sys
-import time
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from hyperfocal import config as configs
-from hyperfocal.engine.checkpoint import attempt, sweep_parts, write_text_whole
+from hyperfocal.engine.checkpoint import sweep_parts, write_text_whole
 from hyperfocal.engine.device import Precision
 from hyperfocal.engine.experiment import Experiment
-from hyperfocal.engine.json_lines import LineFile, read_lines, write_lines
-from hyperfocal.engine.window import Spike
-from hyperfocal.names import command
+from hyperfocal.engine.runtime import describe_environment
 from hyperfocal.types import (
     Category,
     CategoryCounts,
     ConfigError,
     HyperfocalError,
-    HyperfocalWarning,
 )
-from hyperfocal.versions import version_of
 
 
 @dataclass(frozen=True)
@@ -237,74 +226,6 @@ class TrainedCategories:
         return cls(categories, counts)
 
 
-class MetricsLog:
-    """Appends lines to metrics.jsonl, and to TensorBoard's files if it is installed.
-
-    Steps after ``step`` and evaluations after ``evaluated`` are removed first, so that a resumed
-    run has no duplicates. TensorBoard's files are rewritten from the remaining lines: its writer
-    buffers minutes of events in memory, which are lost when a process is killed.
-    """
-
-    def __init__(self, run: RunFolder, step: int, evaluated: int) -> None:
-        known = {"step": step, "evaluation": evaluated}
-        kept = [line for line in read_lines(run.log) if _is_up_to(line, known)]
-        write_lines(run.log, kept)
-        self._file = LineFile(run.log)
-        shutil.rmtree(run.tensorboard, ignore_errors=True)
-        self._board = _tensorboard(run.tensorboard)
-        for line in kept:
-            self._draw(line)
-
-    def write(
-        self,
-        kind: str,
-        step: int,
-        values: Mapping[str, float | None],
-        spikes: Sequence[Spike] = (),
-    ) -> None:
-        """Append one line with the current ``time``; a value that isn't finite becomes null."""
-        line: dict[str, Any] = {"kind": kind, "step": step}
-        line |= {k: finite(v) for k, v in values.items()}
-        if spikes:
-            line["spikes"] = [spike.as_json() for spike in spikes]
-        line["time"] = round(time.time(), 3)
-        self._file.append(line)
-        self._draw(line)
-
-    def sync(self) -> None:
-        """Flush to disk, before a checkpoint that relies on it."""
-        self._file.sync()
-
-    def close(self) -> None:
-        """Close the files."""
-        if self._board is not None:
-            attempt(self._board.close, "TensorBoard's files", "metrics.jsonl has the same values")
-
-    def _draw(self, line: dict[str, Any]) -> None:
-        if self._board is None:
-            return
-        try:
-            for name, value in line.items():
-                if isinstance(value, int | float) and name not in ("step", "time"):
-                    self._board.add_scalar(
-                        f"{line['kind']}/{name}", value, line["step"], line.get("time")
-                    )
-        except OSError as error:
-            self._board = None
-            warnings.warn(
-                f"TensorBoard's files can't be written ({error.strerror or error}); logging "
-                "continues in metrics.jsonl only",
-                HyperfocalWarning,
-                stacklevel=3,
-            )
-
-
-def _is_up_to(line: Mapping[str, Any], known: Mapping[str, int]) -> bool:
-    """Whether it is a valid line of the log, up to the known step."""
-    kind, step = line.get("kind"), line.get("step")
-    return isinstance(kind, str) and isinstance(step, int) and step <= known.get(kind, -1)
-
-
 def finite(value: float | None) -> float | None:
     """The value, or None for nan and infinities, which JSON doesn't have."""
     return value if value is not None and abs(value) < float("inf") else None
@@ -327,29 +248,3 @@ def read_json(path: Path) -> Any:
         raise ConfigError(f"{path}: no such file") from None
     except (ValueError, RecursionError, OSError) as error:
         raise ConfigError(f"{path}: not readable as JSON ({error})") from None
-
-
-def describe_environment() -> dict[str, Any]:
-    """Versions, hardware and command line, for repeating the run."""
-    packages = ("hyperfocal", "torch", "torchvision", "timm", "lightning-fabric", "numpy")
-    cuda = torch.cuda.is_available()
-    return {
-        "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
-        "command": command("hyperfocal", *sys.argv[1:]),
-        "python": platform.python_version(),
-        "packages": {name: version_of(name) for name in packages},
-        "system": f"{platform.system()} {platform.machine()}",
-        "cpu_count": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-        if cuda
-        else [],
-    }
-
-
-def _tensorboard(path: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(path))

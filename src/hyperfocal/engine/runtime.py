@@ -1,11 +1,14 @@
-"""Processes and precision of a training."""
+"""Processes and precision of a training, and a description of the machine."""
 
 from __future__ import annotations
 
 import logging
 import os
+import platform
+import sys
+import time
 from datetime import timedelta
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from lightning_fabric import Fabric, seed_everything
@@ -20,7 +23,9 @@ from torch.distributed.device_mesh import DeviceMesh
 from hyperfocal.engine.device import find_device, resolve, warn_if_emulated
 from hyperfocal.engine.experiment import Experiment
 from hyperfocal.engine.sharding import shard
+from hyperfocal.names import command
 from hyperfocal.types import ConfigError
+from hyperfocal.versions import version_of
 
 
 def launch(experiment: Experiment) -> Fabric:
@@ -104,3 +109,21 @@ def lost_contact(error: RuntimeError) -> bool:
     text = str(error)
     signs = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "recvBytes")
     return isinstance(error, DistError) or any(sign in text for sign in signs)
+
+
+def describe_environment() -> dict[str, Any]:
+    """Versions, hardware and command line, for repeating the run."""
+    packages = ("hyperfocal", "torch", "torchvision", "timm", "lightning-fabric", "numpy")
+    cuda = torch.cuda.is_available()
+    return {
+        "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+        "command": command("hyperfocal", *sys.argv[1:]),
+        "python": platform.python_version(),
+        "packages": {name: version_of(name) for name in packages},
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu_count": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        if cuda
+        else [],
+    }

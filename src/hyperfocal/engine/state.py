@@ -11,6 +11,7 @@ from torch import optim
 
 from hyperfocal.engine.checkpoint import with_current_names
 from hyperfocal.engine.evaluate import Evaluation
+from hyperfocal.engine.metrics_log import LossWindow
 from hyperfocal.engine.optim import WeightAverage
 from hyperfocal.engine.sharding import (
     full_optimizer_state,
@@ -18,7 +19,6 @@ from hyperfocal.engine.sharding import (
     load_full_state,
     shard_optimizer_state,
 )
-from hyperfocal.engine.window import LossWindow
 from hyperfocal.models import Detector
 
 

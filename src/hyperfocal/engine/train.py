@@ -11,7 +11,6 @@ from rich.console import Console
 from hyperfocal.config import check_reloads
 from hyperfocal.data import BrokenFileWarning, epoch_length
 from hyperfocal.engine.by_category import with_categories
-from hyperfocal.engine.claim import claimed, on_main
 from hyperfocal.engine.device import resolve
 from hyperfocal.engine.evaluate import (
     try_protocol,
@@ -30,6 +29,7 @@ from hyperfocal.engine.outputs import check_image_outputs, check_run_outputs
 from hyperfocal.engine.resume import can_resume, check_data, restore
 from hyperfocal.engine.run_data import RunData
 from hyperfocal.engine.run_folder import RunFolder, TrainedCategories
+from hyperfocal.engine.run_lock import claimed, on_main
 from hyperfocal.engine.runtime import launch, mesh_of
 from hyperfocal.engine.splits import Splits, read_splits
 from hyperfocal.engine.state import TrainState

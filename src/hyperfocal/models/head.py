@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from hyperfocal import config
 from hyperfocal.models.matched import Where
 from hyperfocal.models.norm import GroupNorm
-from hyperfocal.types import HeadOutput
 
 GROUPS = 32
 """Number of groups of group norm."""
@@ -28,6 +27,21 @@ class TowerFeatures(NamedTuple):
 
 QualityTower = Literal["box", "class"]
 """The tower of a quality branch."""
+
+
+@dataclass(frozen=True)
+class HeadOutput:
+    """Raw outputs of a dense head, levels concatenated in the order of `Priors`.
+
+    Attributes:
+        cls: ``(B, A, K)`` classification logits.
+        box: ``(B, A, 4)`` box regression, in the detector's box coding.
+        quality: ``(B, A)`` centerness or IoU logits, or None.
+    """
+
+    cls: Tensor
+    box: Tensor
+    quality: Tensor | None = None
 
 
 class BoxOutputs(NamedTuple):

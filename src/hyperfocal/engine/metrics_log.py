@@ -1,11 +1,14 @@
-"""Mean losses between two lines of the log, and detection of loss spikes."""
+"""The log of a run: mean losses between two lines, detection of loss spikes, metrics.jsonl."""
 
 from __future__ import annotations
 
 import math
+import shutil
 import time
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +16,10 @@ import torch.distributed as dist
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from hyperfocal.types import LossTerms
+from hyperfocal.engine.checkpoint import attempt
+from hyperfocal.engine.json_lines import LineFile, read_lines, write_lines
+from hyperfocal.engine.run_folder import RunFolder, finite
+from hyperfocal.types import HyperfocalWarning, LossTerms
 
 MEMORY = 0.02
 """Weight of the newest loss in the running mean and variance."""
@@ -178,3 +184,79 @@ class LossWindow:
         known = fabric.is_global_zero
         self._image_ids = [tuple(ids) if known else () for ids in state["image_ids"]]
         self.range = RunningRange(state["range"])
+
+
+class MetricsLog:
+    """Appends lines to metrics.jsonl, and to TensorBoard's files if it is installed.
+
+    Steps after ``step`` and evaluations after ``evaluated`` are removed first, so that a resumed
+    run has no duplicates. TensorBoard's files are rewritten from the remaining lines: its writer
+    buffers minutes of events in memory, which are lost when a process is killed.
+    """
+
+    def __init__(self, run: RunFolder, step: int, evaluated: int) -> None:
+        known = {"step": step, "evaluation": evaluated}
+        kept = [line for line in read_lines(run.log) if _is_up_to(line, known)]
+        write_lines(run.log, kept)
+        self._file = LineFile(run.log)
+        shutil.rmtree(run.tensorboard, ignore_errors=True)
+        self._board = _tensorboard(run.tensorboard)
+        for line in kept:
+            self._draw(line)
+
+    def write(
+        self,
+        kind: str,
+        step: int,
+        values: Mapping[str, float | None],
+        spikes: Sequence[Spike] = (),
+    ) -> None:
+        """Append one line with the current ``time``; a value that isn't finite becomes null."""
+        line: dict[str, Any] = {"kind": kind, "step": step}
+        line |= {k: finite(v) for k, v in values.items()}
+        if spikes:
+            line["spikes"] = [spike.as_json() for spike in spikes]
+        line["time"] = round(time.time(), 3)
+        self._file.append(line)
+        self._draw(line)
+
+    def sync(self) -> None:
+        """Flush to disk, before a checkpoint that relies on it."""
+        self._file.sync()
+
+    def close(self) -> None:
+        """Close the files."""
+        if self._board is not None:
+            attempt(self._board.close, "TensorBoard's files", "metrics.jsonl has the same values")
+
+    def _draw(self, line: dict[str, Any]) -> None:
+        if self._board is None:
+            return
+        try:
+            for name, value in line.items():
+                if isinstance(value, int | float) and name not in ("step", "time"):
+                    self._board.add_scalar(
+                        f"{line['kind']}/{name}", value, line["step"], line.get("time")
+                    )
+        except OSError as error:
+            self._board = None
+            warnings.warn(
+                f"TensorBoard's files can't be written ({error.strerror or error}); logging "
+                "continues in metrics.jsonl only",
+                HyperfocalWarning,
+                stacklevel=3,
+            )
+
+
+def _is_up_to(line: Mapping[str, Any], known: Mapping[str, int]) -> bool:
+    """Whether it is a valid line of the log, up to the known step."""
+    kind, step = line.get("kind"), line.get("step")
+    return isinstance(kind, str) and isinstance(step, int) and step <= known.get(kind, -1)
+
+
+def _tensorboard(path: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(path))

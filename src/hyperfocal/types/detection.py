@@ -1,0 +1,110 @@
+"""Priors, assignments, losses and detections of a detector."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+IGNORED = -1
+"""Label of a prior that is excluded from loss, gradient and counts."""
+
+
+@dataclass(frozen=True)
+class Priors:
+    """Priors of a dense detector: anchors, or locations for anchor-free ones.
+
+    Levels are ordered from fine to coarse; within a level the order is row, column, then anchor, so
+    that a ``(B, H, W, A·K)`` convolution output reshapes to ``(B, H·W·A, K)``.
+
+    Attributes:
+        boxes: ``(A, 4)`` float32 xyxy pixels of the padded image.
+        strides: ``(A,)`` float32, stride of each prior's level.
+        level_sizes: number of priors per level; they sum to ``A``.
+    """
+
+    boxes: Tensor
+    strides: Tensor
+    level_sizes: tuple[int, ...]
+
+    @property
+    def centers(self) -> Tensor:
+        """``(A, 2)`` xy pixels."""
+        return (self.boxes[:, :2] + self.boxes[:, 2:]) / 2
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """The ground truth that each prior of each image is assigned to.
+
+    Attributes:
+        labels: ``(B, A)`` int64: ``0..K-1`` category, ``K`` background, ``-1`` ignored.
+        gt_index: ``(B, A)`` int64: row of the image's `Target`; meaningful where the label is a
+            category, 0 elsewhere.
+    """
+
+    labels: Tensor
+    gt_index: Tensor
+
+    def positives(self, num_classes: int) -> Tensor:
+        """``(B, A)`` bool, priors that are assigned to an object."""
+        return (self.labels >= 0) & (self.labels < num_classes)
+
+
+@dataclass(frozen=True)
+class LossTerms:
+    """The terms of one step's loss, each already normalised and weighted; they are summed.
+
+    Attributes:
+        classification: scalar.
+        box: scalar.
+        quality: scalar (centerness, IoU branch), or None if the detector has none.
+        positives: scalar, number of positive priors in this process's batch (not part of the loss).
+    """
+
+    classification: Tensor
+    box: Tensor
+    positives: Tensor
+    quality: Tensor | None = None
+
+    @property
+    def total(self) -> Tensor:
+        """The sum of the terms, to differentiate."""
+        total = self.classification + self.box
+        return total if self.quality is None else total + self.quality
+
+    def named(self) -> dict[str, Tensor]:
+        """The terms by name, detached, for logging."""
+        terms = {"loss": self.total, "classification": self.classification, "box": self.box}
+        if self.quality is not None:
+            terms["quality"] = self.quality
+        return {name: term.detach() for name, term in terms.items()}
+
+
+@dataclass(frozen=True)
+class Detections:
+    """Detections in one image, best first.
+
+    Attributes:
+        boxes: ``(N, 4)`` float32 xyxy pixels of the original image.
+        scores: ``(N,)`` float32 in [0, 1].
+        labels: ``(N,)`` int64 in ``0..K-1``.
+        xywh: ``(N, 4)`` float64 x, y, width, height in a results file, if `as_xywh` of ``boxes``
+            differs in the last digits; else None.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    xywh: Tensor | None = None
+
+    def __len__(self) -> int:
+        return int(self.scores.shape[0])
+
+    def to(self, device: torch.device | str) -> Detections:
+        """All tensors on ``device``."""
+        xywh = None if self.xywh is None else self.xywh.to(device)
+        return Detections(
+            self.boxes.to(device), self.scores.to(device), self.labels.to(device), xywh
+        )
