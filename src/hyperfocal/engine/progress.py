@@ -18,7 +18,8 @@ class ProgressBar:
     """Progress of a job with ``total`` steps.
 
     A context manager. On a terminal, and in a notebook with ipywidgets, it is a live bar; elsewhere
-    it prints a line every 15 seconds. ``start`` steps were done before (a resumed run) and don't count for the rate.
+    it prints a line every 15 seconds. ``start`` steps were done before (a resumed run) and don't
+    count for the rate.
     """
 
     def __init__(
