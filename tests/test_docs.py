@@ -43,6 +43,23 @@ def test_files_that_are_named_exist(page: Path) -> None:
     assert not missing
 
 
+def test_the_package_layout_names_every_module() -> None:
+    page = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    layout = page.partition("## Package layout")[2].split("```")[1]
+    named = set(re.findall(r"\w+", layout))
+    present = {
+        path.stem
+        for path in (*SOURCE.iterdir(), *(SOURCE / "engine").iterdir())
+        if (path.suffix == ".py" or (path / "__init__.py").exists()) and path.stem != "__init__"
+    }
+    assert "loop" in present
+    assert present <= named
+    listed = re.findall(r"^  (\w+)(\.py|/) ", layout, re.MULTILINE)
+    assert len(listed) > 15
+    for name, kind in listed:
+        assert (SOURCE / (name + kind)).exists(), name
+
+
 def test_tests_that_are_named_exist() -> None:
     known = {
         node.name
