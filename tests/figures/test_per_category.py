@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hyperfocal.figures import style
-from hyperfocal.figures.export import Drawn, export, unique_names
+from hyperfocal.figures.export import FigureData, export, unique_names
 from hyperfocal.figures.per_category import (
     CategoryLine,
     by_frequency,
@@ -84,7 +84,7 @@ def test_files_are_a_png_an_svg_and_the_data(tmp_path) -> None:
     figure = style.new_figure(2, 2)
     figure.subplots().plot([0, 1])
     columns = {"x": np.array([0.1, np.nan]), "name": ["a,b", None], "n": range(2)}
-    paths = export(Drawn(figure, columns), tmp_path / "new", "f")
+    paths = export(FigureData(figure, columns), tmp_path / "new", "f")
     assert [path.name for path in paths] == ["f.png", "f.svg", "f.csv"]
     assert paths[0].read_bytes()[:4] == b"\x89PNG"
     assert "<svg" in paths[1].read_text()
@@ -92,7 +92,7 @@ def test_files_are_a_png_an_svg_and_the_data(tmp_path) -> None:
     with paths[2].open(newline="") as file:
         assert list(csv.reader(file)) == [["x", "name", "n"], ["0.1", "a,b", "0"], ["", "", "1"]]
     with pytest.raises(ValueError):
-        export(Drawn(figure, {"x": [1], "y": [1, 2]}), tmp_path, "g")
+        export(FigureData(figure, {"x": [1], "y": [1, 2]}), tmp_path, "g")
 
 
 def test_ordered_colours_rise_in_brightness() -> None:

@@ -99,7 +99,7 @@ def test_files_that_are_missing_or_something_else_are_named(tmp_path):
     run = write_run(tmp_path, [300, 4], falling([1.0, 0.3]))
     good = (run / "ratios.jsonl").read_text()
     for text, message in (
-        ("", "no ratios were logged yet"),
+        ("", "no ratios have been logged yet"),
         ("{}\n" + good, "line 1 has no ratios"),
         ('{"step": 1, "ratio": [1, 2], "pos_grad": "a", "neg_grad": []}\n', "not the ratios"),
     ):

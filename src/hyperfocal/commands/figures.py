@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from hyperfocal.data import SplitName
     from hyperfocal.data.loader import SizedBatches
     from hyperfocal.engine.predict import Predictor
-    from hyperfocal.figures.export import Drawn
+    from hyperfocal.figures.export import FigureData
     from hyperfocal.probes.category_sums import CategorySums
     from hyperfocal.probes.sample_logits import SampleLogits
     from hyperfocal.types import AnnotationSet
@@ -109,7 +109,7 @@ def _check_written(args: argparse.Namespace, names: Iterable[str]) -> None:
     check_outputs("--out", outputs, inputs)
 
 
-def _from_functions(names: Sequence[str]) -> dict[str, Drawn]:
+def _from_functions(names: Sequence[str]) -> dict[str, FigureData]:
     from hyperfocal.figures import loss_shapes
 
     draw = {
@@ -122,14 +122,14 @@ def _from_functions(names: Sequence[str]) -> dict[str, Drawn]:
     return {name: draw[name]() for name in names}
 
 
-def _from_tables(folders: Sequence[Path]) -> dict[str, Drawn]:
+def _from_tables(folders: Sequence[Path]) -> dict[str, FigureData]:
     from hyperfocal.figures.loss_shapes import focal_star_sweep_figure
     from hyperfocal.figures.speed import speed_figure
     from hyperfocal.figures.table_files import read_table
     from hyperfocal.figures.table_rows import table_figure
 
     draw = {"fl2": speed_figure, "fl7": focal_star_sweep_figure}
-    drawn: dict[str, Drawn] = {}
+    drawn: dict[str, FigureData] = {}
     for folder in folders:
         table = read_table(folder)
         name = OF_TABLE.get(table.name, f"table_{table.name}")
@@ -141,7 +141,7 @@ def _from_tables(folders: Sequence[Path]) -> dict[str, Drawn]:
 
 def _from_runs(
     names: Sequence[str], args: argparse.Namespace, console: Console
-) -> dict[str, Drawn]:
+) -> dict[str, FigureData]:
     if not names:
         return {}
     from hyperfocal.figures.cumulative import RunLogits, cumulative_figure
@@ -155,7 +155,7 @@ def _from_runs(
             raise ConfigError(
                 f"{path} and {args.runs[0]} have different categories: plot them separately"
             )
-    drawn: dict[str, Drawn] = {}
+    drawn: dict[str, FigureData] = {}
     sums: dict[str, dict[str, CategorySums]] = {}
     for name in names:
         split = "given" if args.annotations else SPLITS[name]

@@ -1,4 +1,4 @@
-"""Pictures of runs and detections, drawn from files and arrays; no engine or model is needed."""
+"""Figures of runs and detections from files and arrays; needs neither engine nor models."""
 
 from hyperfocal.figures.annotate import draw_detections
 from hyperfocal.figures.categories import category_figure

@@ -1,4 +1,4 @@
-"""Boxes with names and scores, drawn onto an image."""
+"""Draws boxes with names and scores on an image."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def annotate(
 ) -> Pixels:
     """A copy of an image with boxes, category names and, if given, scores.
 
-    A category has the same colour in every picture.
+    A category has the same colour in all images.
 
     Args:
         image: ``(H, W, 3)`` uint8 RGB.
         boxes: ``(N, 4)`` xyxy pixels of ``image``.
         labels: ``(N,)`` in ``0..K-1``.
-        names: ``K`` names of the categories.
+        names: ``K`` category names.
         scores: ``(N,)``, or None for ground truth.
     """
     sv = _supervision()
@@ -50,7 +50,7 @@ def annotate(
         texts = [f"{text} {score:.2f}" for text, score in zip(texts, scores, strict=True)]
     palette = sv.ColorPalette.from_hex(list(OKABE_ITO))
     height, width = image.shape[:2]
-    unit = (max(height, width) / 640) ** 0.6  # larger pictures are looked at from further away
+    unit = (max(height, width) / 640) ** 0.6  # larger images are viewed from a greater distance
     # supervision draws in OpenCV's channel order.
     scene = np.ascontiguousarray(image[:, :, ::-1])
     scene = sv.BoxAnnotator(palette, thickness=max(1, round(2 * unit))).annotate(scene, found)
@@ -76,14 +76,14 @@ def draw_detections(
     *,
     score: float = 0.3,
 ) -> Path:
-    """Write a picture with the detections whose score is at least ``score``.
+    """Save an image with the detections whose score is at least ``score``.
 
     Args:
         image: ``(3, H, W)`` uint8 RGB.
-        detections: in the image's own pixels.
-        names: of the categories, by label.
-        out: picture to write; its ending chooses the format.
-        score: weaker detections are left out.
+        detections: detections in pixels of the image.
+        names: category names by label.
+        out: image file to write; the extension determines the format.
+        score: minimum score.
 
     Returns:
         ``out``.
@@ -102,13 +102,13 @@ def draw_detections(
 
 def _supervision() -> Any:
     with warnings.catch_warnings():
-        # It draws without OpenCV as well, only with a little less speed.
+        # It also works without OpenCV, slightly slower.
         warnings.filterwarnings("ignore", message=".*[Oo]pen[Cc][Vv].*", category=UserWarning)
         import supervision
     return supervision
 
 
 def _text_colour(background: str) -> str:
-    """Black on light colours, white on dark ones."""
+    """Black for light backgrounds, white for dark ones."""
     red, green, blue = (int(background[i : i + 2], 16) for i in (1, 3, 5))
     return "#000000" if 0.3 * red + 0.59 * green + 0.11 * blue > 125 else "#ffffff"

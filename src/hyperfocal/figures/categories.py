@@ -1,4 +1,4 @@
-"""AP of every category against how often it occurs in training."""
+"""Plot of AP per category against training frequency."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MOST_NAMES = 80
-"""With more categories than this their names can't be read and are left out."""
+"""Category names are omitted if there are more categories, because they would be unreadable."""
 
 
 LEGEND_ENTRY = 1.6
-"""Width of a legend's entry, inches."""
+"""Width of a legend entry in inches."""
 
 
 def category_figure(run: str | Path, out: str | Path) -> Path:
-    """Draw AP and AP50 per category above its training images, most frequent first.
+    """Plot AP and AP50 per category above its training images, most frequent first.
 
-    Bars are coloured by frequency group, and a line shows each group's mean AP. Without training
-    frequencies the order is that of ground-truth boxes in the evaluated split.
+    Bars are coloured by frequency group, and a line shows the mean AP of each group. Without
+    training frequencies categories are sorted by ground-truth boxes in the evaluated split.
 
     Args:
         run: run folder with a ``metrics.json``.
-        out: picture to write; its ending chooses the format.
+        out: image file to write; the extension determines the format.
 
     Returns:
         ``out``.
 
     Raises:
-        DataError: the run has no metrics, or something else in their place.
+        DataError: the run has no valid metrics.
     """
     measured = read_metrics(Path(run))
     rows = by_frequency(measured)
@@ -58,7 +58,7 @@ def category_figure(run: str | Path, out: str | Path) -> Path:
 
 
 def by_frequency(measured: Measured) -> list[CategoryRow]:
-    """The categories from the most frequent in training to the rarest."""
+    """The categories from most frequent in training to rarest."""
     return sorted(measured.categories, key=lambda row: -_frequency(row))
 
 
@@ -69,7 +69,7 @@ def _frequency(row: CategoryRow) -> int:
 def _draw_ap(axes: Axes, measured: Measured, rows: list[CategoryRow]) -> None:
     groups = ap_groups(measured.metrics)
     colours = style.group_colours(groups)
-    # Open Images' protocol has AP50 alone.
+    # Open Images' protocol only has AP50.
     main = [row.AP50 if row.AP is None else row.AP for row in rows]
     ap = [math.nan if value is None else value for value in main]
     ap50 = [math.nan if row.AP50 is None else row.AP50 for row in rows]
@@ -107,7 +107,7 @@ def _draw_ap(axes: Axes, measured: Measured, rows: list[CategoryRow]) -> None:
             label="not in this split",
             clip_on=False,
         )
-    # Room above 1 for the legend: a category can be perfect.
+    # Space above 1 for the legend, because AP can be 1.
     entries = axes.get_legend_handles_labels()[1]
     columns = max(2, int((_width(len(rows)) - 1) / LEGEND_ENTRY))
     lines = -(-len(entries) // columns)
@@ -116,12 +116,12 @@ def _draw_ap(axes: Axes, measured: Measured, rows: list[CategoryRow]) -> None:
     axes.set_yticks(np.linspace(0, 1, 6))
     axes.tick_params(axis="x", length=0)
     legend = axes.legend(frameon=False, fontsize=8, ncols=columns, loc="upper center")
-    legend.set_in_layout(False)  # it may not push the axes together
+    legend.set_in_layout(False)  # it must not shrink the axes
     style.tidy(axes)
 
 
 def _width(categories: int) -> float:
-    """Of the figure, inches."""
+    """Width of the figure in inches."""
     return min(13.0, max(6.0, 3.0 + 0.3 * categories))
 
 

@@ -1,4 +1,4 @@
-"""How few samples make up the loss: the focal-loss paper's Fig. 4."""
+"""Cumulative loss of positive and negative samples: the focal-loss paper's Fig. 4."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperfocal.figures import style
-from hyperfocal.figures.export import Column, Drawn
+from hyperfocal.figures.export import Column, FigureData
 from hyperfocal.figures.run_files import Series
 from hyperfocal.fonts import figure_label
 
 GAMMAS = (0.0, 0.5, 1.0, 2.0)
 
 FRACTIONS = np.concatenate([np.linspace(0, 0.999, 1000), 1 - np.logspace(-3, -7, 41)[1:], [1.0]])
-"""Where the curves are kept: a thousandth apart, and closer where the hardest samples are."""
+"""Fractions at which curves are evaluated: 0.001 apart, and closer for the hardest samples."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class RunLogits:
     """x_t of a run's positive and negative samples.
 
     Attributes:
-        run: what to call the run.
+        run: name of the run.
         positive: ``(P,)`` logits of positives.
         negative: ``(N,)`` negated logits of negatives.
     """
@@ -35,12 +35,12 @@ class RunLogits:
     negative: NDArray[np.floating[Any]]
 
 
-def cumulative_figure(runs: Sequence[RunLogits]) -> Drawn:
+def cumulative_figure(runs: Sequence[RunLogits]) -> FigureData:
     """Focal-loss paper, Fig. 4: cumulative normalised focal loss of a trained detector's samples.
 
-    Positives left, negatives right, each by itself: the losses sorted from the easiest sample to
-    the hardest, added up and divided by their sum, for several γ applied to the same predictions.
-    A sample is one logit; the paper doesn't say. alpha cancels. One row a run.
+    Positives left, negatives right: the losses sorted from the easiest sample to the hardest,
+    cumulated and divided by their sum, for several γ applied to the same predictions. A sample is
+    one logit (not specified in the paper). alpha cancels. One row per run.
     """
     figure = style.new_figure(8.6, 0.5 + 3.4 * len(runs))
     grid = figure.subplots(len(runs), 2, squeeze=False)
@@ -49,7 +49,7 @@ def cumulative_figure(runs: Sequence[RunLogits]) -> Drawn:
     for row, logits in zip(grid, runs, strict=True):
         sides = (("positive", logits.positive), ("negative", logits.negative))
         for axes, (side, x_t) in zip(row, sides, strict=True):
-            hardest_last = np.sort(x_t)[::-1]  # focal loss falls with x_t, whatever γ is
+            hardest_last = np.sort(x_t)[::-1]  # focal loss decreases with x_t for any γ
             for gamma, colour in zip(GAMMAS, colours, strict=True):
                 values = cumulative_loss(hardest_last, gamma)
                 columns[f"{logits.run}, {side}, gamma={gamma:g}"] = values
@@ -60,17 +60,17 @@ def cumulative_figure(runs: Sequence[RunLogits]) -> Drawn:
             style.tidy(axes)
         row[0].set_ylabel("cumulative normalised loss")
         row[0].legend(frameon=False)
-    return Drawn(figure, columns)
+    return FigureData(figure, columns)
 
 
 def cumulative_loss(x_t: NDArray[np.floating[Any]], gamma: float) -> Series:
-    """Share of the loss that the easiest samples make up, at `FRACTIONS` of them.
+    """Fraction of the loss that is due to the easiest samples, at `FRACTIONS` of them.
 
-    Between two samples it is a straight line.
+    Linearly interpolated between samples.
 
     Args:
-        x_t: ``(N,)`` falling.
-        gamma: of the focal loss.
+        x_t: ``(N,)``, descending.
+        gamma: γ of the focal loss.
 
     Returns:
         ``(len(FRACTIONS),)``; nan without samples.
@@ -83,7 +83,7 @@ def cumulative_loss(x_t: NDArray[np.floating[Any]], gamma: float) -> Series:
 
 
 def focal_loss(x_t: NDArray[np.floating[Any]], gamma: float) -> Series:
-    """``(1 - p_t)^γ (-log p_t)`` in float64, without alpha; exact for the easiest samples, too."""
+    """``(1 - p_t)^γ (-log p_t)`` in float64, without alpha; accurate for the easiest samples."""
     x = x_t.astype(np.float64)
     cross_entropy = np.logaddexp(0, -x)
     modulator = np.exp(-gamma * np.logaddexp(0, x))

@@ -1,4 +1,4 @@
-"""Loss and AP over the course of a training."""
+"""Plot of loss and AP over training steps."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ LOSS_LOOKS = {
 
 
 def training_curves(run: str | Path, out: str | Path) -> Path:
-    """Draw the loss terms, and AP overall and by frequency group, against the step.
+    """Plot the loss terms, and AP overall and by frequency group, against the step.
 
-    Raw losses are faint; the lines are moving averages over a fiftieth of the run. A run without
-    evaluations gets the losses alone.
+    Raw losses are faint; the lines are moving averages over 1/50 of the run. For a run without
+    evaluations only losses are plotted.
 
     Args:
         run: run folder with a ``metrics.jsonl``.
-        out: picture to write; its ending chooses the format.
+        out: image file to write; the extension determines the format.
 
     Returns:
         ``out``.
 
     Raises:
-        DataError: the run has no log, or a broken one.
+        DataError: the run has no log, or a damaged one.
     """
     log = read_log(Path(run))
     measured = len(log.evaluated) > 0
@@ -49,7 +49,7 @@ def training_curves(run: str | Path, out: str | Path) -> Path:
 
 
 def moving_average(values: Series) -> Series:
-    """Centred mean over a fiftieth of the values (fewer at the ends), of the same length."""
+    """Centred mean over 1/50 of the values (fewer at the ends), of the same length."""
     window = np.ones(1 + 2 * (len(values) // 100))
     if len(window) > len(values):
         return values
@@ -64,7 +64,7 @@ def _draw_losses(axes: Axes, log: Log) -> None:
         shown.append(smooth)
         axes.plot(log.steps, values, color=colour, alpha=0.16, linewidth=0.8)
         axes.plot(log.steps, smooth, color=colour, linewidth=1.8, label=label)
-    # The first steps may be far above the rest; a logarithm shows both.
+    # Logarithmic, because the losses of the first steps may be much larger.
     positive = np.concatenate(shown)
     if (positive > 0).all() and positive.max() > 20 * positive.min():
         axes.set_yscale("log")

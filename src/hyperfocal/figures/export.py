@@ -1,4 +1,4 @@
-"""A figure as PNG and SVG, with the numbers that it is drawn from as CSV."""
+"""Export of a figure as PNG and SVG, with its data as CSV."""
 
 from __future__ import annotations
 
@@ -19,39 +19,39 @@ if TYPE_CHECKING:
 Column = Sequence[object] | NDArray[Any]
 
 Columns = Mapping[str, Column]
-"""A table by columns, all of one length."""
+"""A table by columns, all of the same length."""
 
 
-class Drawn(NamedTuple):
+class FigureData(NamedTuple):
     """A figure and its data.
 
     Attributes:
-        figure: what to look at.
-        columns: what it was drawn from; nan and None become empty cells.
+        figure: the matplotlib figure.
+        columns: the plotted data; nan and None become empty cells.
     """
 
     figure: Figure
     columns: Columns
 
 
-def export(drawn: Drawn, out: Path, name: str) -> list[Path]:
+def export(data: FigureData, out: Path, name: str) -> list[Path]:
     """Write ``name``.png, .svg and .csv into the folder ``out`` and return their paths.
 
     Raises:
         ValueError: columns of different lengths.
     """
-    paths = [style.save(drawn.figure, out / f"{name}.{ending}") for ending in ("png", "svg")]
+    paths = [style.save(data.figure, out / f"{name}.{ending}") for ending in ("png", "svg")]
     table = out / f"{name}.csv"
     with table.open("w", encoding="utf-8", newline="") as file:
         write = csv.writer(file, lineterminator="\n")
-        write.writerow([_cell(name) for name in drawn.columns])
-        for row in zip(*drawn.columns.values(), strict=True):
+        write.writerow([_cell(name) for name in data.columns])
+        for row in zip(*data.columns.values(), strict=True):
             write.writerow([_cell(value) for value in row])
     return [*paths, table]
 
 
 def unique_names(names: Iterable[str]) -> list[str]:
-    """The names, numbered where one comes again, so that no column replaces another."""
+    """The names, with numbers appended to duplicates, so that column names are unique."""
     given: list[str] = []
     for name in names:
         number, found = 1, name

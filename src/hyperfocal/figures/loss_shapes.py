@@ -1,7 +1,7 @@
-"""Figures of the papers that show losses alone, drawn from this package's functions.
+"""Figures of the papers that plot loss functions, computed with this package.
 
 Focal-loss paper (Lin et al., ICCV 2017) Figs. 1, 5, 6 and 7; Equalized Focal Loss paper (Li et al.,
-CVPR 2022) Fig. 3. alpha is left out of all of them, as in the papers.
+CVPR 2022) Fig. 3. All are without alpha, as in the papers.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from hyperfocal.figures import style
-from hyperfocal.figures.export import Drawn
+from hyperfocal.figures.export import FigureData
 from hyperfocal.figures.run_files import Series
 from hyperfocal.figures.table_files import ReproducedTable
 from hyperfocal.losses import (
@@ -34,10 +34,11 @@ RATIOS = (1.0, 0.75, 0.5, 0.25, 0.0)
 """With s = 8 these are γ_v = 0, 2, 4, 6, 8."""
 STAR_GAMMAS = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0)
 STAR_BETAS = (-2.0, -1.0, 0.0, 1.0, 2.0)
-"""The paper doesn't say which settings its Fig. 7 sweeps."""
+"""Settings in Fig. 7; the paper doesn't specify its settings."""
 STAR_PUBLISHED = ((2.0, 1.0), (4.0, 0.0))
 STAR_MARGIN = 0.5
-"""Points below focal loss's AP down to which the paper calls a setting effective."""
+"""Maximum difference to focal loss's AP, in points, at which the paper calls a setting
+effective."""
 
 _UNKNOWN: dict[str, Any] = {"color": style.GREY, "linewidth": 0.7, "alpha": 0.6}
 _EFFECTIVE: dict[str, Any] = {"color": style.BLUE, "linewidth": 1.2}
@@ -48,7 +49,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 """``loss(logits (N, 1), targets (N, 1)) -> (N, 1)``."""
 
 
-def focal_gamma_figure() -> Drawn:
+def focal_gamma_figure() -> FigureData:
     """Focal-loss paper, Fig. 1: focal loss against the probability of the true class."""
     p = np.linspace(0.002, 1, POINTS + 1)[:-1]
     x = torch.from_numpy(np.log(p / (1 - p)))
@@ -66,28 +67,28 @@ def focal_gamma_figure() -> Drawn:
     axes.set(xlabel="probability of the true class $p_t$", ylabel="loss", xlim=(0, 1), ylim=(0, 5))
     axes.legend(frameon=False)
     style.tidy(axes)
-    return Drawn(figure, columns)
+    return FigureData(figure, columns)
 
 
-def focal_star_figure() -> Drawn:
+def focal_star_figure() -> FigureData:
     """Focal-loss paper, Fig. 5: the loss against x_t, cross-entropy to FL*."""
     return _variants("loss", 0)
 
 
-def focal_star_slope_figure() -> Drawn:
+def focal_star_slope_figure() -> FigureData:
     """Focal-loss paper, Fig. 6: the derivative with respect to x of the same losses, for y = 1."""
     return _variants("derivative", 1)
 
 
-def focal_star_sweep_figure(table: ReproducedTable | None = None) -> Drawn:
-    """Focal-loss paper, Fig. 7: FL* for many (γ, β), coloured by whether training works with it.
+def focal_star_sweep_figure(table: ReproducedTable | None = None) -> FigureData:
+    """Focal-loss paper, Fig. 7: FL* for many (γ, β), coloured by whether training is effective.
 
-    The paper calls a setting effective whose AP is above 33.5, FL's being 34.0.
+    The paper calls a setting effective if its AP is above 33.5, compared with 34.0 for FL.
 
     Args:
-        table: AP by setting, of `hyperfocal reproduce fl7`. A setting is effective if its AP is
-            above that of the row ``fl`` less 0.5 points. None: the two settings of the paper's
-            Table 3 stand out, and nothing else is told apart.
+        table: AP by setting, from `hyperfocal reproduce fl7`. A setting is effective if its AP is
+            above that of the row ``fl`` minus 0.5 points. None: the two settings of the paper's
+            Table 3 are highlighted, and the others have the same colour.
     """
     x = _x_t(6.0)
     figure = style.new_figure(5.4, 4.2)
@@ -117,18 +118,18 @@ def focal_star_sweep_figure(table: ReproducedTable | None = None) -> Drawn:
         axes.plot([], [], label=label, **look)
     axes.legend(frameon=False)
     style.tidy(axes)
-    return Drawn(figure, columns)
+    return FigureData(figure, columns)
 
 
 def star_row(gamma: float, beta: float) -> str:
-    """What the row of a setting is called in the tables that vary it."""
+    """Name of the row of a setting in the tables that vary it."""
     return f"star-{gamma:g}-{beta:g}"
 
 
-def weighting_factor_figure() -> Drawn:
+def weighting_factor_figure() -> FigureData:
     """Equalized Focal Loss paper, Fig. 3: EFL without (a) and with (b) its weighting factor.
 
-    One curve a gradient ratio g, for γ_b = 2 and s = 8: γ_v = 8 (1 - g). Without the factor it is
+    One curve per gradient ratio g, for γ_b = 2 and s = 8: γ_v = 8 (1 - g). Without the factor it is
     focal loss with γ = 2 + γ_v.
     """
     x = _x_t(5.0)
@@ -152,7 +153,7 @@ def weighting_factor_figure() -> Drawn:
         axes.set_ylim(bottom=0)
         style.tidy(axes)
     left.legend(frameon=False)
-    return Drawn(figure, columns)
+    return FigureData(figure, columns)
 
 
 def curve(loss: Loss, x: Tensor) -> tuple[Series, Series]:
@@ -163,7 +164,7 @@ def curve(loss: Loss, x: Tensor) -> tuple[Series, Series]:
     return values.detach().numpy(), slope.numpy()
 
 
-def _variants(what: str, which: int) -> Drawn:
+def _variants(what: str, which: int) -> FigureData:
     x = _x_t(5.0)
     variants: dict[str, Loss] = {
         "cross-entropy": sigmoid_cross_entropy,
@@ -184,7 +185,7 @@ def _variants(what: str, which: int) -> Drawn:
     _mark_origin(axes)
     axes.legend(frameon=False)
     style.tidy(axes)
-    return Drawn(figure, columns)
+    return FigureData(figure, columns)
 
 
 def _mark_origin(axes: Axes) -> None:

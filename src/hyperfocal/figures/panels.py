@@ -1,4 +1,4 @@
-"""Detections beside ground truth, for several images in one picture."""
+"""Detections next to ground truth for several images in one figure."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from hyperfocal.figures import style
 from hyperfocal.figures.annotate import Pixels, annotate
 
 TILE = 480
-"""Longer side of one image in the panel, in pixels."""
+"""Longer side of an image in the panel, in pixels."""
 
 
 @dataclass(frozen=True)
 class PanelRow:
-    """One image with what is there and what was found; boxes are xyxy in its own pixels.
+    """One image with ground truth and detections; boxes are xyxy in pixels of the image.
 
     Attributes:
         image: ``(H, W, 3)`` uint8 RGB.
@@ -41,12 +41,12 @@ class PanelRow:
 
 
 def detection_panel(rows: Sequence[PanelRow], out: str | Path, names: Sequence[str]) -> Path:
-    """Draw ground truth at the left and detections at the right of each image.
+    """Plot each image with ground truth on the left and with detections on the right.
 
     Args:
         rows: the images, at least one.
-        out: picture to write; its ending chooses the format.
-        names: of the categories, by label.
+        out: image file to write; the extension determines the format.
+        names: category names by label.
 
     Returns:
         ``out``.
@@ -77,7 +77,7 @@ def detection_panel(rows: Sequence[PanelRow], out: str | Path, names: Sequence[s
 
 
 def _pair(row: PanelRow, names: Sequence[str]) -> tuple[Pixels, Pixels]:
-    """Both pictures, scaled so that a label is readable whatever the image's size."""
+    """Both images, scaled so that labels are readable for any image size."""
     height, width = row.image.shape[:2]
     scale = TILE / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))

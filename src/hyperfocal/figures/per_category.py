@@ -1,7 +1,7 @@
 """Figures of the papers with one value per category and run: Equalized Focal Loss Figs. 2 and 4.
 
-Categories stand from the most frequent in training to the rarest. With many of them each is a faint
-point and the line of a run is a running median, so that the trend along the tail is seen.
+Categories are sorted from most frequent in training to rarest. If there are many, each is a faint
+point and the line of a run is a running median, which shows the trend along the tail.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperfocal.figures import style
-from hyperfocal.figures.export import Column, Drawn, unique_names
+from hyperfocal.figures.export import Column, FigureData, unique_names
 from hyperfocal.figures.ratio_files import TrainedCategory
 from hyperfocal.figures.run_files import Series
 from hyperfocal.fonts import figure_label
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MOST_NAMES = 20
-"""With more categories than this their names can't be read and are left out."""
+"""Category names are omitted if there are more categories, because they would be unreadable."""
 
 MOST_MARKED = 40
-"""With more categories than this lines are running medians."""
+"""If there are more categories, lines are running medians."""
 
 LINES = ("-", "--", "-.", ":")
 
@@ -36,8 +36,8 @@ class CategoryLine:
     """One value per category, for one run.
 
     Attributes:
-        run: what to call the run.
-        values: ``(K,)`` by label; nan where there is none.
+        run: name of the run.
+        values: ``(K,)`` by label; nan if undefined.
     """
 
     run: str
@@ -48,16 +48,17 @@ def imbalance_figure(
     samples: Sequence[CategoryLine],
     gradients: Sequence[CategoryLine],
     categories: Sequence[TrainedCategory],
-) -> Drawn:
-    """Equalized Focal Loss paper, Fig. 2, and what a loss makes of it.
+) -> FigureData:
+    """Equalized Focal Loss paper, Fig. 2, and the corresponding ratios of gradients.
 
     Left, as in the paper: the logarithm (base 10) of each category's number of positive samples
-    over that of its negative ones, which is the assigner's doing. Runs that share an assigner share
-    a line. Right: the same of the absolute gradients of each run's own loss; 0 is balance.
+    over its number of negative samples, which depends on the assigner. Runs with the same assigner
+    have the same line. Right: the same for the absolute gradients of each run's loss; 0 is
+    balanced.
 
     Args:
-        samples: a line a run, positive over negative samples.
-        gradients: a line a run, positive over negative gradient.
+        samples: one line per run, ratio of positive to negative samples.
+        gradients: one line per run, ratio of positive to negative gradients.
         categories: by label.
     """
     figure = style.new_figure(10.5, 4.0)
@@ -75,11 +76,13 @@ def imbalance_figure(
         for name, line in zip(unique_names(x.run for x in logs), logs, strict=True):
             columns[f"log10 {what} ratio, {name}"] = line.values[order]
     right.axhline(0, color=style.BLACK, linewidth=0.8, linestyle=":")
-    return Drawn(figure, columns)
+    return FigureData(figure, columns)
 
 
-def margin_figure(margins: Sequence[CategoryLine], categories: Sequence[TrainedCategory]) -> Drawn:
-    """Equalized Focal Loss paper, Fig. 4: mean score of positives less mean score of negatives."""
+def margin_figure(
+    margins: Sequence[CategoryLine], categories: Sequence[TrainedCategory]
+) -> FigureData:
+    """Equalized Focal Loss paper, Fig. 4: mean score of positives minus that of negatives."""
     figure = style.new_figure(6.6, 4.0)
     axes = figure.subplots()
     order = by_frequency(categories)
@@ -88,11 +91,11 @@ def margin_figure(margins: Sequence[CategoryLine], categories: Sequence[TrainedC
     axes.set_ylabel("mean score of positives - of negatives")
     for name, line in zip(unique_names(x.run for x in margins), margins, strict=True):
         columns[f"score margin, {name}"] = line.values[order]
-    return Drawn(figure, columns)
+    return FigureData(figure, columns)
 
 
 def by_frequency(categories: Sequence[TrainedCategory]) -> NDArray[np.int64]:
-    """Labels from the most frequent in training to the rarest; unknown frequencies as they come."""
+    """Labels from most frequent in training to rarest; in label order if unknown."""
     return np.argsort([-(c.train_images or 0) for c in categories], kind="stable")
 
 
@@ -108,7 +111,7 @@ def category_columns(categories: Sequence[TrainedCategory]) -> dict[str, Column]
 
 
 def log10(values: Series) -> Series:
-    """Logarithm, nan where there is none."""
+    """Logarithm; nan where it is undefined."""
     return np.log10(np.where(values > 0, values, np.nan))
 
 
@@ -157,7 +160,7 @@ def _draw(
 def _mark_groups(
     axes: Axes, categories: Sequence[TrainedCategory], order: NDArray[np.int64]
 ) -> None:
-    """A line where a frequency group ends, and the names of the groups below the top."""
+    """Draw a line at the end of each frequency group, and the names of the groups at the top."""
     groups = [categories[label].group for label in order]
     starts = [i for i in range(len(groups)) if i == 0 or groups[i] != groups[i - 1]]
     for start, end in zip(starts, [*starts[1:], len(groups)], strict=True):
@@ -180,7 +183,7 @@ def _mark_groups(
 
 
 def _distinct(lines: Sequence[CategoryLine]) -> list[CategoryLine]:
-    """Lines of the same values as one, under all their names."""
+    """Merge lines with the same values into one, with all names."""
     found: list[CategoryLine] = []
     for line in lines:
         same = [i for i, f in enumerate(found) if np.array_equal(f.values, line.values, True)]

@@ -1,4 +1,4 @@
-"""What figures read of the gradient ratios of a run: ratios.jsonl and categories.json."""
+"""Reading of a run's gradient ratios for figures: ratios.jsonl and categories.json."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hyperfocal.types import ConfigError, DataError
 
 @dataclass(frozen=True)
 class TrainedCategory:
-    """One category of a run: its name, training images (None: unknown) and frequency group."""
+    """A category of a run: name, number of training images (None: unknown), frequency group."""
 
     name: str
     train_images: int | None
@@ -25,11 +25,11 @@ class TrainedCategory:
 
 @dataclass(frozen=True)
 class RatioHistory:
-    """Gradient ratios over the course of a training.
+    """Gradient ratios over training steps.
 
     Attributes:
-        steps: ``(S,)`` optimizer steps, rising.
-        ratio: ``(S, K)`` as the next step used it.
+        steps: ``(S,)`` optimizer steps, ascending.
+        ratio: ``(S, K)``, as used by the next step.
         pos_grad: ``(S, K)`` accumulated positive gradient.
         neg_grad: ``(S, K)`` accumulated negative gradient.
     """
@@ -41,15 +41,15 @@ class RatioHistory:
 
 
 def read_ratios(run: Path) -> RatioHistory:
-    """Read ``ratios.jsonl`` of a run, finished or not; a last line cut short is left out.
+    """Read ``ratios.jsonl`` of a run, finished or not; an incomplete last line is ignored.
 
     Raises:
-        DataError: the run has no such file (its loss keeps no ratios), or nothing useful in it.
+        DataError: the run has no such file (its loss has no ratios), or the file has no ratios.
     """
     path = run / "ratios.jsonl"
     (lines,) = read_lines(path, (None,), "ratios")
     if not lines:
-        raise DataError(f"{path}: no ratios were logged yet")
+        raise DataError(f"{path}: no ratios have been logged yet")
     names = ("ratio", "pos_grad", "neg_grad")
     try:
         columns = {n: np.array([line[n] for line in lines], np.float64) for n in names}
@@ -61,10 +61,10 @@ def read_ratios(run: Path) -> RatioHistory:
 def read_categories(run: Path) -> tuple[tuple[TrainedCategory, ...], tuple[str, ...]]:
     """The categories of a run by label, and the frequency groups from rarest to most frequent.
 
-    Groups are those of the run's own settings.
+    Groups are those in the run's settings.
 
     Raises:
-        DataError: ``categories.json`` or ``config.json`` is missing or something else.
+        DataError: ``categories.json`` or ``config.json`` is missing or invalid.
     """
     path = run / "categories.json"
     try:

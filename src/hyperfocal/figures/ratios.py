@@ -1,4 +1,4 @@
-"""Gradient ratios of the categories over the course of a training."""
+"""Plot of the categories' gradient ratios over training steps."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MOST_NAMES = 16
-"""With more categories each group gets a median and a band in place of names."""
+"""If there are more categories, each group has a median and a band instead of named lines."""
 
 BANDS = ((0, 100), (10, 90))
-"""Percentiles between which a group's bands lie."""
+"""Percentiles of a group's bands."""
 
 
 def ratio_figure(run: str | Path, out: str | Path) -> Path:
-    """Draw the gradient ratio of every category against the step, coloured by frequency group.
+    """Plot the gradient ratio of each category against the step, coloured by frequency group.
 
     The ratio is the one that the loss uses: 1 (or more, with EQLv2) means that a category is
-    treated as balanced. With few categories each line has its name at the end; with many there are
-    each group's median, the band of all of it and a darker one of the middle four fifths. The
-    legend counts the categories that stand at 1 in the end.
+    treated as balanced. With few categories each line is labelled at its end; with many there are
+    the median of each group, a band with all of its categories and a darker one with the middle
+    80 %. The legend has the number of categories that are at 1 at the end.
 
     Args:
         run: run folder with a ``ratios.jsonl``.
-        out: picture to write; its ending chooses the format.
+        out: image file to write; the extension determines the format.
 
     Returns:
         ``out``.
 
     Raises:
-        DataError: the run has no ratios, or something else in their place.
+        DataError: the run has no valid ratios.
     """
     run = Path(run)
     history = read_ratios(run)
@@ -71,7 +71,7 @@ def ratio_figure(run: str | Path, out: str | Path) -> Path:
 def group_members(
     categories: Sequence[TrainedCategory], groups: Sequence[str]
 ) -> dict[str | None, list[int]]:
-    """Labels of each group that has any, rarest first; None: frequency unknown, or 0."""
+    """Labels of each non-empty group, rarest first; None: frequency unknown, or 0."""
     known = {g: [k for k, c in enumerate(categories) if c.group == g] for g in (*groups, None)}
     return {group: members for group, members in known.items() if members}
 
@@ -112,7 +112,7 @@ def _name(
     categories: Sequence[TrainedCategory],
     colours: dict[str, str],
 ) -> None:
-    """Write each category's name beside the end of its line, as near as there is room."""
+    """Write each category's name next to the end of its line, without overlaps."""
     low, high = axes.get_ylim()
     if axes.get_yscale() == "log":
         place = np.log(np.maximum(last, low) / low) / np.log(high / low)
@@ -134,12 +134,12 @@ def _name(
 
 
 def spread(places: Series, gap: float) -> Series:
-    """Rising places moved apart to at least ``gap``, each as little as can be (least squares).
+    """Move ascending positions apart to at least ``gap``, as little as possible (least squares).
 
-    Those that would leave [0, 1] are moved back, all together, where there is room.
+    Positions outside [0, 1] are then shifted back together, if there is space.
     """
     steps = gap * np.arange(len(places))
-    blocks: list[tuple[float, int]] = []  # mean and size; means rise
+    blocks: list[tuple[float, int]] = []  # mean and size; means are ascending
     for value in places - steps:
         mean, size = float(value), 1
         while blocks and blocks[-1][0] >= mean:

@@ -1,4 +1,4 @@
-"""What figures read from a run folder: ``metrics.jsonl`` and ``metrics.json``."""
+"""Reading of a run folder for figures: ``metrics.jsonl`` and ``metrics.json``."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Log:
     """A training log by columns; nan where a line has no value.
 
     Attributes:
-        steps: ``(S,)`` optimizer step of every logged step, rising.
+        steps: ``(S,)`` logged optimizer steps, ascending.
         losses: ``(S,)`` by term, those of `LOSS_TERMS` that occur.
-        evaluated: ``(E,)`` optimizer step of every evaluation, rising.
-        metrics: ``(E,)`` by name, every metric that occurs.
+        evaluated: ``(E,)`` optimizer steps of evaluations, ascending.
+        metrics: ``(E,)`` by name, all metrics that occur.
     """
 
     steps: Series
@@ -39,7 +39,7 @@ class Log:
 
     @property
     def groups(self) -> tuple[str, ...]:
-        """Names of the frequency groups that were measured, from rarest to most frequent."""
+        """Names of the frequency groups with metrics, from rarest to most frequent."""
         return ap_groups(self.metrics)
 
 
@@ -55,15 +55,15 @@ def ap_groups(metrics: dict[str, Any]) -> tuple[str, ...]:
 def read_log(run: Path) -> Log:
     """Read ``metrics.jsonl`` of a run, finished or not.
 
-    A last line that a crash cut short is left out; of two lines for one step the later counts.
+    An incomplete last line is ignored; of two lines for the same step the later is used.
 
     Raises:
-        DataError: there is no log, a line is broken, or no step was logged.
+        DataError: there is no log, a line is damaged, or no step was logged.
     """
     path = run / "metrics.jsonl"
     steps, evaluations = read_lines(path, ("step", "evaluation"), "step or evaluation")
     if not steps:
-        raise DataError(f"{path}: no step was logged yet")
+        raise DataError(f"{path}: no step has been logged yet")
     names = dict.fromkeys(name for line in evaluations for name in line)
     return Log(
         steps=_column(steps, "step"),
@@ -80,17 +80,17 @@ def read_log(run: Path) -> Log:
 
 
 def read_lines(path: Path, kinds: Sequence[str | None], what: str) -> list[list[dict[str, Any]]]:
-    """Lines of a file that grows during a run, those of each kind by themselves, sorted by step.
+    """Lines of a JSON lines file for each kind, sorted by step.
 
-    A last line that a crash cut short is left out; of two for one step the later counts.
+    An incomplete last line is ignored; of two lines for the same step the later is used.
 
     Args:
-        path: one JSON object a line.
-        kinds: what ``kind`` may be; None where lines have none.
-        what: a line should have, for the message.
+        path: file with one JSON object per line.
+        kinds: values of ``kind``; None for lines without it.
+        what: required content of a line, for the message.
 
     Raises:
-        DataError: there is no such file, or a line is broken.
+        DataError: the file doesn't exist, or a line is damaged.
     """
     found: dict[str | None, dict[float, dict[str, Any]]] = {kind: {} for kind in kinds}
     texts = read_text(path).splitlines()
@@ -106,7 +106,7 @@ def read_lines(path: Path, kinds: Sequence[str | None], what: str) -> list[list[
 
 @dataclass(frozen=True)
 class CategoryRow:
-    """One category of ``metrics.json``; None where nothing is known or could be measured."""
+    """A category of ``metrics.json``; None if unknown or undefined."""
 
     name: str
     AP: float | None
@@ -118,11 +118,11 @@ class CategoryRow:
 
 @dataclass(frozen=True)
 class Measured:
-    """What ``metrics.json`` holds.
+    """Content of ``metrics.json``.
 
     Attributes:
-        metrics: by name; None where nothing could be measured.
-        categories: one row a category, in the order of the labels.
+        metrics: by name; None if undefined.
+        categories: one row per category, in label order.
     """
 
     metrics: dict[str, float | None]
@@ -133,7 +133,7 @@ def read_metrics(run: Path) -> Measured:
     """Read ``metrics.json``, the last evaluation of a run.
 
     Raises:
-        DataError: the file is missing or something else.
+        DataError: the file is missing or invalid.
     """
     path = run / "metrics.json"
     fields = tuple(CategoryRow.__dataclass_fields__)
@@ -150,10 +150,10 @@ def read_metrics(run: Path) -> Measured:
 
 
 def read_text(path: Path) -> str:
-    """The text of a file of a run.
+    """The text of a file in a run folder.
 
     Raises:
-        DataError: there is no such file.
+        DataError: the file doesn't exist.
     """
     try:
         return path.read_text(encoding="utf-8")

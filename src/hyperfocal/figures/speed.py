@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from hyperfocal.figures import style
-from hyperfocal.figures.export import Column, Drawn
+from hyperfocal.figures.export import Column, FigureData
 from hyperfocal.figures.table_files import ReproducedTable
 from hyperfocal.fonts import figure_label
 
@@ -15,11 +15,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def speed_figure(table: ReproducedTable) -> Drawn:
-    """AP against ms an image: the published curves, and ours where it was measured.
+def speed_figure(table: ReproducedTable) -> FigureData:
+    """AP against ms per image: the published curves, and ours.
 
-    The clocks are of different machines and the data differ, so each has an axis of its own: the
-    shapes are to be compared, not the heights.
+    Hardware and data differ, so each has a separate axis: compare the shapes, not the values.
     """
     figure = style.new_figure(8.6, 3.8)
     left, right = figure.subplots(1, 2)
@@ -30,7 +29,7 @@ def speed_figure(table: ReproducedTable) -> Drawn:
     left.set(title="published (COCO test-dev, M40)")
     right.set(title="here")
     for axes in (left, right):
-        axes.set(xlabel="ms an image", ylabel="AP")
+        axes.set(xlabel="ms per image", ylabel="AP")
         style.tidy(axes)
     left.legend(frameon=False)
     columns: dict[str, Column] = {
@@ -40,11 +39,11 @@ def speed_figure(table: ReproducedTable) -> Drawn:
         "ms": [values["ms"] for values in ours],
         "AP": [values["AP"] for values in ours],
     }
-    return Drawn(figure, columns)
+    return FigureData(figure, columns)
 
 
 def _draw(axes: Axes, names: Sequence[str], rows: Sequence[Mapping[str, float]]) -> None:
-    """One curve a depth; a row is named depth-size."""
+    """One curve per depth; rows are named depth-size."""
     looks = (("o-", style.BLUE), ("s--", style.VERMILLION))
     split = [name.partition("-") for name in names]
     for depth, (line, colour) in zip(dict.fromkeys(s[0] for s in split), looks, strict=False):

@@ -1,4 +1,4 @@
-"""One look for all figures: colours that colour-blind readers can tell apart, few lines."""
+"""Shared style of the figures, with colours suitable for colour-blind readers."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ OKABE_ITO = (BLUE, VERMILLION, GREEN, ORANGE, SKY, PURPLE, YELLOW)
 """Okabe and Ito's palette (2008) without black."""
 
 GROUP_NAMES = {"r": "rare", "c": "common", "f": "frequent"}
-"""What LVIS's letters stand for; a group of another name is called by it."""
+"""Full names of LVIS's groups; other groups are shown by their names."""
 
 
 def group_colours(groups: Sequence[str]) -> dict[str, str]:
-    """One colour a frequency group, from rarest to most frequent; the same in every figure."""
+    """One colour per frequency group, from rarest to most frequent; the same in all figures."""
     order = (VERMILLION, ORANGE, BLUE, GREEN, PURPLE, SKY, YELLOW)
     return {group: order[i % len(order)] for i, group in enumerate(groups)}
 
 
 def ordered_colours(count: int) -> list[str]:
-    """Colours for values that have an order, dark to light; told apart in grey, too."""
+    """Colours for ordered values, dark to light; distinguishable in greyscale."""
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 
@@ -45,14 +45,14 @@ def ordered_colours(count: int) -> list[str]:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure, in inches, that no window and no global state knows of."""
+    """An empty figure, size in inches, created without pyplot's global state."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), dpi=150, layout="constrained", facecolor="white")
 
 
 def tidy(axes: Axes, grid: bool = True) -> None:
-    """No box around the data, and a light grid behind it."""
+    """Remove the top and right spines, and add a light grid behind the data."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_axisbelow(True)
     if grid:
@@ -60,10 +60,10 @@ def tidy(axes: Axes, grid: bool = True) -> None:
 
 
 def save(figure: Figure, out: str | Path) -> Path:
-    """Write the figure in the format of the file's ending and return the path."""
+    """Write the figure in the format of the file's extension and return the path."""
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     use_fallback_fonts(figure)
-    # A drawing says nothing of when it was made: the same data give the same file.
+    # No date in the file, so that the same data give the same file.
     figure.savefig(out, metadata={"Date": None} if out.suffix == ".svg" else None)
     return out

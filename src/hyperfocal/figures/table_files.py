@@ -1,4 +1,4 @@
-"""What figures read from the folder of a reproduced table: ``table.json``."""
+"""Reading of a reproduced table for figures: ``table.json``."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from hyperfocal.types import DataError
 
 
 class TableRow(NamedTuple):
-    """A line of a reproduced table.
+    """A row of a reproduced table.
 
     Attributes:
-        name: as in the table.
-        published: by column, what the paper has; AP in points.
-        ours: by column, the mean over seeds, nan where nothing was measured.
-        seeds: of each run the table's first metric, AP as a rule; 0 where it diverged.
+        name: name in the table.
+        published: the paper's values by column; AP in points.
+        ours: mean over seeds by column; nan if not measured.
+        seeds: the table's first metric (usually AP) of each run; 0 if it diverged.
     """
 
     name: str
@@ -28,12 +28,12 @@ class TableRow(NamedTuple):
 
 
 class ReproducedTable(NamedTuple):
-    """A table that `hyperfocal reproduce` wrote.
+    """A table written by `hyperfocal reproduce`.
 
     Attributes:
-        name: what it was called on the command line.
-        metric: what a row is judged by, the table's first column.
-        rows: all of them, measured or not.
+        name: name of the table on the command line.
+        metric: main metric, the table's first column.
+        rows: all rows, measured or not.
     """
 
     name: str
@@ -45,7 +45,7 @@ def read_table(folder: Path) -> ReproducedTable:
     """Read ``folder/table.json``.
 
     Raises:
-        DataError: it is missing or damaged.
+        DataError: the file is missing or damaged.
     """
     path = folder / "table.json"
     try:

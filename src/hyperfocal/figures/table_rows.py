@@ -1,20 +1,20 @@
-"""A reproduced table as a picture: each row's AP as published, and here, seed by seed."""
+"""Plot of a reproduced table: AP of each row as published and for each of our seeds."""
 
 from __future__ import annotations
 
 import math
 
 from hyperfocal.figures import style
-from hyperfocal.figures.export import Column, Drawn
+from hyperfocal.figures.export import Column, FigureData
 from hyperfocal.figures.table_files import ReproducedTable
 from hyperfocal.fonts import figure_label
 
 
-def table_figure(table: ReproducedTable) -> Drawn:
-    """AP of the rows, in the paper's order: published, and ours as a dot a seed and their mean.
+def table_figure(table: ReproducedTable) -> FigureData:
+    """AP of the rows in the paper's order: published, and ours with one dot per seed and the mean.
 
-    Data and schedules differ, so each side has an axis of its own: the shapes are to be compared,
-    not the heights. A run that diverged has AP 0.
+    Data and schedules differ, so each side has a separate axis: compare the shapes, not the values.
+    A run that diverged has AP 0.
     """
     rows, metric = table.rows, table.metric
     figure = style.new_figure(8.6, 1.3 + 0.28 * len(rows))
@@ -45,4 +45,4 @@ def table_figure(table: ReproducedTable) -> Drawn:
         columns[f"{metric}, run {number + 1}"] = [
             row.seeds[number] if number < len(row.seeds) else math.nan for row in rows
         ]
-    return Drawn(figure, columns)
+    return FigureData(figure, columns)

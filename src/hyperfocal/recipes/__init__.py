@@ -1,7 +1,7 @@
 """Recipes: one module each, whose ``recipe()`` returns a complete `Experiment`.
 
-The first line of a recipe's docstring says what it is for; the rest opens with its command and
-tells the accuracy and time to expect. A person's own recipe is a file of the same shape::
+The first line of a recipe's docstring is its purpose; the rest starts with its command and has the
+expected accuracy and time. A user's recipe is a file of the same form::
 
     # my_recipe.py: Cracks in weld seams, 5 categories.
     import dataclasses
@@ -11,12 +11,13 @@ tells the accuracy and time to expect. A person's own recipe is a file of the sa
         base = retinanet_mobilenet.recipe()
         return dataclasses.replace(base, seed=7)
 
-``hyperfocal train my_recipe.py --data.train.annotations ...`` runs it. The file may define parts of
-its own, such as a loss (docs/extend.md). A run folder is a recipe, too: that of fine-tuning its
+``hyperfocal train my_recipe.py --data.train.annotations ...`` runs it. The file may define custom
+components, such as a loss (docs/extend.md). A run folder is also a recipe, for fine-tuning its
 detector with its settings.
 
-A docstring may have a table of published results, one ``row | flags | numbers`` a line: each row is
-the recipe's command with its flags. Words in capitals stand for flags named below the table.
+A docstring may have a table of published results, one ``row | flags | numbers`` per line: each row
+is the recipe's command with its flags. Words in capitals are abbreviations, defined below the
+table.
 """
 
 from __future__ import annotations
@@ -38,14 +39,14 @@ from hyperfocal.types import ConfigError
 
 
 def load_recipe(name: str, trust: Sequence[str] = ()) -> Experiment:
-    """The experiment of a recipe by name, or of a user's file or a run folder by its path.
+    """The experiment of a recipe, by name, or by path of a recipe file or run folder.
 
     Args:
         name: name or path. A recipe file is executed, so it needs no ``trust``.
-        trust: modules outside the package that the components of a run may come from.
+        trust: trusted modules for components of a run from outside the package.
 
     Raises:
-        ConfigError: there is no such recipe or file, or the file doesn't make an `Experiment`.
+        ConfigError: the recipe or file doesn't exist, or the file doesn't return an `Experiment`.
     """
     if name.endswith(".py"):
         return _from_file(Path(name))
@@ -60,10 +61,10 @@ class PublishedRow(NamedTuple):
     """One row of a published table.
 
     Attributes:
-        name: which one.
-        flags: what the recipe's command needs for it.
-        columns: the header of the numbers.
-        numbers: as published.
+        name: name of the row.
+        flags: flags of the recipe's command for this row.
+        columns: headers of the numbers.
+        numbers: published numbers.
     """
 
     name: str
@@ -76,14 +77,14 @@ def docstring(name: str) -> str:
     """The documentation of a recipe, without importing it.
 
     Raises:
-        ConfigError: there is no such recipe.
+        ConfigError: the recipe doesn't exist.
     """
     _find(name)
     return _docstring(Path(__file__).parent / f"{name}.py")
 
 
 def published_rows(text: str) -> list[PublishedRow]:
-    """The rows of the table in a recipe's docstring, with all flags written out."""
+    """The rows of the table in a recipe's docstring, with abbreviations expanded."""
     table = [line.split("|") for line in text.splitlines() if line.count("|") == 2]
     joined = text.replace("\\\n", " ")
     stands_for = {
@@ -102,7 +103,7 @@ def published_rows(text: str) -> list[PublishedRow]:
 
 
 def describe() -> dict[str, str]:
-    """Every recipe's name and the first line of its docstring, without importing any."""
+    """Name and first line of the docstring of all recipes, without importing them."""
     folder = Path(__file__).parent
     names = sorted(module.name for module in pkgutil.iter_modules([str(folder)]))
     return {name: _docstring(folder / f"{name}.py").partition("\n")[0] for name in names}
@@ -122,7 +123,7 @@ def _docstring(path: Path) -> str:
 
 
 def _from_run(path: Path, trust: Sequence[str]) -> Experiment:
-    """The settings of a run, starting from its weights; the data is to be given."""
+    """The settings of a run for fine-tuning its weights, without data."""
     found = RunFolder(path).read_experiment(trust)
     data = dataclasses.replace(found.data, train=Split(), val=Split())
     return dataclasses.replace(

@@ -4,8 +4,8 @@
         --data.train.annotations lvis_v1_train.json --data.train.images coco \\
         --data.val.annotations lvis_v1_val.json --data.val.images coco --devices 16
 
-Each row is this command with its flags; box AP on val as published (Li et al. 2022, EFL). Not run
-here. Schedule, data and sampler are those of improved_baseline_r50_lvis.
+Each row is this command with its flags; box AP on val as published (Li et al. 2022, EFL). Not
+reproduced here. Schedule, data and sampler are those of improved_baseline_r50_lvis.
 
     row                                 | flags                                |   AP    r    c    f
     Table 1: ATSS                       |                                      | 24.7 13.7 23.4 31.1
@@ -19,14 +19,14 @@ here. Schedule, data and sampler are those of improved_baseline_r50_lvis.
     IB     --model.quality.target iou
     IA     --model.anchors.base-scales 6 8 --model.assigner.top-k 18
 
-The paper doesn't give the prior, the score threshold and the suppression of these runs; here they
-are 0.001, 0, and the detector's own. Warm-up is 1000 steps, without clipping: the paper names the
-longer one for other detectors only.
+The paper doesn't specify the prior, the score threshold and NMS of these runs; here they are 0.001,
+0, and the detector's defaults. Warm-up is 1000 steps, without clipping: the paper uses the longer
+one for other detectors only.
 
 Table 5 adds the parts of the improved baseline one by one: STS is the stable training (longer
 warm-up, clipping), IB the IoU branch, IA the increased anchors. All three together are
-improved_baseline_r50_lvis, whose released settings differ from ATSS's in more than these; the paper
-doesn't say which of them the rows between have, here they have ATSS's.
+improved_baseline_r50_lvis, whose released settings differ from ATSS in other ways too; the paper
+doesn't specify which settings the other rows have; here they have those of ATSS.
 """
 
 import dataclasses

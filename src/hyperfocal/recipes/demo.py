@@ -1,4 +1,4 @@
-"""The demo: a small RetinaNet on the drawn long-tailed set, from random weights.
+"""The demo: a small RetinaNet on a synthetic long-tailed dataset, from random weights.
 
     hyperfocal demo            (or: make demo)
 

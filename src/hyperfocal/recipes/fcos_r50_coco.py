@@ -4,8 +4,8 @@
         --data.train.annotations instances_train2017.json --data.train.images train2017 \\
         --data.val.annotations instances_val2017.json --data.val.images val2017 --devices 8
 
-Each row is this command with its flags; AP on minival as the authors' code publishes it. Not run
-here.
+Each row is this command with its flags; AP on minival as published with the authors' code. Not
+reproduced here.
 
     row                           | flags            |   AP
     FCOS, improved                |                  | 38.7
@@ -14,9 +14,9 @@ here.
     FIRST  --model.assigner.radius None --model.no-norm-on-bbox --model.quality.tower class \\
            --model.quality.score product --model.box-loss iou --model.inference.nms-iou 0.5
 
-Improved: centre sampling, distances in strides, centerness on the box tower, GIoU, suppression at
-IoU 0.6 (Tian et al. 2019, and their later code). Schedule: 90k steps of 16 images, SGD at 0.01, a
-tenth of it after 60k and again after 80k; 800 pixels, flips.
+Improved: centre sampling, distances in strides, centerness on the box tower, GIoU, NMS at IoU 0.6
+(Tian et al. 2019, and their later code). Schedule: 90k steps of 16 images, SGD at 0.01, divided by
+10 after 60k and 80k steps; 800 pixels, flips.
 """
 
 import dataclasses

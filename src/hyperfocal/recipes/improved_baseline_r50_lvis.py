@@ -4,8 +4,9 @@
         --data.train.annotations lvis_v1_train.json --data.train.images coco \\
         --data.val.annotations lvis_v1_val.json --data.val.images coco --devices 16
 
-``coco`` holds both train2017 and val2017: LVIS's val has images of either. Each row is this command
-with its flags; box AP on val as published (Li et al. 2022). Not run here: it needs LVIS and GPUs.
+``coco`` contains both train2017 and val2017, because LVIS's val has images of both. Each row is
+this command with its flags; box AP on val as published (Li et al. 2022). Not reproduced here: it
+needs LVIS and GPUs.
 
     row                                 | flags                                |   AP    r    c    f
     Tables 2, 5, 6: improved baseline   |                                      | 25.7 14.3 23.8 32.7
@@ -23,11 +24,11 @@ with its flags; box AP on val as published (Li et al. 2022). Not run here: it ne
     R101   --model.backbone.name resnet101.tv_in1k
 
 The other rows of Table 5 start from ATSS: atss_r50_lvis. The other rows of Table 2 are Faster R-CNN
-with EQL, EQLv2, Seesaw, cRT and BAGS, and Table 1's controls are Faster R-CNN too: there is no
-two-stage detector here.
+with EQL, EQLv2, Seesaw, cRT and BAGS, and the baselines of Table 1 are Faster R-CNN too; this
+package has no two-stage detector.
 
-Schedule: 24 epochs of the set that repeat-factor sampling enlarges, 16 images a step, SGD at 0.02,
-a tenth of it after 16 epochs and again after 22; 6000 steps of warm-up, gradients clipped at 35.
+Schedule: 24 epochs of the training split with repeat-factor sampling, 16 images per step, SGD at
+0.02, divided by 10 after 16 and 22 epochs; 6000 steps of warm-up, gradients clipped at 35.
 """
 
 import dataclasses
@@ -64,10 +65,10 @@ def recipe() -> Experiment:
 
 
 def with_detector(model: DenseConfig) -> Experiment:
-    """The recipe with another detector, and what the paper leaves open about it.
+    """The recipe with another detector, with settings that the paper doesn't specify.
 
-    The head's prior is 0.001. As many detections as LVIS measures, and no score threshold: rare
-    categories score low.
+    The head's prior is 0.001. Inference has LVIS's number of detections and no score threshold,
+    because rare categories have low scores.
     """
     base = recipe()
     inference = dataclasses.replace(model.inference, score_threshold=0.0, max_detections=300)

@@ -10,7 +10,7 @@
         --data.val.images validation --devices 16
 
 Each row is this command with its flags; AP at IoU 0.5 on val, and of the five groups from the
-rarest categories (AP1) to the most frequent, as published (Li et al. 2022). Not run here.
+rarest categories (AP1) to the most frequent, as published (Li et al. 2022). Not reproduced here.
 
     row                           | flags            |   AP  AP1  AP2  AP3  AP4  AP5
     Table 7: improved baseline    |                  | 43.3 19.4 44.3 49.5 50.6 52.2
@@ -20,11 +20,12 @@ rarest categories (AP1) to the most frequent, as published (Li et al. 2022). Not
 
     R101    --model.backbone.name resnet101.tv_in1k
 
-180k steps of 16 images with the plain sampler, a tenth of the rate after 120k and 160k. The paper
-says that all else is as on LVIS; its released settings have 800 pixels without jitter and a warm-up
-of 500 steps, as here. Group-of boxes are not trained on. Whether the published runs expanded boxes
-by the hierarchy in training isn't said; the official tool makes such a CSV, which goes in the same
-place. Table 7's Faster R-CNN: there is no two-stage detector here.
+180k steps of 16 images with uniform sampling; the learning rate is divided by 10 after 120k and
+160k. According to the paper all else is as on LVIS; its released settings have 800 pixels without
+jitter and a warm-up of 500 steps, as here. Group-of boxes aren't used in training. The paper
+doesn't specify whether boxes were expanded by the hierarchy in training; the official tool can
+create such a CSV, which can be used instead. Table 7 also has Faster R-CNN; this package has no
+two-stage detector.
 """
 
 import dataclasses

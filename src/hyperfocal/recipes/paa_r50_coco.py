@@ -4,8 +4,8 @@
         --data.train.annotations instances_train2017.json --data.train.images train2017 \\
         --data.val.annotations instances_val2017.json --data.val.images val2017 --devices 8
 
-Each row is this command with its flags; AP on minival as the authors' code publishes it. Not run
-here.
+Each row is this command with its flags; AP on minival as published with the authors' code. Not
+reproduced here.
 
     row                           | flags            |   AP
     PAA, 90k steps                |                  | 40.4
@@ -13,8 +13,8 @@ here.
 
     LONG   --train.iterations 135000
 
-Kim and Lee 2020. Schedule: 90k steps of 16 images, SGD at 0.01, a tenth of it after 60k and again
-after 80k; 800 pixels, flips.
+Kim and Lee 2020. Schedule: 90k steps of 16 images, SGD at 0.01, divided by 10 after 60k and 80k
+steps; 800 pixels, flips.
 """
 
 import dataclasses

@@ -4,12 +4,12 @@
         --data.train.annotations train.json --data.train.images images \\
         --data.val.annotations val.json --data.val.images images
 
-Starts from ImageNet weights (timm's, or a local file: ``--model.backbone.weights FILE``), keeps
-their batch norms frozen and trains them at a tenth of the rate of the rest. From random weights:
-``--model.backbone.no-pretrained``. From a detector that is trained already, such as an earlier run
-of this recipe: ``--model.weights RUN --lr 3e-4``; the categories of the same names are kept
-(docs/fine_tuning.md). Images of other sizes: ``--data.train-transform.short 320
---data.val-transform.short 320``. Measured results: docs/results/own_data.md.
+Starts from ImageNet weights (timm's, or a local file: ``--model.backbone.weights FILE``), with
+frozen batch norms and 0.1 times the learning rate of the other parts. From random weights:
+``--model.backbone.no-pretrained``. From a trained detector, such as an earlier run of this recipe:
+``--model.weights RUN --lr 3e-4``; categories with the same names are kept (docs/fine_tuning.md).
+Images of other sizes: ``--data.train-transform.short 320 --data.val-transform.short 320``. Measured
+results: docs/results/own_data.md.
 """
 
 from hyperfocal.data import DataConfig, TransformConfig

@@ -1,14 +1,14 @@
-"""COCO, ResNet-101: the paper's best RetinaNet but one (Table 2: AP 39.1), with scale jitter.
+"""COCO, ResNet-101: the paper's second-best RetinaNet (Table 2: AP 39.1), with scale jitter.
 
     hyperfocal train retinanet_r101_coco \\
         --data.train.annotations instances_train2017.json --data.train.images train2017 \\
         --data.val.annotations instances_val2017.json --data.val.images val2017 \\
         --devices 8
 
-Published: AP 39.1, AP50 59.1, AP75 42.3 on test-dev (Lin et al. 2017, Table 2). Not run here.
-1.5 times the schedule of Table 1e (135k steps, a tenth of the rate after 90k and 120k) and scale
-jitter; the paper gives no range, ours is 640 to 800 in steps of 32. Table 1e's 37.8 (no jitter):
-``--train.iterations 90000 --data.train-transform.short 800``.
+Published: AP 39.1, AP50 59.1, AP75 42.3 on test-dev (Lin et al. 2017, Table 2). Not reproduced
+here. 1.5 times the schedule of Table 1e (135k steps, learning rate divided by 10 after 90k and
+120k) and scale jitter; the paper doesn't specify its range, ours is 640 to 800 in steps of 32.
+Table 1e's 37.8 (no jitter): ``--train.iterations 90000 --data.train-transform.short 800``.
 """
 
 import dataclasses

@@ -5,10 +5,10 @@
         --data.val.annotations instances_val2017.json --data.val.images val2017 \\
         --devices 8
 
-Published: AP 35.7, AP50 55.0, AP75 38.5 on test-dev (Lin et al. 2017, Table 1e, R50, 800 px).
-Not run here: it needs COCO and GPUs. Schedule: 90k steps of 16 images, SGD at 0.01, a tenth of it
-after 60k and again after 80k. Other rows of Table 1e: ``--data.train-transform.short 600
---data.val-transform.short 600``, with the long side's cap in proportion.
+Published: AP 35.7, AP50 55.0, AP75 38.5 on test-dev (Lin et al. 2017, Table 1e, R50, 800 px). Not
+reproduced here: it needs COCO and GPUs. Schedule: 90k steps of 16 images, SGD at 0.01, divided by
+10 after 60k and 80k steps. Other rows of Table 1e: ``--data.train-transform.short 600
+--data.val-transform.short 600``, with the limit of the long side in proportion.
 """
 
 from hyperfocal.data import DataConfig, TransformConfig

@@ -4,8 +4,8 @@
         --data.train.annotations lvis_v1_train.json --data.train.images coco \\
         --data.val.annotations lvis_v1_val.json --data.val.images coco --devices 16
 
-Each row is this command with its flags; box AP on val as published (Li et al. 2022, EFL). Not run
-here. Schedule, data and sampler are those of improved_baseline_r50_lvis.
+Each row is this command with its flags; box AP on val as published (Li et al. 2022, EFL). Not
+reproduced here. Schedule, data and sampler are those of improved_baseline_r50_lvis.
 
     row                                 | flags                                |   AP    r    c    f
     Tables 1, 2, 6: RetinaNet           |                                      | 18.5  9.6 16.1 25.0
@@ -15,10 +15,10 @@ here. Schedule, data and sampler are those of improved_baseline_r50_lvis.
 
     R101    --model.backbone.name resnet101.tv_in1k
 
-The paper doesn't give the prior, the score threshold and the suppression of these runs; here they
-are 0.001, 0, and the detector's own. The longer warm-up and the clipping are on, as in the paper.
-Table 1 has Faster R-CNN and Seesaw beside it, Table 2 more on Faster R-CNN: there is no two-stage
-detector here.
+The paper doesn't specify the prior, the score threshold and NMS of these runs; here they are 0.001,
+0, and the detector's defaults. The longer warm-up and clipping are used, as in the paper. Table 1
+also has Faster R-CNN and Seesaw, Table 2 more on Faster R-CNN; this package has no two-stage
+detector.
 """
 
 from hyperfocal.engine.experiment import Experiment

@@ -10,7 +10,7 @@
         --data.val.images validation --devices 16
 
 Each row is this command with its flags; AP at IoU 0.5 on val, and of the five groups from the
-rarest categories (AP1) to the most frequent, as published (Li et al. 2022). Not run here.
+rarest categories (AP1) to the most frequent, as published (Li et al. 2022). Not reproduced here.
 
     row                           | flags            |   AP  AP1  AP2  AP3  AP4  AP5
     Table 7: RetinaNet            |                  | 32.1 21.0 34.0 35.4 35.6 34.2
@@ -19,7 +19,7 @@ rarest categories (AP1) to the most frequent, as published (Li et al. 2022). Not
     R101    --model.backbone.name resnet101.tv_in1k
 
 Schedule and data are those of improved_baseline_r50_openimages, the detector is that of
-retinanet_r50_lvis. Any loss goes with it (``--loss efl``); the paper has focal loss alone.
+retinanet_r50_lvis. Any loss can be used (``--loss efl``); the paper only has focal loss.
 """
 
 import dataclasses

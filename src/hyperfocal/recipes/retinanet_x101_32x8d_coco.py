@@ -5,8 +5,8 @@
         --data.val.annotations instances_val2017.json --data.val.images val2017 \\
         --devices 8
 
-Published: AP 40.8, AP50 61.1, AP75 44.1 on test-dev (Lin et al. 2017, Table 2). Not run here.
-The schedule and jitter of retinanet_r101_coco.
+Published: AP 40.8, AP50 61.1, AP75 44.1 on test-dev (Lin et al. 2017, Table 2). Not reproduced
+here. Schedule and jitter are those of retinanet_r101_coco.
 """
 
 import dataclasses

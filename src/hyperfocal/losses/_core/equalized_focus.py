@@ -104,5 +104,5 @@ def first_gradient_ratio(
         )
     logit = torch.tensor(math.log(prior / (1 - prior)), dtype=torch.float64)
     own, rest = (1.0, 1.0) if alpha is None else (alpha, 1 - alpha)
-    pull = own * focal_slope(logit, gamma) * positives.double()
-    return pull / (rest * focal_slope(-logit, gamma) * negatives.double())
+    positive = own * focal_slope(logit, gamma) * positives.double()
+    return positive / (rest * focal_slope(-logit, gamma) * negatives.double())
