@@ -40,7 +40,7 @@ def no_others(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_no_font_has_is_replaced_with_one_warning(no_others: None) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")
-        labels = [fonts.picture_label(name) for name in (CJK, "a" + CJK, "猫", "cat", HEBREW)]
+        labels = [fonts.image_label(name) for name in (CJK, "a" + CJK, "猫", "cat", HEBREW)]
     assert [label.text for label in labels[-2:]] == ["cat", HEBREW]
     assert labels[0].text == "\N{REPLACEMENT CHARACTER}" * 3
     assert [w.category for w in caught] == [HyperfocalWarning]
@@ -80,9 +80,9 @@ def test_a_font_that_has_the_characters_is_taken(
 
     characters.cache_clear = own.cache_clear  # type: ignore[attr-defined]
     monkeypatch.setattr(fonts, "_characters", characters)
-    assert fonts.picture_label(CJK) == (CJK, "/f/b.ttf", "B")
+    assert fonts.image_label(CJK) == (CJK, "/f/b.ttf", "B")
     figure = style.new_figure(1, 1)
     text = figure.text(0, 0, fonts.figure_label(CJK))
     fonts.use_fallback_fonts(figure)
     assert text.get_fontfamily() == [fonts.FAMILY, "B"]
-    assert fonts.picture_label("cat").family == fonts.FAMILY
+    assert fonts.image_label("cat").family == fonts.FAMILY

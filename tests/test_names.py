@@ -13,13 +13,13 @@ from rich.console import Console
 
 from hyperfocal.evaluation import CategoryMetrics, category_table, metrics_table
 from hyperfocal.names import (
-    MAX_IN_PICTURE,
+    MAX_IN_IMAGE,
     MAX_NAME,
     command,
     for_csv,
     for_figure,
     for_html,
-    for_picture,
+    for_image,
     for_terminal,
     one_name,
     say,
@@ -58,14 +58,14 @@ def test_whatever_the_name_a_terminal_gets_printable_lines(attack: str) -> None:
     assert is_safe(name)
     assert "\n" not in name
     assert len(name) <= MAX_NAME
-    assert len(for_picture(attack)) <= MAX_IN_PICTURE
+    assert len(for_image(attack)) <= MAX_IN_IMAGE
 
 
 @pytest.mark.parametrize(
     "name", ["cat", "猫", "قطة", "γάτα", "кошка", "👨\u200d👩\u200d👧", "می\u200cخواهم", "a-b_c"]
 )
 def test_usual_names_stay_as_they_are(name: str) -> None:
-    assert one_name(name) == for_picture(name) == for_csv(name) == for_html(name) == name
+    assert one_name(name) == for_image(name) == for_csv(name) == for_html(name) == name
     assert for_terminal(name) == name
 
 

@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from hyperfocal.names import MAX_IN_PICTURE, REPLACEMENT, for_figure, for_picture
+from hyperfocal.names import MAX_IN_IMAGE, REPLACEMENT, for_figure, for_image
 from hyperfocal.types import HyperfocalWarning
 
 if TYPE_CHECKING:
@@ -35,12 +35,12 @@ class _Font(NamedTuple):
     family: str
 
 
-def picture_label(name: object) -> Label:
+def image_label(name: object) -> Label:
     """A category name as an image label, in the one font that has most of its characters."""
-    return _drawable(for_picture(name))
+    return _drawable(for_image(name))
 
 
-def figure_label(name: object, most: int = MAX_IN_PICTURE) -> str:
+def figure_label(name: object, most: int = MAX_IN_IMAGE) -> str:
     """A name for matplotlib; `use_fallback_fonts` selects its font when the figure is saved."""
     return _drawable(for_figure(name, most)).text
 

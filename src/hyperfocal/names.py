@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 MAX_NAME = 80
 """Maximum characters of a name in a table or a message."""
 
-MAX_IN_PICTURE = 40
+MAX_IN_IMAGE = 40
 """Maximum characters of a name in an image or figure."""
 
 MAX_LINE = 2000
@@ -67,12 +67,12 @@ def one_name(name: object, most: int = MAX_NAME) -> str:
     return printable(re.sub(r"\s", " ", shortened(str(name), most)))
 
 
-def for_picture(name: object) -> str:
+def for_image(name: object) -> str:
     """A name as an image label: one short line."""
-    return one_name(name, MAX_IN_PICTURE)
+    return one_name(name, MAX_IN_IMAGE)
 
 
-def for_figure(name: object, most: int = MAX_IN_PICTURE) -> str:
+def for_figure(name: object, most: int = MAX_IN_IMAGE) -> str:
     """A name as matplotlib text: one short line, with mathtext escaped.
 
     A leading underscore is escaped too, because matplotlib omits such labels from legends.

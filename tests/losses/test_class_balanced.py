@@ -128,7 +128,7 @@ def test_class_balanced_focal_refuses_what_does_not_fit():
         with pytest.raises(DataError, match="must be integers"):
             loss(torch.zeros(2, 3), bad)
     for label in (-2, 4):
-        with pytest.raises(DataError, match=f"hold {label}"):
+        with pytest.raises(DataError, match=f"contain {label}"):
             loss(torch.zeros(2, 3), torch.tensor([0, label]))
 
 

@@ -416,7 +416,7 @@ def test_transforms_and_the_compiler_get_the_plain_form():
 def test_impossible_labels(bad):
     x, labels = draw(100, 5)
     labels[77] = bad
-    with pytest.raises(DataError, match=f"hold {bad}"):
+    with pytest.raises(DataError, match=f"contain {bad}"):
         sigmoid_focal_loss(x, labels, reduction="sum", backend="fused")
 
 

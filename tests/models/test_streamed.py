@@ -274,7 +274,7 @@ def test_no_run_has_more_logits_than_allowed(monkeypatch):
     [
         (lambda p: setattr(p, "labels", p.labels[:, 1:]), DataError, "labels"),
         (lambda p: setattr(p, "labels", p.labels.float()), DataError, "labels"),
-        (lambda p: p.labels[0].fill_(K + 1), DataError, f"hold {K + 1}"),
+        (lambda p: p.labels[0].fill_(K + 1), DataError, f"contain {K + 1}"),
         (lambda p: setattr(p, "weight", p.weight[1:]), DataError, "weight"),
         (lambda p: setattr(p, "bias", p.bias[1:]), DataError, "bias"),
         (lambda p: setattr(p, "features", []), DataError, "features"),

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from hyperfocal.figures.style import OKABE_ITO
-from hyperfocal.fonts import picture_label
+from hyperfocal.fonts import image_label
 from hyperfocal.types import Detections
 
 Pixels = NDArray[np.uint8]
@@ -44,7 +44,7 @@ def annotate(
     found = sv.Detections(
         xyxy=np.asarray(boxes, dtype=np.float64), class_id=np.asarray(labels, dtype=np.int64)
     )
-    labels_of = {label: picture_label(names[label]) for label in set(found.class_id.tolist())}
+    labels_of = {label: image_label(names[label]) for label in set(found.class_id.tolist())}
     texts = [labels_of[label].text for label in found.class_id.tolist()]
     if scores is not None:
         texts = [f"{text} {score:.2f}" for text, score in zip(texts, scores, strict=True)]
@@ -93,10 +93,10 @@ def draw_detections(
         t.detach().cpu().numpy()[kept]
         for t in (detections.boxes, detections.scores, detections.labels)
     )
-    picture = annotate(image.permute(1, 2, 0).cpu().numpy(), boxes, labels, names, scores)
+    drawing = annotate(image.permute(1, 2, 0).cpu().numpy(), boxes, labels, names, scores)
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture).save(out, quality=92)
+    Image.fromarray(drawing).save(out, quality=92)
     return out
 
 

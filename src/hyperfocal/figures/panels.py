@@ -68,8 +68,8 @@ def detection_panel(rows: Sequence[PanelRow], out: str | Path, names: Sequence[s
         for cell in cells:
             cell.axis("off")
         if index < len(pairs):
-            for cell, picture in zip(cells, pairs[index], strict=True):
-                cell.imshow(picture, interpolation="antialiased")
+            for cell, pixels in zip(cells, pairs[index], strict=True):
+                cell.imshow(pixels, interpolation="antialiased")
         if line == 0:
             cells[0].set_title("ground truth", fontsize=10)
             cells[1].set_title("detections", fontsize=10)

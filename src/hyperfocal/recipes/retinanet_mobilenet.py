@@ -1,4 +1,4 @@
-"""Your own images: RetinaNet on MobileNetV2 for small data sets, on a CPU or one GPU.
+"""Your own images: RetinaNet on MobileNetV2 for small datasets, on a CPU or one GPU.
 
     hyperfocal train retinanet_mobilenet \\
         --data.train.annotations train.json --data.train.images images \\

@@ -26,7 +26,7 @@ from hyperfocal.engine.runtime import launch
 from hyperfocal.engine.sharding import full_state, local, whole
 from hyperfocal.engine.state import TrainState
 from hyperfocal.engine.step import Gradients, Stepper, TrainingForward
-from hyperfocal.fonts import Label, picture_label
+from hyperfocal.fonts import Label, image_label
 from hyperfocal.models import Detector
 from hyperfocal.names import command
 from hyperfocal.types import AnnotationSet, Batch, LossTerms, Target
@@ -95,7 +95,7 @@ def write_black_box(
     if incident.rank == 0:
         save_tensors(folder / "weights.safetensors", weights)
     names = [category.name for category in annotations.categories]
-    labels = [picture_label(name) for name in names]
+    labels = [image_label(name) for name in names]
     for n, image_id in enumerate(batch.image_ids):
         draw(batch, n, labels).save(folder / f"{incident.rank}-{n}-image-{image_id}.png")
     paths = {record.id: str(record.path) for record in annotations.images}

@@ -318,5 +318,5 @@ def check_range(values: Tensor, low: float, high: float, what: str, hint: str = 
     if found:
         worst = values[bad].flatten()[0].item()
         raise DataError(
-            f"{what} hold {worst}, but they must be in [{low:g}, {high:g}] {hint}".strip()
+            f"{what} contain {worst}, but they must be in [{low:g}, {high:g}] {hint}".strip()
         )
