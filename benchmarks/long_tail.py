@@ -5,7 +5,8 @@ r"""Losses x samplers x detectors on a long-tailed dataset, with several seeds: 
         --data.val.annotations val.json --data.val.images images --model.backbone.weights FILE
 
 The arguments after ``--`` are those of `hyperfocal train` for every run; each run adds its own
-``--model``, ``--loss``, ``--sampler``, ``--seed``, and with ``--priors`` ``--model.head.prior``.
+``--model``, ``--loss``, ``--sampler``, ``--seed``, and with ``--priors``
+``--model.head.prior-probability``.
 ``--synthetic`` generates a dataset of 60 categories with 500 to 1 training images in the output
 folder and trains on it. ``--jobs`` runs are trained in parallel, each with a ``log.txt`` in its
 folder. Finished runs are skipped and interrupted ones resumed, so repeat the command to continue;
@@ -72,7 +73,11 @@ class Setting:
         """The flags of this setting."""
         sampler = SAMPLERS[self.sampler].format(threshold=self.threshold)
         flags = shlex.split(f"{MODELS[self.model]} {LOSSES[self.loss]} {sampler}")
-        return flags if self.prior is None else [*flags, "--model.head.prior", str(self.prior)]
+        return (
+            flags
+            if self.prior is None
+            else [*flags, "--model.head.prior-probability", str(self.prior)]
+        )
 
     @property
     def name(self) -> str:

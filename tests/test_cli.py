@@ -55,6 +55,10 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
         (["train", "absent.py"], "absent.py: no such recipe file"),
         (["train", "--out", "x", "demo"], "the recipe comes first"),
         (["train", "demo"], "no training data: give --data.train.annotations"),
+        (
+            ["demo", "--data.val.annotations", "a.json"],
+            "--data.val: the demo trains on a synthetic",
+        ),
         (["train", "demo", "--loss", "focl"], "--model.loss focl: must be one of"),
         (["evaluate", "--data.annotations", "x.json"], "RUN folder or --detections FILE"),
         (["evaluate", "absent", "--data.annotations", "x.json"], "absent: no such run folder"),

@@ -17,6 +17,7 @@ from hyperfocal.types import ConfigError
 @dataclass(frozen=True)
 class Round(config.Config):
     kind: ClassVar[str] = "round"
+    renamed: ClassVar[dict[str, str]] = {"size": "radius"}
     radius: float = 1.0
 
     def __post_init__(self) -> None:
@@ -74,6 +75,14 @@ def test_load_names_what_is_wrong(change: dict[str, object], said: str) -> None:
     with pytest.raises(ConfigError) as error:
         config.load(Top, {"steps": 1} | change)
     assert said in str(error.value)
+
+
+def test_fields_are_read_under_their_older_names() -> None:
+    old = {"steps": 1, "model": {"loss": {"kind": "round", "size": 4.0}}}
+    assert config.load(Top, old) == Top(1, Model(Round(4.0)))
+    both = {"steps": 1, "model": {"loss": {"kind": "round", "size": 4.0, "radius": 2.0}}}
+    with pytest.raises(ConfigError, match=r"loss: size and radius are one field"):
+        config.load(Top, both)
 
 
 def test_load_names_missing_fields_and_broken_files(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def detector(kind: type, loss: object) -> nn.Module:
     return kind(
         backbone=Backbone.Config("resnet10t", pretrained=False),
         neck=FPN.Config(channels=64),
-        head=DenseHead.Config(depth=1, norm="gn", prior=0.1),
+        head=DenseHead.Config(depth=1, norm="gn", prior_probability=0.1),
         loss=loss,
     ).build(K)
 

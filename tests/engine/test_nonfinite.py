@@ -189,7 +189,7 @@ def test_broken_boxes_are_named(box: list[float]) -> None:
 
 def test_causes_are_ranked_by_the_evidence(drawn: Path) -> None:
     def first(box: list[float], prior: float = 0.01, **settings: Any) -> str:
-        plan = tiny(drawn, "--model.head.prior", str(prior))
+        plan = tiny(drawn, "--model.head.prior-probability", str(prior))
         config = TrainConfig(**({"iterations": 100} | settings))
         model = plan.model.build(3)
         return likely_causes(config, model, batch_with(box), 5, 100)[0]

@@ -111,7 +111,8 @@ def test_a_training_says_so_in_the_end(
     from hyperfocal.cli import main
 
     words = (
-        "train demo --loss efl --model.head.prior 0.001 --train.epochs None --train.iterations 4 "
+        "train demo --loss efl --model.head.prior-probability 0.001 --train.epochs None "
+        "--train.iterations 4 "
         "--train.batch-size 8 --train.evaluations 1 --data.workers 0 --accelerator cpu "
         f"--data.train.annotations {drawn}/train.json --data.train.images {drawn}/train "
         f"--data.val.annotations {drawn}/val.json --data.val.images {drawn}/val --out {tmp_path}/r"

@@ -100,7 +100,7 @@ def test_before_the_first_step_kept_categories_are_the_sources(
     assert set(taken.dropped) == set(SOURCE) - set(names)
     for name in kept:
         torch.testing.assert_close(own[..., names.index(name)], theirs[..., SOURCE.index(name)])
-    prior = plan.model.head.prior
+    prior = plan.model.head.prior_probability
     for name in taken.new:  # as it was initialised: near the prior everywhere
         scores = own[..., names.index(name)].sigmoid()
         assert scores.mean() == pytest.approx(prior, rel=0.5)
@@ -232,7 +232,7 @@ def test_build_refuses_what_it_can_not_load(tmp_path: Path) -> None:
     plan = dataclasses.replace(experiment().model, weights=tmp_path)
     with pytest.raises(ConfigError, match="build_detector"):
         plan.build(3)
-    with pytest.raises(ConfigError, match="give one"):
+    with pytest.raises(ConfigError, match="set only one"):
         dataclasses.replace(plan, backbone=dataclasses.replace(plan.backbone, weights=tmp_path))
 
 

@@ -198,7 +198,7 @@ def test_focal_for_background_and_efl_for_a_large_long_tailed_vocabulary():
     efl = override(recipe, flags, prog="test")
     assert efl.train.warmup_iterations == 6000
     assert advise_loss(efl, many).flags == ()
-    assert advise_prior(efl, many).flags == ("--model.head.prior", "0.001")
+    assert advise_prior(efl, many).flags == ("--model.head.prior-probability", "0.001")
     odd = override(recipe, ["--loss.gamma", "5"], prog="test")
     assert advise_loss(odd, measured([300, 4], [60])).flags == (
         "--loss.gamma", "2", "--loss.alpha", "0.25"
@@ -211,7 +211,7 @@ def test_the_prior_keeps_the_background_below_the_objects(priors):
     recipe = load_recipe("retinanet_mobilenet")
     m = measured([50] * 80, [60], priors=priors)
     flags = advise_prior(recipe, m).flags
-    prior = override(recipe, flags, prog="test").model.head.prior if flags else 0.01
+    prior = override(recipe, flags, prog="test").model.head.prior_probability if flags else 0.01
     assert (prior < 0.01) == (priors > 1e6)
 
     def start(prior: float) -> tuple[float, float]:

@@ -53,7 +53,9 @@ def small(
     **changes: object,
 ) -> DenseDetector:
     torch.manual_seed(0)
-    head = dataclasses.replace(kind().head, depth=1, channels=32, norm="none", prior=0.05)
+    head = dataclasses.replace(
+        kind().head, depth=1, channels=32, norm="none", prior_probability=0.05
+    )
     settings = {
         "backbone": Backbone.Config("resnet18", pretrained=False, norm=norm),
         "neck": dataclasses.replace(kind().neck, channels=32),

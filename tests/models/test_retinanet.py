@@ -132,7 +132,7 @@ def test_bfloat16_autocast_is_close_to_float32(
 
 @pytest.mark.parametrize("prior", [1e-6, 0.01, 0.5])
 def test_every_anchor_starts_with_the_prior(small: Build, batch: Batch, prior: float) -> None:
-    model = small(head=DenseHead.Config(depth=1, prior=prior))
+    model = small(head=DenseHead.Config(depth=1, prior_probability=prior))
     scores = model.head(model.features(batch)).cls.sigmoid()
     assert scores.mean().item() == pytest.approx(prior, rel=0.05)
     terms = model(batch)
@@ -147,7 +147,7 @@ def test_prior_keeps_cross_entropy_small_at_the_start(small: Build, batch: Batch
     batch = dataclasses.replace(batch, targets=(empty,) * 3)
     losses = {}
     for prior in (0.01, 0.5):
-        head = DenseHead.Config(depth=1, prior=prior)
+        head = DenseHead.Config(depth=1, prior_probability=prior)
         model = small(head=head, loss=SigmoidCrossEntropyLoss.Config())
         losses[prior] = model(batch).classification.item()
     assert losses[0.5] / losses[0.01] == pytest.approx(math.log(0.5) / math.log(0.99), rel=0.05)
@@ -197,7 +197,7 @@ def test_quality_losses_aim_at_the_iou_of_the_predicted_boxes(small: Build, batc
 def test_streaming_the_categories_changes_nothing(
     small: Build, batch: Batch, kind: str, settings: configs.Config
 ) -> None:
-    head = DenseHead.Config(depth=1, prior=0.2)
+    head = DenseHead.Config(depth=1, prior_probability=0.2)
     whole, parts = (
         small(num_classes=300, head=head, loss=settings, normalizer=kind, stream_from=n)
         for n in (10**6, 1000)
@@ -301,7 +301,7 @@ def test_overfits_four_drawn_images(four_drawings: Callable[[], Batch]) -> None:
 
 
 def test_detections_are_within_the_original_image_best_first(small: Build, batch: Batch) -> None:
-    model = small(head=DenseHead.Config(depth=1, prior=0.5)).eval()
+    model = small(head=DenseHead.Config(depth=1, prior_probability=0.5)).eval()
     for found, (height, width) in zip(model.detect(batch), batch.original_hw.tolist(), strict=True):
         assert len(found) == 100
         assert (found.scores.diff() <= 0).all()
@@ -311,7 +311,7 @@ def test_detections_are_within_the_original_image_best_first(small: Build, batch
 
 
 def test_detections_scale_with_the_original(small: Build, batch: Batch) -> None:
-    model = small(head=DenseHead.Config(depth=1, prior=0.5)).eval()
+    model = small(head=DenseHead.Config(depth=1, prior_probability=0.5)).eval()
     same = dataclasses.replace(batch, original_hw=batch.valid_hw)
     for a, b in zip(model.detect(same), model.detect(batch), strict=True):
         assert len(a) == 100
@@ -322,7 +322,7 @@ def test_padding_changes_nothing_but_what_convolutions_see_of_it(
     small: Build, batch: Batch
 ) -> None:
     """Whatever is in the padding is the same as zeros after normalisation."""
-    model = small(head=DenseHead.Config(depth=1, prior=0.5)).eval()
+    model = small(head=DenseHead.Config(depth=1, prior_probability=0.5)).eval()
     loud = batch.images.clone()
     loud[2, :, 88:] = 255
     loud[2, :, :, 112:] = 255
@@ -333,7 +333,7 @@ def test_padding_changes_nothing_but_what_convolutions_see_of_it(
 
 
 def test_sizes_that_32_doesnt_divide(small: Build, batch: Batch) -> None:
-    model = small(head=DenseHead.Config(depth=1, prior=0.5)).eval()
+    model = small(head=DenseHead.Config(depth=1, prior_probability=0.5)).eval()
     valid = batch.valid_hw.clamp(max=torch.tensor([83, 109]))
     odd = dataclasses.replace(batch, images=batch.images[:, :, :83, :109], valid_hw=valid)
     whole = dataclasses.replace(batch, valid_hw=valid)
@@ -344,7 +344,7 @@ def test_sizes_that_32_doesnt_divide(small: Build, batch: Batch) -> None:
 
 
 def test_detecting_twice_is_the_same_and_needs_no_gradients(small: Build, batch: Batch) -> None:
-    model = small(head=DenseHead.Config(depth=1, prior=0.5)).eval()
+    model = small(head=DenseHead.Config(depth=1, prior_probability=0.5)).eval()
     first, second = model.detect(batch), model.detect(batch)
     for a, b in zip(first, second, strict=True):
         assert len(a) == 100
@@ -404,7 +404,7 @@ def test_config_survives_json() -> None:
 
 def test_state_dict_round_trip(small_config: RetinaNet.Config, batch: Batch) -> None:
     config = dataclasses.replace(
-        small_config, normalizer="ema", head=DenseHead.Config(depth=1, prior=0.5)
+        small_config, normalizer="ema", head=DenseHead.Config(depth=1, prior_probability=0.5)
     )
     model, other = config.build(4), config.offline().build(4)
     model(batch)  # moves running statistics and the average
@@ -430,7 +430,7 @@ def test_bad_settings_are_named(settings: dict[str, object]) -> None:
 
 
 def test_bias_of_the_prior_is_the_papers() -> None:
-    head = DenseHead(8, 9, 80, depth=1, channels=8, prior=0.01)
+    head = DenseHead(8, 9, 80, depth=1, channels=8, prior_probability=0.01)
     assert head.cls_logits.bias.unique().item() == pytest.approx(-math.log(99))
     assert head.cls_logits.bias.unique().item() == pytest.approx(-4.595, abs=1e-3)
 

@@ -59,7 +59,7 @@ def test_every_run_is_what_its_name_says(
         model, _, sampler, prior = job.row.split("-")
         assert plan.seed == job.seed == int(job.folder.name.rpartition("-")[2])
         assert (plan.model.kind, plan.data.sampler.kind) == (model, sampler)
-        assert prior == f"prior={plan.model.head.prior}"
+        assert prior == f"prior={plan.model.head.prior_probability}"
         assert sampler == "plain" or plan.data.sampler.threshold == 0.05
         assert plan.train.batch_size == 4
         made.add((model, sampler, plan.model.loss, plan.seed))

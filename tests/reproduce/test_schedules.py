@@ -106,7 +106,7 @@ def test_lvis_takes_24_epochs(table: Table, row: Row) -> None:
     )
     expected = (6000, 35.0) if stable else (1000, None)
     assert (experiment.train.warmup_iterations, experiment.train.clip_norm) == expected
-    assert experiment.model.head.prior == 0.001
+    assert experiment.model.head.prior_probability == 0.001
     inference = experiment.model.inference
     assert (inference.score_threshold, inference.max_detections) == (0.0, 300)
     assert experiment.model.backbone.frozen_stages == 2

@@ -125,7 +125,7 @@ def test_rows_set_what_their_names_say() -> None:
     assert built("1e", "101-800").data.val_transform.short == 800
     small = built("1e", "101-600", "small")
     assert (small.model.backbone.name, small.data.val_transform.short) == ("resnet10t", 160)
-    assert built("prior", "without").model.head.prior == 0.5
+    assert built("prior", "without").model.head.prior_probability == 0.5
     assert built("prior", "without", "small").train.optimizer == "sgd"
     assert built("1a", "alpha=0.50", "small").train.optimizer == "adamw"
     for scale in ("full", "small"):
@@ -136,8 +136,8 @@ def test_rows_set_what_their_names_say() -> None:
     assert built("1a", "alpha=0.50", "small").train.iterations == 600
     # More categories, and a prior at which the ratios start below 1.
     long_tail = built("efl6", "improved_baseline-efl", "small")
-    assert (long_tail.train.iterations, long_tail.model.head.prior) == (1080, 0.05)
-    assert built("efl6", "improved_baseline-efl").model.head.prior == 0.001
+    assert (long_tail.train.iterations, long_tail.model.head.prior_probability) == (1080, 0.05)
+    assert built("efl6", "improved_baseline-efl").model.head.prior_probability == 0.001
 
 
 def test_more_imbalance_is_a_larger_image_with_the_same_objects() -> None:

@@ -32,6 +32,12 @@ def run(words: list[str]) -> int:
     console = Console()
     recipe = dataclasses.replace(load_recipe("demo"), out=DEFAULT_OUT, overwrite=True)
     experiment = override(recipe, words, prog="hyperfocal demo")
+    for name in ("train", "val"):
+        if getattr(experiment.data, name) != getattr(recipe.data, name):
+            raise ConfigError(
+                f"--data.{name}: the demo trains on a synthetic data set; for your own data use "
+                "hyperfocal train retinanet_mobilenet"
+            )
     out = experiment.out or DEFAULT_OUT
     check_folder(out, "--out")
     drawing, folder = SyntheticConfig(), out / "data"

@@ -8,9 +8,10 @@ import functools
 import types
 import typing
 from abc import ABC
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, TypeGuard
 
 from hyperfocal.types import ConfigError
@@ -32,6 +33,8 @@ class Config(ABC):  # noqa: B024, the roles have the abstract methods
     by_category: ClassVar[tuple[str, ...]] = ()
     """Fields that may name categories (``cat=0.5,dog=0.2``), which are resolved to one value per
     category, in label order, before training."""
+    renamed: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    """Fields by their names in older files, which are still read."""
     kept_when_swapped: ClassVar[tuple[str, ...]] = ()
     """Fields whose values are kept when ``--FIELD KIND`` replaces the component: those that differ
     from their default and that the new component lists too."""

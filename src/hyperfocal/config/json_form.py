@@ -73,6 +73,11 @@ def load(cls: type[C], data: object, where: str = "config", trust: Sequence[str]
         raise ConfigError(f"{where}: expected an object with fields, found {shown(data)}")
     fields = hints(cls)
     given = {key: value for key, value in data.items() if key != "kind"}
+    for old, new in cls.renamed.items():
+        if old in given and new in given:
+            raise ConfigError(f"{where}: {old} and {new} are one field; remove {old}")
+        if old in given:
+            given[new] = given.pop(old)
     if is_outside(cls):
         given.pop("class", None)
     if cls.kind and data.get("kind", cls.kind) != cls.kind:

@@ -108,7 +108,7 @@ def saturation(model: nn.Module, counts: CategoryCounts) -> Saturation | None:
         return None
     known = [b for b, n in zip(loss.balanced().tolist(), counts.images, strict=True) if n > 0]
     lower = [f"a lower model.loss.{name}" for name in loss.favours_positives]
-    remedies = (*lower, "a larger model.head.prior")
+    remedies = (*lower, "a larger model.head.prior_probability")
     return Saturation(type(loss).__name__, loss.plain, remedies, sum(known), len(known))
 
 

@@ -27,7 +27,13 @@ from hyperfocal.types import Category, CategoryCounts
 
 OF_TRAINING = (
     *("weights", "loss", "mining", "assigner", "box_loss", "box_weight", "normalizer", "inference"),
-    *("stream_from", "head.prior", "backbone.name", "backbone.pretrained", "backbone.weights"),
+    *(
+        "stream_from",
+        "head.prior_probability",
+        "backbone.name",
+        "backbone.pretrained",
+        "backbone.weights",
+    ),
     *("backbone.frozen_stages", "backbone.norm", "pixels.mean", "pixels.std", "quality.weight"),
     "stream_logits",
 )

@@ -92,7 +92,7 @@ def advise_prior(experiment: Experiment, measured: Measurements) -> Proposal:
     """
     source = f"{PAPER}, sections 3.3 and 4.1; {EFL}, released settings (0.001 for 1203 categories)"
     model = as_dense(experiment.model)
-    loss, now = model.loss, model.head.prior
+    loss, now = model.loss, model.head.prior_probability
     logits = measured.priors * measured.categories / max(measured.positives, 1.0)
     if not loss.adds_up:
         name = loss.kind or type(loss).__qualname__
@@ -115,7 +115,7 @@ def advise_prior(experiment: Experiment, measured: Measurements) -> Proposal:
         f"with prior {wanted:g} the initial loss per positive is {background:.2g} from the "
         f"background and {positive:.2g} from the objects"
     )
-    flags: tuple[str, ...] = ("--model.head.prior", f"{wanted:g}")
+    flags: tuple[str, ...] = ("--model.head.prior-probability", f"{wanted:g}")
     if wanted >= now or math.isclose(wanted, now):
         if now < wanted:
             reason = f"the recipe's {now:g} is on the safe side of {wanted:g}"

@@ -99,7 +99,9 @@ class ImprovedBaseline(ATSS.Config):
     )
     """Anchors: squares of 6 and 8 strides."""
     head: DenseHead.Config = field(
-        default_factory=lambda: DenseHead.Config(norm="gn", prior=0.001, tower_bias=True)
+        default_factory=lambda: DenseHead.Config(
+            norm="gn", prior_probability=0.001, tower_bias=True
+        )
     )
     """Towers and predictions."""
     assigner: AssignerConfig = field(default_factory=lambda: ATSSAssigner.Config(top_k=18))

@@ -75,7 +75,7 @@ class DenseHead(nn.Module):
         depth: convolutions in a tower.
         channels: channels of the towers.
         norm: ``none`` or ``gn`` (group norm, 32 groups).
-        prior: π.
+        prior_probability: π.
         tower_bias: whether convolutions before a norm have a bias (the others always do).
         level_scales: number of levels with a learned factor on box values; 0: no factors.
         quality: the tower of the quality branch; None: no branch.
@@ -91,7 +91,7 @@ class DenseHead(nn.Module):
         """Channels of the towers; none: the pyramid's."""
         norm: Literal["none", "gn"] = "none"
         """Norm after each convolution: none, or group norm with 32 groups (gn)."""
-        prior: float = 0.01
+        prior_probability: float = 0.01
         """Initial object probability of each anchor."""
         tower_bias: bool = False
         """Whether convolutions followed by a norm have a bias (the others always do)."""
@@ -99,11 +99,12 @@ class DenseHead(nn.Module):
         """Learn a factor on the box values of each level."""
 
         kind: ClassVar[str] = "dense"
+        renamed: ClassVar[dict[str, str]] = {"prior": "prior_probability"}
 
         def __post_init__(self) -> None:
             self._require(self.depth >= 0, "depth", "at least 0")
             self._require(self.channels is None or self.channels >= 1, "channels", "at least 1")
-            self._require(0 < self.prior < 1, "prior", "between 0 and 1")
+            self._require(0 < self.prior_probability < 1, "prior_probability", "between 0 and 1")
 
         def build(
             self,
@@ -130,7 +131,7 @@ class DenseHead(nn.Module):
                 self.depth,
                 channels,
                 self.norm,
-                self.prior,
+                self.prior_probability,
                 self.tower_bias,
                 num_levels if self.level_scale else 0,
                 quality,
@@ -144,7 +145,7 @@ class DenseHead(nn.Module):
         depth: int = 4,
         channels: int = 256,
         norm: Literal["none", "gn"] = "none",
-        prior: float = 0.01,
+        prior_probability: float = 0.01,
         tower_bias: bool = False,
         level_scales: int = 0,
         quality: QualityTower | None = None,
@@ -166,7 +167,9 @@ class DenseHead(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         assert self.cls_logits.bias is not None
-        nn.init.constant_(self.cls_logits.bias, -math.log((1 - prior) / prior))
+        nn.init.constant_(
+            self.cls_logits.bias, -math.log((1 - prior_probability) / prior_probability)
+        )
 
     def towers(self, features: Sequence[Tensor]) -> TowerFeatures:
         """Both towers on all levels."""

@@ -72,7 +72,7 @@ def with_detector(model: DenseConfig) -> Experiment:
     """
     base = recipe()
     inference = dataclasses.replace(model.inference, score_threshold=0.0, max_detections=300)
-    head = dataclasses.replace(model.head, prior=0.001)
+    head = dataclasses.replace(model.head, prior_probability=0.001)
     backbone = as_dense(base.model).backbone
     model = dataclasses.replace(model, backbone=backbone, head=head, inference=inference)
     return dataclasses.replace(base, model=model)

@@ -25,7 +25,7 @@ BACKBONES = (
 
 LONG_TAIL = SyntheticConfig(num_categories=60, imbalance=500, train_images=1800, val_images=400)
 """The long-tailed synthetic dataset: 500 training images to 1."""
-PRIOR = ("--model.head.prior", "0.05")
+PRIOR = ("--model.head.prior-probability", "0.05")
 """With this prior the ratios of all 60 categories start below 1; with 0.01 those of 17, and EFL
 equals focal loss before it has had an effect (docs/long_tail.md)."""
 AT_SMALL_SCALE = "At small scale with a prior of 0.05, with which EFL affects so small a dataset."

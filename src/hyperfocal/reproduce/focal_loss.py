@@ -338,8 +338,8 @@ PRIOR = Table(
     columns=COLUMNS,
     setting=R50,
     rows=(
-        Row("without", _words("--loss ce --model.head.prior 0.5")),
-        Row("with", _words("--loss ce --model.head.prior 0.01"), (30.2, 46.7, 32.8)),
+        Row("without", _words("--loss ce --model.head.prior-probability 0.5")),
+        Row("with", _words("--loss ce --model.head.prior-probability 0.01"), (30.2, 46.7, 32.8)),
     ),
     claims=(
         Fails("without the prior, training diverges", "without"),

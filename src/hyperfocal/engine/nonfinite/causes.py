@@ -78,7 +78,7 @@ def _prior(model: nn.Module, step: int) -> tuple[float, str]:
     score = (7.0 if step < 1000 else 3.0) if p > HIGH_PRIOR else 0.0
     return score, (
         f"no prior: the classifier's bias gives every anchor a score of {p:.2f}, though most are "
-        "background; set --model.head.prior 0.01"
+        "background; set --model.head.prior-probability 0.01"
     )
 
 
