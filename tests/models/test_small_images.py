@@ -13,8 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from hyperfocal.config import kinds
 from hyperfocal.losses import EqualizedFocalLoss
 from hyperfocal.models import PAA, Backbone, DetectorConfig
-from hyperfocal.models.conv import StridedConv
 from hyperfocal.models.detector import Detector
+from hyperfocal.models.layers import StridedConv
 from hyperfocal.types import Batch, Target
 
 CONFIGS = list(kinds(DetectorConfig).values())

@@ -212,7 +212,7 @@ def find_images(words: list[str]) -> list[Path]:
             inside, hidden = visible_files(path, SUFFIXES)
             problems = Problems(path)
             warn_of_hidden(hidden, problems)
-            problems.tell()
+            problems.report()
             matches = inside
         elif path.exists():
             matches = [path]

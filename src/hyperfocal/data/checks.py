@@ -112,7 +112,7 @@ def check_annotations(
                 "which are never trained on or measured; set iscrowd to 0 for single objects"
             )
         problems.errors.append(why)
-    problems.tell()
+    problems.report()
 
     order = np.flatnonzero(keep)[np.argsort(rows[keep], kind="stable")]
     ends = np.searchsorted(rows[order], np.arange(len(images) + 1))
@@ -289,7 +289,7 @@ def _check_boxes(
 ) -> NDArray[np.bool_]:
     """Clear ``keep`` for unusable boxes and clip ``boxes``, both in place; returns the clipped."""
 
-    def tell(bad: NDArray[np.bool_], what: str) -> None:
+    def warn(bad: NDArray[np.bool_], what: str) -> None:
         cases = np.flatnonzero(bad & keep)
         first = ""
         if len(cases):
@@ -299,25 +299,25 @@ def _check_boxes(
 
     # Beyond MAX_COORDINATE float32, which training uses, would overflow sooner or later.
     bad = np.asarray(~(np.abs(boxes) <= MAX_COORDINATE).all(axis=1))
-    tell(bad, "missing or not finite, left out")
+    warn(bad, "missing or not finite, left out")
     keep &= ~bad
     if not repair:
         return np.zeros_like(keep)
     boxes[bad] = 0
     x1, y1, x2, y2 = boxes.T
     bad = np.logical_or(x2 < x1, y2 < y1)
-    tell(bad, "inside out (x2 < x1 or y2 < y1: a negative width or height), left out")
+    warn(bad, "inside out (x2 < x1 or y2 < y1: a negative width or height), left out")
     keep &= ~bad
     bad = np.logical_or(x2 <= x1, y2 <= y1)
-    tell(bad, "without area, left out")
+    warn(bad, "without area, left out")
     keep &= ~bad
     height, width = sizes.T
     bad = (x1 >= width) | (y1 >= height) | (x2 <= 0) | (y2 <= 0)
-    tell(bad, "outside the image, left out")
+    warn(bad, "outside the image, left out")
     keep &= ~bad
     overhang = np.max([-x1, -y1, x2 - width, y2 - height], axis=0, initial=0)
     over: NDArray[np.bool_] = keep & (overhang > MAX_OVERHANG)
-    tell(over, "partly outside the image, clipped")
+    warn(over, "partly outside the image, clipped")
     limit = np.stack([width, height, width, height], axis=1)
     boxes[over] = np.clip(boxes[over], 0, limit[over])
     return over

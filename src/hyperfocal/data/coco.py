@@ -82,7 +82,7 @@ def read_coco(
     if any("neg_category_ids" in entry for entry in lists["images"]):
         federated = read_federated(lists["images"], lists["categories"], problems)
     crowd = _crowd(annotations, annotation_ids, problems)
-    problems.tell()
+    problems.report()
     return RawAnnotations(
         source=path,
         categories=tuple(sorted(categories, key=lambda category: category.id)),

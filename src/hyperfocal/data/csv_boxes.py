@@ -111,7 +111,7 @@ def read_csv(
     unknown = sorted(set(names) - set(order))
     if unknown:
         problems.errors.append(f"class {shown(unknown[0])} is not in {classes}; add it there")
-    problems.tell()
+    problems.report()
     ids = {name: n for n, name in enumerate(order, start=1)}
     return RawAnnotations(
         source=path,

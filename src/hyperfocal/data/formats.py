@@ -81,7 +81,7 @@ def raw_from_rows(source: Path, folder: Path, rows: Iterable[Row]) -> RawAnnotat
         )
         if row.box is not None:
             boxes.append((image, row))
-    problems.tell()
+    problems.report()
     names = sorted({row.category for _, row in boxes})
     ids = {name: number for number, name in enumerate(names, start=1)}
     return RawAnnotations(

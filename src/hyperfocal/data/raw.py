@@ -170,7 +170,7 @@ class Problems:
                 lines.append(f"... and {len(self.errors) - MAX_SHOWN} more")
             raise DataError("\n  ".join(lines))
 
-    def tell(self) -> None:
+    def report(self) -> None:
         """Raise all errors as one, or else emit the warnings; to be called once, at the end.
 
         Raises:

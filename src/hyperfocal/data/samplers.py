@@ -154,7 +154,7 @@ class RepeatFactorSampler:
 class ClassBalancedSampler:
     """Class-balanced sampling (CBS): first a category, evenly, then an image that contains it.
 
-    Categories come in shuffled rounds, each once a round; the images of a category likewise. An
+    Categories come in shuffled rounds, each once per round; the images of a category likewise. An
     epoch has as many images as the split. Images without boxes are never sampled
     (Kang et al. 2020, "Decoupling", section 3).
     """
@@ -183,7 +183,7 @@ class ClassBalancedSampler:
         self.epoch_length = float(num_draws)
 
     def epoch_indices(self, epoch: int) -> NDArray[np.int64]:
-        """Images drawn category by category."""
+        """Image indices, sampled category by category."""
         rng = _rng(self.seed, epoch)
         classes = _rounds(np.arange(len(self.members)), self.num_draws, rng)
         indices = np.empty(self.num_draws, dtype=np.int64)
@@ -194,18 +194,17 @@ class ClassBalancedSampler:
 
 
 class ImageWeightSampler:
-    """Image weights by category: an image is drawn as often as the categories in it ask for.
+    """Image weights by category: each image is sampled by the frequency of its categories.
 
-    A category in ``n_c`` images is drawn with a probability in proportion to ``n_c^power``, and
-    then one of its images, all alike, so that an image's weight is::
+    A category in ``n_c`` images is sampled with a probability proportional to ``n_c^power``, and
+    then one of its images uniformly, so that an image's weight is::
 
         w = Σ_c n_c^(power - 1)    over the categories c in the image
 
-    Power 0 weighs all categories alike, as `ClassBalancedSampler` does; 1/2 is square-root
+    Power 0 weights all categories equally, as `ClassBalancedSampler` does; 1/2 is square-root
     sampling; 1 keeps their frequencies (Kang et al. 2020, "Decoupling", section 3). Unlike there,
-    an image's turns in an epoch are its expected number rounded up or down, so that no image comes
-    twice before another with its weight has come once. An epoch has as many draws as the split has
-    images. Images without boxes are never drawn.
+    the number of times that an image occurs in an epoch is its expected number rounded up or down.
+    An epoch has as many images as the split. Images without boxes are never sampled.
     """
 
     @dataclass(frozen=True)
@@ -215,7 +214,7 @@ class ImageWeightSampler:
         kind: ClassVar[str] = "image_weights"
 
         power: float = 0.5
-        """A category in n images is drawn in proportion to n^power: 0 all alike, 1 as they are."""
+        """A category in n images is sampled in proportion to n^power (0: equally)."""
 
         def __post_init__(self) -> None:
             self._require(0 <= self.power <= 1, "power", "in [0, 1]")
@@ -230,7 +229,7 @@ class ImageWeightSampler:
         self.epoch_length = float(len(weights))
 
     def epoch_indices(self, epoch: int) -> NDArray[np.int64]:
-        """Images drawn by their weights."""
+        """Image indices, sampled by weight."""
         rng = _rng(self.seed, epoch)
         drawable = rng.permutation(np.flatnonzero(self.expected))
         # A comb of teeth one apart, laid over the images side by side, each as wide as its weight.

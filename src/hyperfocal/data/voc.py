@@ -111,7 +111,7 @@ def read_voc(
         "marked difficult: neither trained on nor evaluated, as in VOC's protocol",
         files[owners[first] - 1].name if difficult else "",
     )
-    problems.tell()
+    problems.report()
     categories = tuple(Category(n, name) for n, name in enumerate(sorted(set(names_of)), start=1))
     id_of = {category.name: category.id for category in categories}
     return RawAnnotations(

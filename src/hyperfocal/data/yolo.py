@@ -158,7 +158,7 @@ def read_yolo(
         "without an image left out",
         str(orphans[0]) if orphans else "",
     )
-    problems.tell()
+    problems.report()
     table = np.array(rows, dtype=np.float64).reshape(-1, 5)
     return RawAnnotations(
         source=file or annotations,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from hyperfocal.models.atss import ATSS, ImprovedBaseline
 from hyperfocal.models.backbone import Backbone
-from hyperfocal.models.conv import StridedConv
 from hyperfocal.models.dense import DenseConfig, DenseDetector, DenseParts, as_dense
 from hyperfocal.models.detector import Detector, DetectorConfig
 from hyperfocal.models.fcos import FCOS
 from hyperfocal.models.fpn import FPN
 from hyperfocal.models.head import DenseHead, TowerFeatures
 from hyperfocal.models.inference import Inference
+from hyperfocal.models.layers import StridedConv
 from hyperfocal.models.mining import HardNegativeMining, OnlineHardMining
 from hyperfocal.models.normalizer import LossNormalizer
 from hyperfocal.models.paa import PAA

@@ -11,14 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hyperfocal.losses import BoxLoss, QualityLoss
-from hyperfocal.models.classification import classification_loss
 from hyperfocal.models.head import DenseHead, TowerFeatures
-from hyperfocal.models.matched import Matched, Where, box_regression_loss, match
+from hyperfocal.models.matched import Matched, Where, match
 from hyperfocal.models.mining import counted, mine
 from hyperfocal.models.normalizer import LossNormalizer
 from hyperfocal.models.quality import QualityBranch, centerness_at
 from hyperfocal.models.roles import MiningConfig
 from hyperfocal.models.samples import Samples
+from hyperfocal.models.streamed import streamed_loss, streams
 from hyperfocal.ops import BoxCoder, paired_iou
 from hyperfocal.types import Assignment, ConfigError, LossTerms, Priors, Target
 
@@ -289,3 +289,78 @@ class DenseCriterion(nn.Module):
             return centerness_at(matched.anchors, matched.boxes)
         assert iou is not None
         return iou
+
+
+# --------------------------------------------------------------------------- terms
+
+
+def classification_loss(
+    loss: nn.Module,
+    head: DenseHead,
+    features: Sequence[Tensor],
+    labels: Tensor,
+    matched: Matched,
+    iou: Tensor | None,
+    divisor: Tensor,
+    per_image: bool,
+    piecewise: bool,
+    stream_logits: int | None = None,
+) -> Tensor:
+    """Scalar: the loss of all priors that aren't ignored, divided by each image's divisor.
+
+    Args:
+        loss: built by a `ClassificationLossConfig`.
+        head: its last convolution computes the logits.
+        features: the classification tower's map of each level.
+        labels: ``(B, A)``, see `Assignment`.
+        matched: the positives.
+        iou: ``(P,)`` IoU of the positives' predicted boxes; required by a `QualityLoss`.
+        divisor: ``(B,)``, from `LossNormalizer`.
+        per_image: whether the divisors differ (if they are equal, the loss is called once).
+        piecewise: compute a loss that `streams` a few categories at a time.
+        stream_logits: number of logits in memory at a time then; None: chosen by device.
+    """
+    last = head.cls_logits
+    if not per_image:
+        divisor = divisor[0]
+    if piecewise and streams(loss):
+        streamed: Tensor = streamed_loss(
+            *(features, last.weight, last.bias, labels, loss, head.num_classes, divisor),
+            logits_at_once=stream_logits,
+        )
+        return streamed
+    logits, extra = head.classify(features), {}
+    if isinstance(loss, QualityLoss):
+        assert iou is not None
+        quality = torch.zeros(labels.shape, device=labels.device)
+        # A diverged box has a NaN IoU and a NaN box loss, which is how the step is detected.
+        quality[matched.image, matched.prior] = iou.detach().nan_to_num(nan=0.0)
+        extra = {"quality": quality}
+    if not per_image:
+        extra = {name: value.flatten() for name, value in extra.items()}
+        whole: Tensor = loss(logits.flatten(0, 1), labels.flatten(), divisor, **extra)
+        return whole
+    terms = [
+        loss(logits[b], labels[b], z, **{name: v[b] for name, v in extra.items()})
+        for b, z in enumerate(divisor)
+    ]
+    return torch.stack(terms).sum()
+
+
+def box_regression_loss(
+    box_loss: BoxLoss, coder: BoxCoder, matched: Matched, weight: Tensor
+) -> Tensor:
+    """Scalar: the sum over positives of weight times the box loss.
+
+    Args:
+        box_loss: compares boxes if it declares ``on_boxes``, else encoded outputs.
+        coder: box coding.
+        matched: the P positives.
+        weight: ``(P,)``, divided by the normaliser.
+    """
+    if box_loss.on_boxes:
+        pred, wanted = coder.decode(matched.deltas, matched.anchors), matched.boxes
+    else:
+        pred, wanted = matched.deltas, coder.encode(matched.boxes, matched.anchors)
+    loss: Tensor = box_loss(pred, wanted, weight=weight)
+    return loss

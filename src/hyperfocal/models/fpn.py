@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hyperfocal.models.backbone import STRIDES
-from hyperfocal.models.conv import StridedConv
+from hyperfocal.models.layers import StridedConv
 from hyperfocal.models.roles import Neck, NeckConfig
 
 ExtraSource = Literal["c5", "p5", "c5_lateral"]

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from hyperfocal import config
+from hyperfocal.models.layers import GroupNorm
 from hyperfocal.models.matched import Where
-from hyperfocal.models.norm import GroupNorm
 
 GROUPS = 32
 """Number of groups of group norm."""

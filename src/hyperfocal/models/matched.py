@@ -1,4 +1,4 @@
-"""The positive priors of a batch with their assigned boxes, and their box loss."""
+"""The positive priors of a batch with their assigned boxes."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hyperfocal.losses import BoxLoss
-from hyperfocal.ops import BoxCoder, constant
+from hyperfocal.ops import constant
 from hyperfocal.types import Assignment, Priors, Target
 
 
@@ -66,22 +65,3 @@ def match(
     row = first[image] + assignment.gt_index[image, prior]
     boxes = torch.cat([target.boxes for target in targets])[row]
     return Matched(image, prior, priors.boxes[prior], boxes, deltas)
-
-
-def box_regression_loss(
-    box_loss: BoxLoss, coder: BoxCoder, matched: Matched, weight: Tensor
-) -> Tensor:
-    """Scalar: the sum over positives of weight times the box loss.
-
-    Args:
-        box_loss: compares boxes if it declares ``on_boxes``, else encoded outputs.
-        coder: box coding.
-        matched: the P positives.
-        weight: ``(P,)``, divided by the normaliser.
-    """
-    if box_loss.on_boxes:
-        pred, wanted = coder.decode(matched.deltas, matched.anchors), matched.boxes
-    else:
-        pred, wanted = matched.deltas, coder.encode(matched.boxes, matched.anchors)
-    loss: Tensor = box_loss(pred, wanted, weight=weight)
-    return loss

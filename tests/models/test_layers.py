@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from hyperfocal.models.norm import GroupNorm
+from hyperfocal.models.layers import GroupNorm
 
 FORMATS = (torch.contiguous_format, torch.channels_last)
 
