@@ -27,7 +27,7 @@ def test_ratio_one_is_focal_loss(some_logits, some_labels):
         equalized_focal_loss(some_logits, some_labels, torch.ones(5)),
         sigmoid_focal_loss(some_logits, some_labels),
         atol=0,
-        rtol=1e-14,
+        rtol=1e-12,
     )
 
 

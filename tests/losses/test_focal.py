@@ -164,7 +164,7 @@ def test_labels_one_hot_floats_bools_and_integers_agree(some_logits, some_labels
     want = value_and_grad(lambda x: sigmoid_focal_loss(x, labels), some_logits)
     for targets in (dense, dense.float(), dense.long(), dense.bool(), dense.to(torch.uint8)):
         got = value_and_grad(lambda x, t=targets: sigmoid_focal_loss(x, t), some_logits)
-        torch.testing.assert_close(got, want, atol=0, rtol=1e-15)
+        torch.testing.assert_close(got, want, atol=0, rtol=1e-12)
 
 
 def test_ignored_rows_add_nothing(some_logits, some_labels):
@@ -173,7 +173,7 @@ def test_ignored_rows_add_nothing(some_logits, some_labels):
     assert (value[ignored] == 0).all()
     assert (grad[ignored] == 0).all()
     rest = sigmoid_focal_loss(some_logits[~ignored], some_labels[~ignored])
-    torch.testing.assert_close(value[~ignored], rest, atol=0, rtol=1e-14)
+    torch.testing.assert_close(value[~ignored], rest, atol=0, rtol=1e-12)
     mean = sigmoid_focal_loss(some_logits, some_labels, reduction="mean")
     torch.testing.assert_close(mean, rest.mean())
 
@@ -237,7 +237,7 @@ def test_categories_in_the_middle(memory_format):
         assert got.shape == x.shape
         # Not equal to the bit: torch's vector and scalar code round differently, and which of
         # them an element meets depends on the layout and on the processor.
-        torch.testing.assert_close(got.movedim(1, -1), want, rtol=2e-6, atol=0)
+        torch.testing.assert_close(got.movedim(1, -1), want, rtol=8e-6, atol=0)
     total = sigmoid_focal_loss(x, labels, channel_dim=1, reduction="sum", normalizer=7)
     torch.testing.assert_close(
         total, sigmoid_focal_loss(last, labels, reduction="sum", normalizer=7)
@@ -247,9 +247,8 @@ def test_categories_in_the_middle(memory_format):
 def test_non_contiguous_logits(some_logits, some_labels):
     strided = torch.stack([some_logits, some_logits], -1)[..., 0]
     assert not strided.is_contiguous()
-    assert sigmoid_focal_loss(strided, some_labels).equal(
-        sigmoid_focal_loss(some_logits, some_labels)
-    )
+    got, want = (sigmoid_focal_loss(x, some_labels) for x in (strided, some_logits))
+    torch.testing.assert_close(got, want, atol=0, rtol=1e-12)
 
 
 @pytest.mark.parametrize("shape", [(0, 4), (3, 0, 4)])

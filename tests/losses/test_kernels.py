@@ -29,8 +29,8 @@ from hyperfocal.types import ConfigError, DataError
 pytestmark = pytest.mark.skipif(not cpu.available(), reason="no C++ compiler")
 
 GAMMAS = [0.0, 0.1, 0.5, 1.0, 2.0, 3.7, 5.0, 10.0]
-TOLERANCE = {torch.float32: 4e-6, torch.bfloat16: 2**-7, torch.float16: 2**-10}
-"""Two roundings to one side and the other of the truth are a unit in the last place apart."""
+TOLERANCE = {torch.float32: 8e-6, torch.bfloat16: 2**-7, torch.float16: 2**-10}
+"""Of two results that are each exact to 4e-6, and to half a unit in the last place."""
 
 
 def draw(
@@ -57,7 +57,7 @@ def assert_same(loss: Callable[..., Tensor], x: Tensor, *args: Tensor) -> None:
     assert got.dtype == want.dtype == torch.float32
     assert grad.dtype == x.dtype
     assert grad.shape == x.shape
-    torch.testing.assert_close(got, want, rtol=4e-6, atol=0)
+    torch.testing.assert_close(got, want, rtol=8e-6, atol=0)
     least = torch.finfo(x.dtype).tiny
     torch.testing.assert_close(grad, want_grad, rtol=TOLERANCE[x.dtype], atol=4 * least)
 
