@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hyperfocal.models.folding import NORMS, fold_norms
+from hyperfocal.models.layers import StridedConv
 from hyperfocal.models.roles import BackboneConfig, FeatureNetwork
 from hyperfocal.types import ConfigError
 
@@ -132,6 +133,9 @@ class Backbone(FeatureNetwork):
         self.net.eval()
         maps: list[Tensor] = []
         fold_norms(self.net, lambda: maps.extend(_run(self.net)))
+        for module in self.net.modules():
+            if type(module) is nn.Conv2d and max(module.stride) > 1:
+                module.__class__ = StridedConv  # the same parameters
         for level, stride, channels in zip(self._levels, STRIDES, self.channels, strict=True):
             shape, expected = tuple(maps[level].shape), (1, channels, 64 // stride, 64 // stride)
             if shape != expected:

@@ -22,11 +22,13 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from hyperfocal.models.layers import StridedConv
+
 NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 """Norms with running statistics (timm's are subclasses of these)."""
 
 
-class FoldingConv2d(nn.Conv2d):
+class FoldingConv2d(StridedConv):
     """A convolution that includes the following batch norm if that is in eval mode."""
 
     norm: nn.BatchNorm2d

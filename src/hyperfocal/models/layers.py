@@ -9,36 +9,40 @@ HALF_PRECISION = (torch.bfloat16, torch.float16)
 
 
 class StridedConv(nn.Conv2d):
-    """A convolution that uses float32 where half precision gives wrong weight gradients.
+    """A convolution that uses float32 where half precision gives wrong results on CPUs.
 
-    On CPUs with AVX-512, torch (2.15, with oneDNN) reads uninitialised memory in the bf16 weight
-    gradient of a padded convolution whose input is narrower than its stride: the gradient is NaN or
-    arbitrary. P6 has such an input for images up to 32 pixels wide, P7 up to 64. In 18,000 shapes
-    (kernels of 1 to 7, strides of 1 to 4, groups, dilation, both memory formats) no other failure
-    was found. Maps lower than the stride use float32 too. All these maps are so small that float32
-    has no measurable cost.
+    torch (2.15, with oneDNN) reads uninitialised memory in padded bf16 convolutions whose stride is
+    at least the width of the input: with AVX-512 in the weight gradient if the stride exceeds the
+    width, with AMX also in the output if the width is at most the stride and the height is more
+    (kernels of 3 and 5, 96 channels and more). The results are NaN or arbitrary. P6 has such an
+    input for images up to 64 pixels wide, P7 up to 128, and the last stage of a backbone up to 32.
+    Scans of kernels of 1 to 7, strides of 1 to 4, groups, dilation and both memory formats found no
+    other failure. Maps as low as the stride use float32 too. All these maps are so small that
+    float32 has no measurable cost.
 
     Other devices, precisions and maps are computed as by ``nn.Conv2d``, which has the same
     parameters and arguments.
     """
 
-    def forward(self, input: Tensor) -> Tensor:
-        """The convolution, in the dtype of ``nn.Conv2d``'s output."""
-        if input.device.type != "cpu" or not self._exceeds(input):
-            return super().forward(input)
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if input.device.type != "cpu" or not self._covers(input):
+            return self._as_torch(input, weight, bias)
         autocast = torch.is_autocast_enabled("cpu")
         dtype = torch.get_autocast_dtype("cpu") if autocast else input.dtype
         if dtype not in HALF_PRECISION:
-            return super().forward(input)
-        bias = None if self.bias is None else self.bias.float()
+            return self._as_torch(input, weight, bias)
+        bias = None if bias is None else bias.float()
         with torch.autocast("cpu", enabled=False):
-            output: Tensor = self._conv_forward(input.float(), self.weight.float(), bias)
-            return output.to(dtype)
+            return self._as_torch(input.float(), weight.float(), bias).to(dtype)
 
-    def _exceeds(self, input: Tensor) -> bool:
-        """Whether the stride is larger than a side of the map."""
-        height, width = input.shape[-2:]
-        return self.stride[0] > height or self.stride[1] > width
+    def _as_torch(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        output: Tensor = super()._conv_forward(input, weight, bias)
+        return output
+
+    def _covers(self, input: Tensor) -> bool:
+        """Whether the stride is more than 1 and at least a side of the map."""
+        sides = zip(self.stride, input.shape[-2:], strict=True)
+        return any(stride > 1 and stride >= side for stride, side in sides)
 
 
 class GroupNorm(nn.GroupNorm):
