@@ -133,6 +133,7 @@ def test_weight_gradients_in_bf16_are_near_those_in_fp32(
         exact = conv(image)
         grad = torch.randn_like(exact)
         expected = torch.autograd.grad(exact, list(conv.parameters()), grad)
+        poison_memory()
         with torch.autocast("cpu", torch.bfloat16):
             output = conv(image)
         assert output.dtype == torch.bfloat16
