@@ -379,6 +379,38 @@ def test_mining_keeps_positives_and_the_hardest_negatives(parts: ModuleType) -> 
     assert chosen.tolist() == [False, True, True, True, True]
 
 
+def test_doctor_and_results_files_take_the_format_and_the_protocol(
+    parts: ModuleType, folder: Path, tmp_path: Path
+) -> None:
+    images, out = str(folder / "images"), tmp_path / "out.json"
+    words = ["--data.format", f"{parts.__name__}:LinePerImage"]
+    split = ["--data.train.annotations", str(folder / "train.txt"), "--data.train.images", images]
+    pages = ["--html", str(tmp_path / "page.html"), "--json", str(out)]
+    assert main(["doctor", *words, *split, "--decode", "none", *pages]) == 0
+    assert json.loads(out.read_text())["advice"] is not None
+
+    truth = hyperfocal.read_annotations(
+        folder / "val.txt", images, split="val", format=parts.LinePerImage()
+    )
+    results = [
+        {
+            "image_id": record.id,
+            "category_id": truth.categories[label].id,
+            "bbox": [x1, y1, x2 - x1, y2 - y1],
+            "score": 0.5,
+        }
+        for record in truth.images
+        for label, (x1, y1, x2, y2) in zip(
+            record.labels.tolist(), record.boxes.tolist(), strict=True
+        )
+    ]
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    words += ["--data.annotations", str(folder / "val.txt"), "--data.images", images]
+    words += ["--protocol", f"{parts.__name__}:VocProtocol", "--json", str(out)]
+    assert main(["evaluate", "--detections", str(tmp_path / "results.json"), *words]) == 0
+    assert json.loads(out.read_text())["metrics"] == {"AP50": 1.0}
+
+
 def test_the_formats_errors_name_the_line(parts: ModuleType, tmp_path: Path) -> None:
     file = tmp_path / "boxes.txt"
     for line, said in (
