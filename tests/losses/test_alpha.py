@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.components import LOSSES, kind_of, losses_with
 
 from hyperfocal import config as configs
-from hyperfocal.config import kinds, override
-from hyperfocal.losses import ClassificationLossConfig
+from hyperfocal.config import override
+from hyperfocal.losses import StreamableLoss
 from hyperfocal.models.streamed import streamed_loss
 from hyperfocal.recipes import load_recipe
 from hyperfocal.types import ConfigError
 
 ALPHAS = (0.1, 0.25, 0.5, 0.9)
-TAKE_IT = [c for c in kinds(ClassificationLossConfig).values() if "alpha" in c.by_category]
-EACH = pytest.mark.parametrize("loss", TAKE_IT, ids=lambda c: c.kind)
+TAKE_IT = [c for c in LOSSES if "alpha" in c.by_category]
+EACH = pytest.mark.parametrize("loss", TAKE_IT, ids=kind_of)
 
 
 def gradient(config: configs.Config, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -25,7 +26,7 @@ def gradient(config: configs.Config, logits: torch.Tensor, labels: torch.Tensor)
 
 
 def test_all_losses_with_an_alpha_take_one_a_category() -> None:
-    with_alpha = [c for c in kinds(ClassificationLossConfig).values() if hasattr(c(), "alpha")]
+    with_alpha = [c for c in LOSSES if hasattr(c(), "alpha")]
     assert with_alpha == TAKE_IT
     assert len(with_alpha) >= 7
 
@@ -42,9 +43,11 @@ def test_each_category_is_trained_with_its_own(loss: type[configs.Config], rows:
         torch.testing.assert_close(found[:, label], expected)
 
 
-@pytest.mark.parametrize("kind", ["focal", "ce", "efl", "eqlv2_focal"])
-def test_a_few_categories_at_a_time_give_the_same(kind: str) -> None:
-    config = next(c for c in TAKE_IT if c.kind == kind)(alpha=ALPHAS)
+@pytest.mark.parametrize(
+    "loss", [c for c in TAKE_IT if c in losses_with(StreamableLoss)], ids=kind_of
+)
+def test_a_few_categories_at_a_time_give_the_same(loss: type[configs.Config]) -> None:
+    config = loss(alpha=ALPHAS)
     torch.manual_seed(0)
     maps, weight = torch.randn(2, 8, 5, 5), torch.randn(3 * 4, 8, 3, 3) / 8
     labels = torch.randint(-1, 5, (2, 75))

@@ -1,70 +1,107 @@
-"""What every classification loss has in common, tested on all of them."""
+"""What every classification loss has in common, tested on all of them.
+
+They are found through their role, `ClassificationLossConfig`, and functions by the arguments that
+all functions share. A new loss is tested here as soon as `hyperfocal.losses` exports it.
+"""
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable
+
 import pytest
 import torch
+from tests.components import LOSSES, build_loss, each_loss, kind_of
+from torch import Tensor, nn
 from torch.autograd import gradcheck, gradgradcheck
 
 from hyperfocal import losses
 from hyperfocal.types import ConfigError, DataError
 
-RATIO = torch.tensor([0.0, 0.25, 0.5, 0.9, 1.0])
-RARE = torch.tensor([True, False, True, False, False])
+CONVENTION = {"logits", "targets", "weight", "reduction", "normalizer", "channel_dim"}
+"""Arguments of every function of a classification loss."""
+STATE = {
+    "ratio": torch.tensor([0.0, 0.25, 0.5, 0.9, 1.0]),
+    "rare": torch.tensor([True, False, True, False, False]),
+    "counts": torch.tensor([100, 10, 1, 0, 50]),
+}
+"""Values for the arguments that only some functions require. A function that requires another one
+is skipped here; its module is tested all the same."""
+WITHOUT_KINK = {"hinge_loss": {"margin": 1.0}}
+"""Settings that have the loss smooth at every logit."""
+DIFFERENTIABLE = {"seesaw_loss": {"q": 0}}
+"""Settings without a factor of the logits that the gradient takes for a constant."""
+
+Loss = Callable[..., Tensor]
 
 
-def eql(x, y, **k):
-    return losses.equalization_loss(x, y, RARE, **k)
+def parameters(function: Loss) -> dict[str, inspect.Parameter]:
+    return dict(inspect.signature(function).parameters)
 
 
-def eqlv2(x, y, **k):
-    return losses.equalization_loss_v2(x, y, RATIO, **k)
+def required(function: Loss) -> set[str]:
+    """Arguments without a default, beside logits and targets."""
+    found = {n for n, p in parameters(function).items() if p.default is p.empty}
+    return found - {"logits", "targets"}
 
 
-def eqlv2_focal(x, y, **k):
-    return losses.equalization_loss_v2_focal(x, y, RATIO, **k)
+def with_state(function: Loss) -> Loss:
+    """The function of logits and targets alone, with the values of `STATE`."""
+    given = {name: STATE[name] for name in required(function)}
+    given |= WITHOUT_KINK.get(function.__name__, {})
+
+    @functools.wraps(function)
+    def loss(x: Tensor, y: Tensor, **settings: object) -> Tensor:
+        return function(x, y, **given, **settings)
+
+    return loss
 
 
-def efl(x, y, **k):
-    return losses.equalized_focal_loss(x, y, RATIO, **k)
+EXPORTED = [getattr(losses, name) for name in losses.__all__]
+FUNCTIONS = [f for f in EXPORTED if inspect.isfunction(f) and parameters(f).keys() >= CONVENTION]
+TESTED = [f for f in FUNCTIONS if required(f) <= STATE.keys()]
+ROLE_OF = {config.__module__: config for config in LOSSES}
+"""The detectors' losses by their file; the others are softmax losses."""
+
+SIGMOID = [with_state(f) for f in TESTED if f.__module__ in ROLE_OF]
+SOFTMAX = [with_state(f) for f in TESTED if f.__module__ not in ROLE_OF]
+GHM = [f for f in SIGMOID if not ROLE_OF[f.__module__].adds_up]  # bins make steps
+SIGMOID = [f for f in SIGMOID if f not in GHM]
 
 
-def eqfl(x, y, **k):
-    return losses.equalized_quality_focal_loss(x, y, RATIO, **k)
+def each(*functions: Loss) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("loss", functions, ids=lambda f: f.__name__)
 
 
-def hinge(x, y, **k):
-    return losses.hinge_loss(x, y, margin=1.0, **k)
+sigmoid_losses = each(*SIGMOID)
+softmax_losses = each(*SOFTMAX)
+smooth_losses = each(*SIGMOID, *SOFTMAX)
+quality_losses = each(*(f for f in SIGMOID if "quality" in parameters(f)))
+all_losses = each(*SIGMOID, *GHM, *SOFTMAX)
 
 
-def seesaw(x, y, **k):
-    return losses.seesaw_loss(x, y, torch.tensor([100, 10, 1, 0, 50]), **k)
+def test_all_losses_are_found() -> None:
+    """Those that were there when this was written; there may be more."""
+    assert len(LOSSES) >= 13
+    assert (len(SIGMOID), len(SOFTMAX), len(GHM)) >= (11, 2, 1)
 
 
-SIGMOID = [
-    losses.sigmoid_cross_entropy,
-    losses.sigmoid_focal_loss,
-    losses.focal_star_loss,
-    hinge,
-    losses.quality_focal_loss,
-    losses.varifocal_loss,
-    eql,
-    eqlv2,
-    eqlv2_focal,
-    efl,
-    eqfl,
-]
-SOFTMAX = [losses.softmax_focal_loss, seesaw]
-GHM = [losses.ghm_classification_loss]
-
-sigmoid_losses = pytest.mark.parametrize("loss", SIGMOID)
-softmax_losses = pytest.mark.parametrize("loss", SOFTMAX)
-all_losses = pytest.mark.parametrize("loss", SIGMOID + GHM + SOFTMAX)
+@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__name__)
+def test_every_function_is_tested(function: Loss) -> None:
+    if unknown := required(function) - STATE.keys():
+        pytest.skip(f"STATE has no value for its arguments {unknown}")
+    names = [f.__name__ for f in SIGMOID + SOFTMAX + GHM]
+    assert names.count(function.__name__) == 1
 
 
 def labels_for(loss, labels: torch.Tensor) -> torch.Tensor:
     """A softmax loss has no background: its rows go to category 0."""
     return torch.where(labels == 5, 0, labels) if loss in SOFTMAX else labels
+
+
+def differentiable(loss: Loss) -> dict[str, object]:
+    return DIFFERENTIABLE.get(loss.__name__, {})
 
 
 def value_and_grad(loss, x, *args, **settings):
@@ -78,15 +115,15 @@ def value_and_grad(loss, x, *args, **settings):
 def test_gradcheck(loss, some_logits, some_labels):
     labels = labels_for(loss, some_labels)
     x = some_logits.clone().requires_grad_()
-    settings = {"q": 0} if loss is seesaw else {}  # its compensation depends on the logits
+    settings = differentiable(loss)
     assert gradcheck(lambda x: loss(x, labels, **settings), x)
 
 
-@pytest.mark.parametrize("loss", SIGMOID + SOFTMAX)
+@smooth_losses
 def test_gradgradcheck(loss, some_logits, some_labels):
     labels = labels_for(loss, some_labels)
     x = some_logits.clone().requires_grad_()
-    settings = {"q": 0} if loss is seesaw else {}
+    settings = differentiable(loss)
     assert gradgradcheck(lambda x: loss(x, labels, **settings), x)
 
 
@@ -106,7 +143,7 @@ def test_finite_at_every_logit(loss, hard_logits, dtype):
     assert (value >= 0).all()
 
 
-@pytest.mark.parametrize("loss", SIGMOID + SOFTMAX)
+@smooth_losses
 def test_float32_keeps_the_digits(loss, hard_logits):
     """The float64 values are held against formulas of their own elsewhere."""
     n = len(hard_logits) // 5 * 5
@@ -116,7 +153,7 @@ def test_float32_keeps_the_digits(loss, hard_logits):
     assert_same_digits(value_and_grad(loss, x, labels), value_and_grad(loss, x.double(), labels))
 
 
-@pytest.mark.parametrize("loss", [losses.quality_focal_loss, losses.varifocal_loss, eqfl])
+@quality_losses
 def test_float32_keeps_the_digits_where_the_probability_meets_the_quality(loss):
     q = torch.rand(4000, generator=torch.Generator().manual_seed(3)) * 0.98 + 0.01
     nearness = torch.logspace(-7, 0, 4000)[torch.randperm(4000)]
@@ -210,7 +247,7 @@ def test_autocast_computes_in_float32(loss, some_logits, some_labels):
     torch.testing.assert_close(grad, want_grad.bfloat16())
 
 
-@pytest.mark.parametrize("loss", SIGMOID + SOFTMAX)
+@smooth_losses
 def test_functional_gradient(loss, some_logits, some_labels):
     labels = labels_for(loss, some_labels)
     _, want = value_and_grad(loss, some_logits, labels)
@@ -219,14 +256,12 @@ def test_functional_gradient(loss, some_logits, some_labels):
 
 
 @pytest.mark.slow
-def test_all_compile_without_a_graph_break(some_logits, some_labels):
-    x = some_logits.float()
-    for loss in SIGMOID[2:] + GHM + SOFTMAX:  # the first two have a test of their own
-        labels = labels_for(loss, some_labels)
-        compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
-        torch.testing.assert_close(
-            value_and_grad(compiled, x, labels), value_and_grad(loss, x, labels)
-        )
+@all_losses
+def test_compiles_without_a_graph_break(loss, some_logits, some_labels):
+    torch.compiler.reset()
+    x, labels = some_logits.float(), labels_for(loss, some_labels)
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(value_and_grad(compiled, x, labels), value_and_grad(loss, x, labels))
 
 
 @all_losses
@@ -256,3 +291,85 @@ def test_softmax_losses_refuse_dense_targets(loss):
         loss(torch.zeros(4, 5), torch.zeros(4, 5))
     with pytest.raises(DataError, match="5"):
         loss(torch.zeros(1, 5), torch.tensor([5]))
+
+
+# --------------------------------------------------------------------------- modules
+
+
+class Rows:
+    """Twelve rows for a module: logits, labels with background and ignored, and quality."""
+
+    def __init__(self, logits: Tensor, labels: Tensor) -> None:
+        self.logits, self.labels = logits.float(), labels
+        self.quality = torch.linspace(0, 1, len(labels))
+
+    def value(self, loss: nn.Module, rows: Tensor | slice = slice(None), **more) -> Tensor:
+        if isinstance(loss, losses.QualityLoss):
+            more["quality"] = self.quality[rows]
+        return loss(self.logits[rows], self.labels[rows], more.pop("normalizer", 1.0), **more)
+
+
+@pytest.fixture
+def rows(some_logits, some_labels) -> Rows:
+    return Rows(some_logits, some_labels)
+
+
+@each_loss
+def test_a_module_ignores_rows(config, rows):
+    whole = rows.value(build_loss(config, 5))
+    assert whole.shape == ()
+    assert whole > 0
+    kept = torch.where(rows.labels >= 0)[0]
+    torch.testing.assert_close(rows.value(build_loss(config, 5), kept), whole)
+
+
+@each_loss
+def test_a_module_does_not_depend_on_the_order_or_shape_of_rows(config, rows):
+    whole = rows.value(build_loss(config, 5))
+    order = torch.randperm(12, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(rows.value(build_loss(config, 5), order), whole)
+    rows.logits, rows.labels = rows.logits.view(3, 4, 5), rows.labels.view(3, 4)
+    rows.quality = rows.quality.view(3, 4)
+    torch.testing.assert_close(rows.value(build_loss(config, 5)), whole)
+
+
+@pytest.mark.parametrize("config", [c for c in LOSSES if c.adds_up], ids=kind_of)
+def test_a_module_that_adds_up_is_a_sum_over_the_normalizer(config, rows):
+    whole = rows.value(build_loss(config, 5))
+    parts = [rows.value(build_loss(config, 5), part) for part in (slice(5), slice(5, None))]
+    torch.testing.assert_close(sum(parts), whole)
+    four = rows.value(build_loss(config, 5), normalizer=torch.tensor(4.0))
+    torch.testing.assert_close(four, whole / 4)
+
+
+@each_loss
+def test_a_module_computes_half_precision_in_float32(config, rows):
+    rows.logits = rows.logits.bfloat16().requires_grad_()
+    value = rows.value(build_loss(config, 5))
+    assert value.dtype == torch.float32
+    (grad,) = torch.autograd.grad(value, rows.logits)
+    assert grad.dtype == torch.bfloat16
+    rows.logits = rows.logits.detach().float().requires_grad_()
+    exact = rows.value(build_loss(config, 5))
+    torch.testing.assert_close(value, exact)
+    torch.testing.assert_close(grad, torch.autograd.grad(exact, rows.logits)[0].bfloat16())
+
+
+@each_loss
+def test_a_module_of_no_rows_is_zero(config, rows):
+    rows.logits.requires_grad_()
+    for none in (slice(0), torch.where(rows.labels < 0)[0]):
+        value = rows.value(build_loss(config, 5), none)
+        (grad,) = torch.autograd.grad(value, rows.logits)
+        assert value == 0
+        assert (grad == 0).all()
+
+
+@each_loss
+def test_the_state_of_a_module_is_saved_whole(config, rows):
+    trained, other = build_loss(config, 5), build_loss(config, 5)
+    for _ in range(2):
+        rows.value(trained)
+        losses.step_losses(trained)
+    other.load_state_dict(trained.state_dict())
+    torch.testing.assert_close(rows.value(other), rows.value(trained))

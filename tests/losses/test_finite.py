@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.components import LOSSES, build_loss, each_loss
 
 from hyperfocal.losses import (
     BalancedGroupSoftmaxLoss,
     CategoryGroups,
-    ClassificationLossConfig,
     QualityLoss,
     SeesawLoss,
     SoftmaxFocalLoss,
 )
-from hyperfocal.types import CategoryCounts
 
-COUNTS = CategoryCounts((5, 4, 3), (9, 7, 5), 10)
-CONFIGS = [
-    c for c in ClassificationLossConfig.__subclasses__() if c.__module__.startswith("hyperfocal.")
-]
 SIZES = [1e2, 1e4, 1e20, 1e30]
 
 
@@ -42,16 +37,16 @@ def assert_finite(loss: torch.nn.Module, x: torch.Tensor, **more: object) -> Non
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.kind)
+@each_loss
 def test_sigmoid_losses(config: type, dtype: torch.dtype, size: float) -> None:
-    loss = config().build(3, COUNTS)
+    loss = build_loss(config, 3)
     quality = torch.tensor([0.0, 0.3, 0.7, 1.0]).repeat_interleave(4)
     more = {"quality": quality} if isinstance(loss, QualityLoss) else {}
     assert_finite(loss, logits(size, 3, dtype), **more)
 
 
 def test_all_sigmoid_losses_are_looked_at() -> None:
-    assert {"ce", "focal", "efl", "eqlv2", "qfl", "vfl", "ghm"} <= {c.kind for c in CONFIGS}
+    assert {"ce", "focal", "efl", "eqlv2", "qfl", "vfl", "ghm"} <= {c.kind for c in LOSSES}
 
 
 @pytest.mark.parametrize("size", SIZES)

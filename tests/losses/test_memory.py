@@ -11,22 +11,18 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from tests.components import build_loss, each_loss, losses_with
 
-from hyperfocal import config, losses
+from hyperfocal import losses
+from hyperfocal.config import dump, load
 from hyperfocal.types import CategoryCounts
 
 COUNTS = CategoryCounts(images=(90, 10, 1), instances=(500, 12, 1), num_images=100)
 
 
 def build_all() -> list[torch.nn.Module]:
-    return [
-        losses.EqualizedFocalLoss(3),
-        losses.EqualizationLossV2(3),
-        losses.EqualizationLossV2Focal(3),
-        losses.EqualizedQualityFocalLoss(3),
-        losses.GHMClassificationLoss(),
-        losses.SeesawLoss(3, objectness=False),
-    ]
+    of_detectors = [build_loss(config, 3) for config in losses_with(losses.LossWithMemory)]
+    return [*of_detectors, losses.SeesawLoss(3, objectness=False)]
 
 
 def batch() -> tuple[torch.Tensor, torch.Tensor]:
@@ -88,12 +84,10 @@ def subclasses(cls: type) -> set[type]:
     return {found for sub in cls.__subclasses__() for found in (sub, *subclasses(sub))}
 
 
-@pytest.mark.parametrize(
-    "settings", config.kinds(losses.ClassificationLossConfig).values(), ids=lambda cls: cls.kind
-)
-def test_every_classification_config_builds_a_trainable_loss(settings):
-    chosen = settings()
-    assert config.load(settings, config.dump(chosen)) == chosen
+@each_loss
+def test_every_classification_config_builds_a_trainable_loss(config):
+    chosen = config()
+    assert load(config, dump(chosen)) == chosen
     loss = chosen.build(3, COUNTS)
     x = torch.randn(2, 10, 3, requires_grad=True)
     labels = torch.randint(-1, 4, (2, 10))

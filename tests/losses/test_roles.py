@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from tests.components import LOSSES, build_loss, each_loss, losses_with
 from torch import Tensor, nn
 
 from hyperfocal import losses
@@ -13,12 +14,7 @@ from hyperfocal.losses._core.memory import own_buffers, ratio_loss
 from hyperfocal.models.streamed import streams
 
 K = 3
-STREAMED = (
-    losses.SigmoidFocalLoss,
-    losses.SigmoidCrossEntropyLoss,
-    lambda: losses.EqualizedFocalLoss(K),
-    lambda: losses.EqualizationLossV2Focal(K),
-)
+STREAMED = losses_with(losses.StreamableLoss)
 
 
 class OwnForward(losses.SigmoidFocalLoss):
@@ -70,9 +66,13 @@ class OwnStatistics(losses.EqualizedFocalLoss):
         return losses.kernels.focal_settings(None, 3.0, num_classes)
 
 
-@pytest.mark.parametrize("build", STREAMED)
-def test_losses_of_the_focal_family_stream(build):
-    assert streams(build())
+@each_loss
+def test_the_losses_that_declare_it_stream(config):
+    assert streams(build_loss(config, K)) == (config in STREAMED)
+
+
+def test_losses_of_the_focal_family_stream():
+    assert {"focal", "ce", "efl", "eqlv2_focal"} <= {config.kind for config in STREAMED}
 
 
 @pytest.mark.parametrize("build", [Both, Named])
@@ -149,15 +149,15 @@ def test_buffers_of_parts_of_a_loss_with_memory_are_its_own():
 
 def test_what_favours_positives_are_settings_of_the_loss():
     found = 0
-    for build in (*STREAMED, lambda: losses.EqualizedQualityFocalLoss(K)):
-        loss = ratio_loss(build())
-        if loss is not None:
+    for config in LOSSES:
+        loss = ratio_loss(build_loss(config, K))
+        if loss is not None and loss.favours_positives:
             found += 1
             for name in loss.favours_positives:
                 lower = copy.deepcopy(loss)
                 setattr(lower, name, getattr(loss, name) / 2)
                 assert share_of_positives(lower) < share_of_positives(loss)
-    assert found == 3
+    assert found >= 3  # EFL, EQLv2 on focal, EQFL
 
 
 def share_of_positives(loss: losses.LossWithMemory) -> float:

@@ -1,0 +1,39 @@
+"""The package's components, found through their roles: a new one is tested without a change here.
+
+A part that a component has beyond its role (a state, a quality) is recognised by the base class
+that declares it.
+"""
+
+from __future__ import annotations
+
+import pytest
+from torch import nn
+
+from hyperfocal.config import Config, kinds
+from hyperfocal.losses import ClassificationLossConfig
+from hyperfocal.models import DetectorConfig
+from hyperfocal.types import CategoryCounts
+
+LOSSES = tuple(kinds(ClassificationLossConfig).values())
+DETECTORS = tuple(kinds(DetectorConfig).values())
+
+
+def kind_of(config: type[Config]) -> str:
+    """The name of a test of one component."""
+    return config.kind
+
+
+each_loss = pytest.mark.parametrize("config", LOSSES, ids=kind_of)
+each_detector = pytest.mark.parametrize("config", DETECTORS, ids=kind_of)
+
+
+def build_loss(config: type[ClassificationLossConfig], num_classes: int, **settings) -> nn.Module:
+    """The loss for K categories, of which each later one is rarer in training."""
+    images = tuple(100 // 4**n + 1 for n in range(num_classes))
+    counts = CategoryCounts(images, tuple(2 * n for n in images), 200)
+    return config(**settings).build(num_classes, counts)
+
+
+def losses_with(base: type) -> list[type[ClassificationLossConfig]]:
+    """The losses whose modules declare a capability by its base class."""
+    return [config for config in LOSSES if isinstance(build_loss(config, 3), base)]
