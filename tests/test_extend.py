@@ -45,7 +45,7 @@ SMALL: dict[str, Any] = {
     "train.epochs": 1, "train.batch_size": 6, "train.log_every": 1, "train.evaluations": 1,
     "model.head.depth": 1, "model.inference.score_threshold": 0, "model.inference.pre_nms": 50,
     "data.train_transform.short": 64, "data.val_transform.short": 64, "data.workers": 0,
-    "evaluation.protocol.iou": 0.01, "accelerator": "cpu",
+    "evaluation.protocol.iou": 0.01, "accelerator": "cpu", "train.precision": "fp32",
 }  # fmt: skip
 """Settings that stand in for ``train.epochs``, so that a training takes seconds."""
 BACKBONE = {"model.backbone.name": "test_resnet", "model.backbone.frozen_stages": 0}
@@ -178,8 +178,8 @@ def test_a_run_of_them_is_reloaded_where_their_module_is_trusted(folder: Path, m
     assert float(ap50) == pytest.approx(trained, abs=1e-6)
 
     predict, evaluate, finetune = commands("reload.sh")
-    stop = "from hyperfocal.engine import train\n"
-    stop += "train._Loop.stopping = lambda self: self.state.step == 2"
+    stop = "from hyperfocal.engine.loop import Loop\n"
+    stop += "Loop.stopping = lambda self: self.state.step == 2"
     hyperfocal_in(folder, predict, evaluate, finetune, first=stop)
     measured = json.loads((folder / "metrics.json").read_text())["metrics"]
     assert measured == {"AP50": pytest.approx(trained, abs=1e-6)}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from tests.components import LOSSES
 
 import hyperfocal
 from hyperfocal.api.settings import as_experiment
@@ -77,10 +78,15 @@ def test_a_loss_without_a_default_wants_them_all() -> None:
 
 def test_the_default_is_the_losss_own() -> None:
     categories = [Category(n, name) for n, name in enumerate(NAMES)]
-    for kind, default in (("focal", 0.25), ("efl", 0.25), ("vfl", 0.75)):
-        plan = override(load_recipe("demo"), ["--loss", kind, "--loss.alpha", "dog=0.5"], "test")
-        found = with_categories(plan, categories).model.loss.alpha
-        assert found == (default, 0.5, default, default)
+    known = {}
+    for loss in LOSSES:
+        if "alpha" in loss.by_category and (default := loss().alpha) is not None:
+            words = ["--loss", loss.kind, "--loss.alpha", "dog=0.5"]
+            plan = override(load_recipe("demo"), words, "test")
+            found = with_categories(plan, categories).model.loss.alpha
+            assert found == (default, 0.5, default, default)
+            known[loss.kind] = default
+    assert known.items() >= {("focal", 0.25), ("efl", 0.25), ("vfl", 0.75)}
     plain = load_recipe("demo")
     assert with_categories(plain, categories) is plain
 

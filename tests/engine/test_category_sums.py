@@ -7,16 +7,18 @@ import copy
 import numpy as np
 import pytest
 import torch
+from tests.components import LOSSES, each_detector
 from torch import nn
 
-from hyperfocal.losses import EqualizedFocalLoss, QualityFocalLoss, SigmoidFocalLoss
-from hyperfocal.models import ATSS, FPN, Backbone, DenseHead, RetinaNet
+from hyperfocal.losses import EqualizedFocalLoss, QualityFocalLoss, QualityLoss, SigmoidFocalLoss
+from hyperfocal.models import FPN, Backbone, DenseHead, RetinaNet
 from hyperfocal.models.samples import Samples
 from hyperfocal.probes.category_sums import CategorySums, sum_by_category
 from hyperfocal.probes.sample_logits import collect_logits
-from hyperfocal.types import Batch, Target
+from hyperfocal.types import Batch, CategoryCounts, Target
 
 K = 4
+COUNTS = CategoryCounts(images=(50, 5, 2, 1), instances=(90, 7, 3, 1), num_images=60)
 
 
 def batch(seed: int) -> Batch:
@@ -35,13 +37,13 @@ def detector(kind: type, loss: object) -> nn.Module:
         neck=FPN.Config(channels=64),
         head=DenseHead.Config(depth=1, norm="gn", prior_probability=0.1),
         loss=loss,
-    ).build(K)
+    ).build(K, COUNTS)
 
 
-@pytest.mark.parametrize("kind", [RetinaNet.Config, ATSS.Config])
+@each_detector
 @pytest.mark.parametrize("loss", [SigmoidFocalLoss.Config(), QualityFocalLoss.Config()])
-def test_sums_equal_a_loop_over_the_training_loss(kind, loss) -> None:
-    model = detector(kind, loss)
+def test_sums_equal_a_loop_over_the_training_loss(config, loss) -> None:
+    model = detector(config, loss)
     batches = [batch(0), batch(1)]
     found = sum_by_category(model, batches, torch.device("cpu"))
     expected = CategorySums.zeros(K)
@@ -66,19 +68,17 @@ def test_sums_equal_a_loop_over_the_training_loss(kind, loss) -> None:
         )
 
 
-@pytest.mark.parametrize("kind", [RetinaNet.Config, ATSS.Config])
-def test_samples_are_what_the_loss_is_trained_on(kind) -> None:
+@each_detector
+def test_samples_are_what_the_loss_is_trained_on(config) -> None:
     """The classification term of the training loss, from the samples."""
-    for loss in (SigmoidFocalLoss.Config(), QualityFocalLoss.Config()):
-        model = detector(kind, loss).eval()
+    for loss in LOSSES:
+        model = detector(config, loss()).eval()
         one = batch(0)
         with torch.no_grad():
             term = model(one).classification
         samples = model.samples(one)
         rows = samples.logits.flatten(0, 1)
-        extra = (
-            {"quality": samples.iou.flatten()} if isinstance(loss, QualityFocalLoss.Config) else {}
-        )
+        extra = {"quality": samples.iou.flatten()} if isinstance(model.loss, QualityLoss) else {}
         positives = (samples.labels >= 0) & (samples.labels < K)
         total = model.loss(rows, samples.labels.flatten(), float(positives.sum()), **extra)
         torch.testing.assert_close(total, term)

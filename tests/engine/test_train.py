@@ -20,9 +20,10 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 from tests.close import assert_same_steps
+from tests.components import each_detector, each_loss
 
 import hyperfocal
-from hyperfocal.config import kinds, override
+from hyperfocal.config import Config, override
 from hyperfocal.data import Split, TransformConfig
 from hyperfocal.engine.device import find_device
 from hyperfocal.engine.evaluate import Evaluation
@@ -36,7 +37,7 @@ from hyperfocal.engine.splits import read_splits
 from hyperfocal.engine.state import TrainState
 from hyperfocal.engine.step import micro_batches
 from hyperfocal.engine.train import train
-from hyperfocal.models import DetectorConfig
+from hyperfocal.models import DenseConfig
 from hyperfocal.recipes import load_recipe
 from hyperfocal.types import ConfigError, HyperfocalError, HyperfocalWarning
 
@@ -102,16 +103,16 @@ def test_a_run_leaves_everything_and_reloads(drawn: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.filterwarnings("ignore:.*equals plain focal loss")  # after four steps
-@pytest.mark.parametrize("model", kinds(DetectorConfig))
+@each_detector
 def test_every_detector_trains_resumes_and_predicts(
-    drawn: Path, tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
+    drawn: Path, tmp_path: Path, config: type[Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    flags = ("--model", model, "--model.head.depth", "1", "--loss", "efl", "--sampler", "rfs")
+    flags = ("--model", config.kind, "--model.head.depth", "1", "--loss", "efl", "--sampler", "rfs")
     flags += ALL_SCORES
     whole = small(drawn, *flags, iterations=4, micro_batches=2)
     run(whole, tmp_path / "whole")
     saved = json.loads(RunFolder(tmp_path / "whole").config.read_text())
-    assert (saved["model"]["kind"], saved["model"]["loss"]["kind"]) == (model, "efl")
+    assert (saved["model"]["kind"], saved["model"]["loss"]["kind"]) == (config.kind, "efl")
     assert saved["data"]["sampler"]["kind"] == "rfs"
     with monkeypatch.context() as patch:  # as if asked to stop after the second step
         patch.setattr("hyperfocal.engine.loop.Loop.stopping", lambda self: self.state.step == 2)
@@ -144,20 +145,14 @@ def test_val_metrics_of_the_run_equal_the_evaluate_command(drawn: Path, tmp_path
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:4 images of 4:hyperfocal.types.HyperfocalWarning")
-@pytest.mark.parametrize(
-    ("model", "scales"),
-    [
-        ("retinanet", ["3"]),
-        ("fcos", ["1"]),
-        ("atss", ["3"]),
-        ("paa", ["3"]),
-        ("improved_baseline", ["2", "3"]),
-    ],
-)
+@each_detector
 def test_every_detector_overfits_four_images(
-    drawn: Path, tmp_path: Path, model: str, scales: list[str]
+    drawn: Path, tmp_path: Path, config: type[DenseConfig]
 ) -> None:
     """With anchors of 24 pixels and more, as the drawn objects are; FCOS has no anchors."""
+    scales = config().anchors.base_scales
+    if scales != (1.0,):
+        scales = (2.0, 3.0)[-len(scales) :]
     four = json.loads((drawn / "train.json").read_text())
     with_boxes = {a["image_id"] for a in four["annotations"]}
     four["images"] = [i for i in four["images"] if i["id"] in with_boxes][:4]
@@ -165,7 +160,8 @@ def test_every_detector_overfits_four_images(
     four["annotations"] = [a for a in four["annotations"] if a["image_id"] in kept]
     file = tmp_path / "four.json"
     file.write_text(json.dumps(four))
-    flags = ("--model", model, "--model.head.depth", "1", "--model.anchors.base-scales", *scales)
+    flags = ("--model", config.kind, "--model.head.depth", "1")
+    flags += ("--model.anchors.base-scales", *map(str, scales))
     network = ("--model.backbone.name", "lcnet_050")
     experiment = small(drawn, *flags, *network, iterations=160, lr=2e-3, ema_decay=0.9)
     split = Split(file, drawn / "train")
@@ -303,13 +299,14 @@ def test_without_a_val_split_the_last_weights_are_kept(drawn: Path, tmp_path: Pa
     assert hyperfocal.load(tmp_path / "run", device="cpu").predict(drawn / "val" / "000001.jpg")
 
 
-@pytest.mark.filterwarnings("ignore:.*equals plain focal loss")  # after six steps
-@pytest.mark.parametrize("loss", ["ce", "focal", "efl"])
-def test_every_loss_trains_by_its_flag(drawn: Path, tmp_path: Path, loss: str) -> None:
-    run(small(drawn, "--loss", loss, "--sampler", "rfs"), tmp_path / "run")
+@pytest.mark.filterwarnings("ignore:.*equals plain")  # after six steps
+@each_loss
+def test_every_loss_trains_by_its_flag(drawn: Path, tmp_path: Path, config: type[Config]) -> None:
+    flags = ("--loss", config.kind, "--sampler", "rfs", "--model.backbone.name", "test_resnet")
+    run(small(drawn, *flags), tmp_path / "run")
     assert all(map(math.isfinite, losses(tmp_path / "run")))
     saved = json.loads(RunFolder(tmp_path / "run").config.read_text())
-    assert saved["model"]["loss"]["kind"] == loss
+    assert saved["model"]["loss"]["kind"] == config.kind
     assert saved["data"]["sampler"]["kind"] == "rfs"
 
 

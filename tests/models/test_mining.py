@@ -7,16 +7,16 @@ import dataclasses
 
 import pytest
 import torch
+from tests import components
 from tests.close import assert_near
 from torch import Tensor, nn
 
-from hyperfocal.config import kinds
 from hyperfocal.losses import SigmoidCrossEntropyLoss, sigmoid_cross_entropy
-from hyperfocal.models import ATSS, PAA, Detector, DetectorConfig, RetinaNet
+from hyperfocal.models import ATSS, PAA, Detector, RetinaNet
 from hyperfocal.models.mining import HardNegativeMining, MiningConfig, OnlineHardMining
 from hyperfocal.types import Batch, ConfigError
 
-DETECTORS = pytest.mark.parametrize("kind", kinds(DetectorConfig).values())
+DETECTORS = pytest.mark.parametrize("kind", components.DETECTORS, ids=components.kind_of)
 MININGS = [
     OnlineHardMining(keep=16),
     OnlineHardMining(keep=16, one_to_three=True, divide_by="positives"),

@@ -10,16 +10,15 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from tests import components
 from tests.close import assert_near
+from tests.components import LOSSES, kind_of, losses_with
 from torch import Tensor
 
 from hyperfocal import config as configs
 from hyperfocal.losses import (
-    ClassificationLossConfig,
     EqualizedFocalLoss,
-    EqualizedQualityFocalLoss,
-    QualityFocalLoss,
-    VarifocalLoss,
+    QualityLoss,
     giou_loss,
 )
 from hyperfocal.models import (
@@ -27,7 +26,6 @@ from hyperfocal.models import (
     FCOS,
     PAA,
     Backbone,
-    DetectorConfig,
     ImprovedBaseline,
     normalizer,
 )
@@ -41,7 +39,7 @@ from hyperfocal.ops import box_iou
 from hyperfocal.types import Batch, CategoryCounts, ConfigError, Target
 
 DETECTORS: list[type[QualityConfig]] = [
-    c for c in configs.kinds(DetectorConfig).values() if issubclass(c, QualityConfig)
+    c for c in components.DETECTORS if issubclass(c, QualityConfig)
 ]
 KINDS = pytest.mark.parametrize("kind", DETECTORS, ids=lambda c: c.kind)
 
@@ -189,9 +187,7 @@ def test_images_without_boxes_train(
 COUNTS = CategoryCounts(images=(50, 5, 2, 1), instances=(90, 7, 3, 1), num_images=60)
 
 
-@pytest.mark.parametrize(
-    "loss", configs.kinds(ClassificationLossConfig).values(), ids=lambda c: c.kind
-)
+@pytest.mark.parametrize("loss", LOSSES, ids=kind_of)
 @KINDS
 def test_every_loss_trains(
     kind: type[QualityConfig], loss: type[configs.Config], batch: Batch
@@ -336,12 +332,12 @@ def test_alike_weighted_boxes_are_divided_by_the_positives_of_all_processes(
 
 
 @pytest.mark.parametrize("value", [math.nan, 1e38])
-@pytest.mark.parametrize("loss", [QualityFocalLoss, VarifocalLoss, EqualizedQualityFocalLoss])
+@pytest.mark.parametrize("loss", losses_with(QualityLoss), ids=kind_of)
 @KINDS
 def test_diverged_boxes_make_a_loss_that_is_not_finite_and_no_complaint_about_data(
-    kind: type[QualityConfig], loss: type, value: float, batch: Batch
+    kind: type[QualityConfig], loss: type[configs.Config], value: float, batch: Batch
 ) -> None:
-    model = small(kind, loss=loss.Config())
+    model = small(kind, loss=loss(), counts=COUNTS)
     model.head.box_deltas.bias.data.fill_(value)
     assert not model(batch).total.isfinite()
 

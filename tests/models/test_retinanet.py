@@ -10,12 +10,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tests.close import assert_near
+from tests.components import LOSSES, kind_of
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hyperfocal import config as configs
 from hyperfocal.losses import (
-    ClassificationLossConfig,
     EqualizedFocalLoss,
     GIoULoss,
     QualityFocalLoss,
@@ -154,9 +154,7 @@ def test_prior_keeps_cross_entropy_small_at_the_start(small: Build, batch: Batch
     assert losses[0.5] / losses[0.01] == pytest.approx(math.log(0.5) / math.log(0.99), rel=0.05)
 
 
-@pytest.mark.parametrize(
-    "settings", configs.kinds(ClassificationLossConfig).values(), ids=lambda c: c.kind
-)
+@pytest.mark.parametrize("settings", LOSSES, ids=kind_of)
 @pytest.mark.parametrize("kind", ["global", "per_image"])
 def test_every_loss_trains_and_takes_its_step(
     small: Build, batch: Batch, settings: type[configs.Config], kind: str

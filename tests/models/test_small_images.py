@@ -7,17 +7,17 @@ from typing import Any
 import pytest
 import torch
 from tests.close import assert_near
+from tests.components import DETECTORS
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hyperfocal.config import kinds
 from hyperfocal.losses import EqualizedFocalLoss
-from hyperfocal.models import PAA, Backbone, DetectorConfig, RetinaNet
+from hyperfocal.models import PAA, Backbone, RetinaNet
 from hyperfocal.models.detector import Detector
 from hyperfocal.models.layers import StridedConv
 from hyperfocal.types import Batch, Target
 
-CONFIGS = list(kinds(DetectorConfig).values())
+CONFIGS = list(DETECTORS)
 SIZES = [(32, 32), (64, 32), (32, 64), (64, 64), (96, 64)]
 
 

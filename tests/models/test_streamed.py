@@ -9,14 +9,16 @@ from itertools import chain
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.components import build_loss, losses_with
 from torch import Tensor, nn
 
 from hyperfocal.losses import (
-    EqualizationLossV2Focal,
     EqualizedFocalLoss,
     SigmoidCrossEntropyLoss,
     SigmoidFocalLoss,
+    StreamableLoss,
 )
+from hyperfocal.losses._core.memory import GradientRatioLoss
 from hyperfocal.models import streamed, streamed_parts
 from hyperfocal.models.streamed import streamed_loss
 from hyperfocal.models.streamed_parts import Pieces
@@ -29,12 +31,10 @@ SIZES = ((9, 7), (4, 3), (1, 1))
 SPLITS = [60, 700, 1 << 22]
 """Logits at once: one image and few categories, some of both, everything."""
 LOSSES = [
-    lambda: SigmoidFocalLoss(),
+    *(partial(build_loss, config, K) for config in losses_with(StreamableLoss)),
     lambda: SigmoidFocalLoss(alpha=None, gamma=0.5),
     lambda: SigmoidCrossEntropyLoss(0.75),
-    lambda: with_ratio(EqualizedFocalLoss(K)),
-    lambda: with_ratio(EqualizedFocalLoss(K, ratio_of="cross_entropy")),
-    lambda: with_ratio(EqualizationLossV2Focal(K)),
+    lambda: EqualizedFocalLoss(K, ratio_of="cross_entropy"),
 ]
 
 
@@ -44,8 +44,10 @@ def _narrow_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streamed_parts, "LEAST_CHANNELS", 8)
 
 
-def with_ratio(loss: EqualizedFocalLoss | EqualizationLossV2Focal) -> nn.Module:
-    loss.ratio.copy_(torch.linspace(0, 1, K))
+def with_ratio(loss: nn.Module) -> nn.Module:
+    """The loss; one that keeps gradient ratios with a different one of each category."""
+    if isinstance(loss, GradientRatioLoss):
+        loss.ratio.copy_(torch.linspace(0, 1, K))
     return loss
 
 
@@ -105,7 +107,7 @@ def assert_close(got: Tensor, want: Tensor, tolerance: float) -> None:
 @pytest.mark.parametrize("anchors", [1, 3])
 @pytest.mark.parametrize("make", LOSSES)
 def test_loss_gradients_and_statistics_of_the_ordinary_head(make, anchors, normalizer, at_once):
-    problem, loss, want_loss = Problem(anchors), make(), make()
+    problem, loss, want_loss = Problem(anchors), with_ratio(make()), with_ratio(make())
     want = problem.plain(want_loss, normalizer)
     got = problem.streamed(loss, normalizer, logits_at_once=at_once)
     torch.testing.assert_close(got, want, rtol=1e-5, atol=0)
