@@ -26,6 +26,12 @@ class Diagnosis:
     Attributes:
         examination: all findings and statistics.
         advice: suggested settings; None if no training split could be read.
+
+    Example:
+        >>> import hyperfocal
+        >>> found = hyperfocal.doctor(("train.json", "train"), recipe="demo", verbose=False)
+        >>> [finding.kind for finding in found.findings if finding.kind == "no_val"]
+        ['no_val']
     """
 
     examination: Examination
@@ -99,11 +105,15 @@ def doctor(
     Raises:
         HyperfocalError: settings or data that can't be read at all.
 
-    Example::
-
-        found = hyperfocal.doctor(("train.json", "images"), ("val.json", "images"))
-        found.has_errors, [finding.text for finding in found.findings]
-        hyperfocal.train("retinanet_mobilenet", train=..., settings=found.settings)
+    Example:
+        >>> import hyperfocal
+        >>> found = hyperfocal.doctor(
+        ...     ("train.json", "train"), ("val.json", "val"), recipe="demo", verbose=False
+        ... )
+        >>> found.has_errors
+        False
+        >>> texts = [finding.text for finding in found.findings]
+        >>> settings = found.settings  # for hyperfocal.train
     """
     from rich.console import Console
 

@@ -72,10 +72,16 @@ def evaluate(
     Raises:
         HyperfocalError: data or detections that can't be used; the message says how to fix it.
 
-    Example::
-
-        hyperfocal.evaluate("runs/mine", ("test.json", "images")).metrics["AP"]
-        hyperfocal.evaluate(lambda images: detector(images), ("test.json", "images"))
+    Example:
+        >>> import hyperfocal
+        >>> data = ("val.json", "val")
+        >>> found = hyperfocal.evaluate("runs/mine", data, verbose=False)
+        >>> 0 <= found.metrics["AP"] <= 1
+        True
+        >>> detector = hyperfocal.load("runs/mine").predict  # any function of images
+        >>> again = hyperfocal.evaluate(
+        ...     detector, data, categories=[c.name for c in found.categories], verbose=False
+        ... )
     """
     from rich.console import Console
 

@@ -25,13 +25,14 @@ if TYPE_CHECKING:
 class Run:
     """A run folder as an object. `hyperfocal.train` and `hyperfocal.load` return one.
 
-    Example::
-
-        run = hyperfocal.load("runs/mine")
-        run.metrics["AP"], run.metrics["APr"]
-        for found in run.predict(["a.jpg", "b.jpg"]):
-            for box, score, label in zip(found.boxes, found.scores, found.labels):
-                print(run.categories[label].name, float(score), box.tolist())
+    Example:
+        >>> import hyperfocal
+        >>> run = hyperfocal.load("runs/mine")
+        >>> run.metrics["AP"] <= run.metrics["AP50"]
+        True
+        >>> for found in run.predict(["val/000001.jpg", "val/000002.jpg"]):
+        ...     names = [run.categories[label].name for label in found.labels]
+        ...     assert len(names) == len(found.boxes) == len(found.scores)
 
     Attributes:
         path: the run folder.
@@ -169,8 +170,10 @@ def load(
             device, or a component comes from a module that isn't trusted.
 
     Example:
-        >>> run = load("runs/mine")  # doctest: +SKIP
-        >>> run.predict("photo.jpg")  # doctest: +SKIP
+        >>> import hyperfocal
+        >>> run = hyperfocal.load("runs/mine")
+        >>> len(run.predict("val/000001.jpg"))
+        1
     """
     found = Run(run, device, trust=trust)
     _ = found.predictor  # reports damage now, not on first use

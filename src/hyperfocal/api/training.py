@@ -56,13 +56,18 @@ def train(
         HyperfocalError: settings or data that can't be used, before the first step (the message
             says how to fix it); or training that failed.
 
-    Example::
-
-        run = hyperfocal.train(
-            "retinanet_mobilenet", train=("train.json", "images"), val=("val.json", "images"),
-            out="runs/mine", settings={"train.epochs": 15},
-        )
-        run.metrics["AP"]
+    Example:
+        >>> import hyperfocal
+        >>> run = hyperfocal.train(
+        ...     "demo",
+        ...     train=("train.json", "train"),
+        ...     val=("val.json", "val"),
+        ...     out="runs/mine",
+        ...     settings={"train.iterations": 4, "loss": "efl", "sampler": "rfs"},
+        ...     verbose=False,
+        ... )
+        >>> 0 <= run.metrics["AP"] <= 1
+        True
     """
     from rich.console import Console
 

@@ -171,6 +171,8 @@ def annotations_of(
         DataError: an object of another kind, or an item that can't be used.
 
     Example:
+        >>> import numpy as np
+        >>> from hyperfocal import annotations_of
         >>> data = [(np.zeros((32, 32, 3), np.uint8), {"boxes": [[4, 4, 20, 20]], "labels": [0]})]
         >>> found = annotations_of(data, ["disc"])
         >>> found.images[0].boxes.tolist(), found.categories[0].name

@@ -162,7 +162,15 @@ class EvaluationConfig(Config):
 
 @dataclass(frozen=True)
 class Experiment(Config):
-    """All settings of a run, as passed to `hyperfocal train` and saved in its config.json."""
+    """All settings of a run, as passed to `hyperfocal train` and saved in its config.json.
+
+    Example:
+        >>> import dataclasses
+        >>> from hyperfocal.recipes import load_recipe
+        >>> experiment = dataclasses.replace(load_recipe("demo"), seed=7)
+        >>> experiment.seed, experiment.model.kind
+        (7, 'retinanet')
+    """
 
     train: TrainConfig
     """Optimizer and schedule."""

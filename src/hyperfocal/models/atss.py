@@ -28,6 +28,19 @@ class ATSS(DenseDetector):
         counts: images and boxes per category, for losses that weight categories.
         config: the settings; default: `ATSS.Config()`.
         settings: settings that override the config's, see `DenseConfig.with_settings`.
+
+    Example:
+        >>> import hyperfocal, torch
+        >>> from hyperfocal.models import Backbone
+        >>> small = Backbone.Config("test_resnet", pretrained=False)
+        >>> model = hyperfocal.ATSS(num_classes=3, backbone=small)
+        >>> images = [torch.rand(3, 64, 96)]
+        >>> boxes = torch.tensor([[8.0, 8.0, 60.0, 56.0]])
+        >>> targets = [{"boxes": boxes, "labels": torch.tensor([1])}]
+        >>> sorted(model(images, targets))
+        ['box', 'classification', 'quality']
+        >>> sorted(model.eval()(images)[0])
+        ['boxes', 'labels', 'scores']
     """
 
     @dataclass(frozen=True)

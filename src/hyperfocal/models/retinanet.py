@@ -23,10 +23,18 @@ class RetinaNet(DenseDetector):
         config: the settings; default: `RetinaNet.Config()`.
         settings: settings that override the config's, see `DenseConfig.with_settings`.
 
-    Example::
-
-        model = RetinaNet(num_classes=3, backbone="resnet18.tv_in1k", loss=MyLoss())
-        losses = model(images, targets)
+    Example:
+        >>> import hyperfocal, torch
+        >>> from hyperfocal.models import Backbone
+        >>> small = Backbone.Config("test_resnet", pretrained=False)
+        >>> model = hyperfocal.RetinaNet(num_classes=3, backbone=small)
+        >>> images = [torch.rand(3, 64, 96)]
+        >>> boxes = torch.tensor([[8.0, 8.0, 60.0, 56.0]])
+        >>> targets = [{"boxes": boxes, "labels": torch.tensor([1])}]
+        >>> sorted(model(images, targets))
+        ['box', 'classification']
+        >>> sorted(model.eval()(images)[0])
+        ['boxes', 'labels', 'scores']
 
     From a config: ``RetinaNet.Config(...).build(num_classes=3)``.
     """

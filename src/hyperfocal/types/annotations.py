@@ -16,7 +16,13 @@ if TYPE_CHECKING:  # only for annotations: the losses don't need NumPy
 
 @dataclass(frozen=True)
 class Category:
-    """One category: its name and its id in the annotation file."""
+    """One category: its name and its id in the annotation file.
+
+    Example:
+        >>> import hyperfocal
+        >>> hyperfocal.Category(id=7, name="ant").name
+        'ant'
+    """
 
     id: int
     name: str
@@ -108,6 +114,14 @@ class AnnotationSet:
         images: with their boxes.
         federated: None unless the file has LVIS's lists of verified categories.
         openimages: None unless read from Open Images' files with labels and hierarchy.
+
+    Example:
+        >>> import hyperfocal
+        >>> split = hyperfocal.read_annotations("train.json", "train")
+        >>> len(split.images), split.images[0].boxes.shape[1]
+        (24, 4)
+        >>> len(split.counts().instances) == len(split.categories)
+        True
     """
 
     source: Path

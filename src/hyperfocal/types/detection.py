@@ -92,6 +92,13 @@ class Detections:
         labels: ``(N,)`` int64 in ``0..K-1``.
         xywh: ``(N, 4)`` float64 x, y, width, height in a results file, if `as_xywh` of ``boxes``
             differs in the last digits; else None.
+
+    Example:
+        >>> import hyperfocal, torch
+        >>> box = torch.tensor([[1.0, 2.0, 30.0, 40.0]])
+        >>> found = hyperfocal.Detections(box, torch.tensor([0.9]), torch.tensor([0]))
+        >>> len(found)
+        1
     """
 
     boxes: Tensor

@@ -5,16 +5,48 @@ class HyperfocalError(Exception):
     """An error that the user can fix; the message names the value, the file and the fix.
 
     The command line prints only the message and exits with status 2.
+
+    Example:
+        >>> import hyperfocal
+        >>> try:
+        ...     hyperfocal.load("nowhere")
+        ... except hyperfocal.HyperfocalError as error:
+        ...     print(error)
+        nowhere: no such run folder
     """
 
 
 class ConfigError(HyperfocalError, ValueError):
-    """An invalid or unknown setting."""
+    """An invalid or unknown setting.
+
+    Example:
+        >>> import hyperfocal
+        >>> from hyperfocal.recipes import load_recipe
+        >>> try:
+        ...     load_recipe("demmo")
+        ... except hyperfocal.ConfigError as error:
+        ...     print("demo" in str(error))
+        True
+    """
 
 
 class DataError(HyperfocalError, ValueError):
-    """Annotations or images that can't be used."""
+    """Annotations or images that can't be used.
+
+    Example:
+        >>> import hyperfocal
+        >>> try:
+        ...     hyperfocal.read_annotations("train.jsn")
+        ... except hyperfocal.DataError as error:
+        ...     print(error)
+        train.jsn: no such file or folder; check --data.train.annotations
+    """
 
 
 class HyperfocalWarning(UserWarning):
-    """Input was corrected or skipped, or looks wrong; the run continues."""
+    """Input was corrected or skipped, or looks wrong; the run continues.
+
+    Example:
+        >>> import hyperfocal, warnings
+        >>> warnings.simplefilter("error", hyperfocal.HyperfocalWarning)  # stop at the first one
+    """
