@@ -171,14 +171,32 @@ def test_evaluate_anyones_results(
     assert f"--detections {file}: no such file or folder" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_imported_torchvision_weights_predict(tmp_path: Path, drawn: Path) -> None:
+    from PIL import Image
     from torchvision.models.detection import retinanet_resnet50_fpn
+    from torchvision.transforms.functional import to_tensor
 
     torch.manual_seed(0)
     reference = retinanet_resnet50_fpn(weights=None, weights_backbone=None, num_classes=5)
+    # Scores that reach the threshold, and more than one category.
+    torch.nn.init.normal_(reference.head.classification_head.cls_logits.weight, std=0.1)
     torch.save(reference.state_dict(), tmp_path / "w.pth")
     run = str(tmp_path / "run")
     assert cli.main(["import", "torchvision", str(tmp_path / "w.pth"), "--out", run]) == 0
     image = str(drawn / "val" / "000001.jpg")
-    assert cli.main(["predict", run, image, "--out", str(tmp_path / "seen")]) == 0
+    words = ["predict", run, image, "--size", "128", "128", "--out", str(tmp_path / "seen")]
+    assert cli.main(words) == 0
+    rows = json.loads((tmp_path / "seen" / "predictions.json").read_text())
+    reference.transform.min_size, reference.transform.max_size = (128,), 128
+    with torch.no_grad():
+        (theirs,) = reference.eval()([to_tensor(Image.open(image))])
+    scores = [row["score"] for row in rows]
+    assert len({row["category_id"] for row in rows}) > 1
+    assert len(scores) == 300
+    assert scores == pytest.approx(theirs["scores"].tolist(), abs=1e-3)
+    before = (tmp_path / "run" / "model.safetensors").read_bytes()
+    torch.nn.init.zeros_(reference.head.classification_head.cls_logits.weight)
+    torch.save(reference.state_dict(), tmp_path / "w.pth")
     assert cli.main(["import", "torchvision", str(tmp_path / "w.pth"), "--out", run]) == 2
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == before

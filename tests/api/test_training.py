@@ -37,7 +37,7 @@ def test_a_dataset_trains_and_the_run_is_what_load_gives(
         val=Squares(4),
         categories=NAMES,
         out=tmp_path / "run",
-        settings=tiny | {"loss": "efl", "sampler": "rfs"},
+        settings=tiny | {"loss": "efl", "sampler": "rfs", "model.inference.score-threshold": 0.0},
         verbose=False,
     )
     assert run.path == tmp_path / "run"
@@ -49,8 +49,10 @@ def test_a_dataset_trains_and_the_run_is_what_load_gives(
     image = Squares(1)[0][0]
     loaded = hyperfocal.load(run.path)
     (mine,), (theirs,) = run.predict(image), loaded.predict([image])
+    assert len(theirs) > 50
     assert torch.equal(mine.boxes, theirs.boxes)
     assert torch.equal(mine.scores, theirs.scores)
+    assert torch.equal(mine.labels, theirs.labels)
     assert "AP50" in run._repr_html_()
     assert "AP 0." in repr(run)
 

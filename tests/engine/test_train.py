@@ -25,6 +25,7 @@ from tests.components import each_detector, each_loss
 import hyperfocal
 from hyperfocal.config import Config, override
 from hyperfocal.data import Split, TransformConfig
+from hyperfocal.engine.checkpoint import Checkpoints
 from hyperfocal.engine.device import find_device
 from hyperfocal.engine.evaluate import Evaluation
 from hyperfocal.engine.experiment import Experiment, TrainConfig
@@ -291,12 +292,24 @@ def test_same_seed_same_run_and_another_seed_another(drawn: Path, tmp_path: Path
     torch.use_deterministic_algorithms(False)
 
 
-def test_without_a_val_split_the_last_weights_are_kept(drawn: Path, tmp_path: Path) -> None:
-    experiment = small(drawn)
+@pytest.mark.parametrize("decay", [None, 0.5])
+def test_without_a_val_split_the_last_weights_are_kept(
+    drawn: Path, tmp_path: Path, decay: float | None
+) -> None:
+    experiment = small(drawn, *ALL_SCORES, ema_decay=decay, evaluations=2)
     data = dataclasses.replace(experiment.data, val=Split())
     result = run(dataclasses.replace(experiment, data=data), tmp_path / "run")
     assert result.evaluation is None
-    assert hyperfocal.load(tmp_path / "run", device="cpu").predict(drawn / "val" / "000001.jpg")
+    folder = RunFolder(tmp_path / "run")
+    last = Checkpoints(folder.checkpoints).load_newest()
+    assert last is not None
+    assert last["step"] == 6
+    kept, averaged = load_file(folder.weights), last["average"]
+    expected = last["model"] if averaged is None else averaged["model"]
+    assert kept.keys() == expected.keys()
+    assert all(kept[name].equal(value) for name, value in expected.items())
+    (found,) = hyperfocal.load(folder.path, device="cpu").predict(drawn / "val" / "000001.jpg")
+    assert len(found) > 50
 
 
 @pytest.mark.filterwarnings("ignore:.*equals plain")  # after six steps

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -36,7 +37,7 @@ from hyperfocal.models.quality import QualityBranch, centerness
 from hyperfocal.models.streamed_topk import streamed_topk
 from hyperfocal.models.voting import score_voting
 from hyperfocal.ops import box_iou
-from hyperfocal.types import Batch, CategoryCounts, ConfigError, Target
+from hyperfocal.types import Assignment, Batch, CategoryCounts, ConfigError, Priors, Target
 
 DETECTORS: list[type[QualityConfig]] = [
     c for c in components.DETECTORS if issubclass(c, QualityConfig)
@@ -63,6 +64,20 @@ def small(
     return kind(**(settings | changes)).build(num_classes, counts)
 
 
+def ignore_some(model: DenseDetector) -> None:
+    """Let the detector ignore every seventh prior, whatever it is assigned to."""
+    assign = model.criterion.assigner.forward
+
+    def with_ignored(priors: Priors, targets: Sequence[Target]) -> Assignment:
+        found = assign(priors, targets)
+        labels = found.labels.clone()
+        assert (labels[:, ::7] < model.num_classes).any(), "no object's prior is ignored"
+        labels[:, ::7] = -1
+        return dataclasses.replace(found, labels=labels)
+
+    model.criterion.assigner.forward = with_ignored
+
+
 def gradients(model: DenseDetector) -> dict[str, Tensor]:
     return {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
 
@@ -78,6 +93,7 @@ def test_loss_is_the_formula(
     kind: type[QualityConfig], changes: dict[str, QualityBranch], batch: Batch
 ) -> None:
     model = small(kind, **changes).eval()
+    ignore_some(model)
     terms = model(batch)
     levels = model.features(batch)
     cls_maps = [model.head.cls_tower(level) for level in levels]
@@ -86,6 +102,8 @@ def test_loss_is_the_formula(
     priors = model.priors(batch)
     number, box, quality, total = 0, 0.0, 0.0, 0.0
     classification = torch.zeros((), dtype=torch.float64)
+    ignored = rows.assignment.labels == -1
+    assert ignored.any(dim=1).all()
     for b, target in enumerate(batch.targets):
         trained = rows.assignment.labels[b] >= 0
         classification += focal_by_definition(

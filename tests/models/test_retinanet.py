@@ -43,13 +43,16 @@ def gradients(model: RetinaNet) -> dict[str, Tensor]:
 
 def test_loss_is_the_formula(small: Build, batch: Batch) -> None:
     """Focal loss of all but ignored anchors and L1 of the positives, over their number."""
-    model = small(box_loss=SmoothL1Loss.Config(beta=0.0), box_weight=0.7).eval()
+    # A prior at which the few ignored anchors would show in the sum.
+    head = DenseHead.Config(depth=1, prior_probability=0.3)
+    model = small(head=head, box_loss=SmoothL1Loss.Config(beta=0.0), box_weight=0.7).eval()
     terms = model(batch)
     assignment, priors = (
         model.criterion.assigner(model.priors(batch), batch.targets),
         model.priors(batch),
     )
     output = model.head(model.features(batch))
+    assert (assignment.labels == -1).sum(dim=1)[:2].min() > 20
     classification = box = 0.0
     count = 0
     for b, target in enumerate(batch.targets):
