@@ -122,11 +122,13 @@ def test_a_persons_own_recipe_file(tmp_path: Path) -> None:
     assert cli.main(["train", str(file)]) == 2
 
 
+@pytest.mark.slow
 def test_demo_then_predict_then_evaluate(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     short = ["--train.iterations", "3", "--train.epochs", "None", "--train.evaluations", "1"]
+    short += ["--model.inference.score-threshold", "0", "--max-detections", "20"]
     assert cli.main(["demo", "--out", "run", *short]) == 0
     printed = capsys.readouterr().out
     assert "AP50" in printed
@@ -142,9 +144,20 @@ def test_demo_then_predict_then_evaluate(
     assert cli.main(words) == 2  # one file couldn't be read; the rest is there
     assert "skipped" in capsys.readouterr().out
     results = json.loads((tmp_path / "seen" / "predictions.json").read_text())
-    assert {r["file_name"] for r in results} <= {"photos/a.jpg", str(first)}
+    assert {r["file_name"] for r in results} == {"photos/a.jpg", str(first)}
     assert (tmp_path / "seen" / "a.jpg").exists()
     assert (tmp_path / "seen" / "000001.jpg").exists()
+
+    split = ["--data.annotations", "run/data/val.json", "--data.images", "run/data/val"]
+    assert cli.main(["evaluate", "run", *split, "--json", "e.json"]) == 0
+    again, trained = (numbers(tmp_path / name) for name in ("e.json", "run/metrics.json"))
+    assert trained["AR20"] > 0
+    assert again == pytest.approx(trained, rel=1e-6)
+
+
+def numbers(file: Path) -> dict[str, float]:
+    metrics = json.loads(file.read_text())["metrics"]
+    return {name: value for name, value in metrics.items() if value is not None}
 
 
 def test_evaluate_anyones_results(

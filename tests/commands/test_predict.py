@@ -124,6 +124,7 @@ def test_size_reaches_the_detector_and_is_remembered(
         run, (drawn / "val.json", drawn / "val"), size=(64, 80), verbose=False
     )
     assert again.metrics["AP50"] == pytest.approx(found["metrics"]["AP50"])
+    assert again.metrics["AR80"] > 0
     for words, said in (
         (["--size", "0"], "at least 1 pixel"),
         (["--size", "80", "64"], "the longer side comes second"),

@@ -81,6 +81,7 @@ def assert_same(one: Batch, other: Batch) -> None:
 
 
 def test_a_training_batch(dataset):
+    padded = usable = 0
     for batch in take(dataset, 8):
         assert len(batch) == 4
         assert batch.images.dtype == torch.uint8
@@ -92,11 +93,16 @@ def test_a_training_batch(dataset):
             assert batch.images[n, :, :height, :width].float().std() > 0
             assert not batch.images[n, :, height:].any()
             assert not batch.images[n, :, :, width:].any()
+            padded += batch.images.shape[-2:] != (height, width)
             target = batch.targets[n]
             assert target.boxes.dtype == torch.float32
             assert target.labels.dtype == torch.int64
             # Crowd boxes, which the odd ids have under label 1, are no targets.
-            assert batch.image_ids[n] % 2 == 0 or 1 not in target.labels.tolist()
+            with_label_1 = 1 in target.labels.tolist()
+            assert batch.image_ids[n] % 2 == 0 or not with_label_1
+            usable += with_label_1
+    assert padded
+    assert usable
 
 
 @pytest.mark.parametrize("workers", [1, 2])

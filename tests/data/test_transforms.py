@@ -149,14 +149,23 @@ def test_zoom_keeps_the_size_and_the_box_on_its_object(zoom):
 
 def test_zoom_leaves_out_boxes_that_are_mostly_cut_away():
     before = sample(torch.zeros(3, 100, 100, dtype=torch.uint8), [[0, 0, 100, 100], [0, 0, 10, 10]])
-    for seed in range(20):
+    numbers = set()
+    for seed in range(60):
         after = transform(before, TransformConfig(short=100, zoom=(2.0, 2.0)), RNG(seed))
         # A quarter of the first box is left, wherever the crop lies.
         assert after.target.labels[0] == 0
         assert torch.equal(after.target.boxes[0], torch.tensor([0.0, 0, 100, 100]))
         boxes = after.target.boxes
+        numbers.add(len(boxes))
         assert bool((boxes >= 0).all())
         assert bool((boxes <= 100).all())
+        # At twice the size: what is left of the second box is at least that part of it.
+        assert all(area >= MIN_VISIBLE * 20 * 20 - 1 for area in areas(boxes[1:]))
+    assert numbers == {1, 2}
+
+
+def areas(boxes: torch.Tensor) -> list[float]:
+    return (boxes[:, 2:] - boxes[:, :2]).prod(dim=1).tolist()
 
 
 def test_boxes_without_area_are_dropped():

@@ -104,8 +104,12 @@ def test_stop_leaves_a_black_box_and_a_sound_checkpoint(
     report = json.loads((box / "report-0.json").read_text())
     assert report["terms"] == [{"loss": None, "classification": None, "box": None}]
     assert len(report["images"]) == 4
-    assert all(level["nonfinite"] for level in report["classification"]["levels"])
-    assert [row["name"] for row in report["classification"]["categories"]]
+    levels = report["classification"]["levels"]
+    assert [bool(level["nonfinite"]) for level in levels] == [True] * 5
+    known = {c["name"] for c in json.loads((drawn / "train.json").read_text())["categories"]}
+    named = [row["name"] for row in report["classification"]["categories"]]
+    assert named
+    assert set(named) <= known
     newest = max(states(tmp_path))
     assert newest == 2
     state = states(tmp_path)[2]

@@ -118,16 +118,22 @@ def test_a_convolution_that_others_read_is_left_alone(make: type[nn.Module]) -> 
 
 def test_folding_follows_copies_loads_and_changes() -> None:
     """Nothing is remembered from an earlier forward pass."""
-    model = backbone().eval()
+    model, plain = backbone().eval(), timm.create_model("resnet18", features_only=True).eval()
     with torch.no_grad():
-        model(image())
+        before = model(image())
         twin = copy.deepcopy(model)
         shake_norms(twin)
         model.load_state_dict(twin.state_dict())
-        for a, b in zip(model(image()), twin(image()), strict=True):
+        plain.load_state_dict(twin.net.state_dict())
+        wanted = plain(image())[-3:]
+        for old, a, b, want in zip(before, model(image()), twin(image()), wanted, strict=True):
             assert torch.equal(a, b)
+            assert not torch.allclose(a, old, rtol=0.1)
+            assert_near(a, want, of_largest=1e-3)
     own = {id(m) for m in twin.modules()}
-    assert all(id(m.norm) in own for m in twin.modules() if isinstance(m, FoldingConv2d))
+    folded = [m for m in twin.modules() if isinstance(m, FoldingConv2d)]
+    assert folded
+    assert all(id(m.norm) in own for m in folded)
 
 
 def test_frozen_norms_keep_statistics_and_scales() -> None:

@@ -48,12 +48,17 @@ def test_a_plain_loop_learns_and_detects_like_torchvisions(kind: type[Any]) -> N
         totals.append(float(total.detach()))
     assert totals[-1] < totals[0]
     model.eval()
+    model.inference.score_threshold = 0.0
     found = model(images)
     assert [set(f) for f in found] == [{"boxes", "scores", "labels"}] * 2
     for one, image in zip(found, images, strict=True):
         assert one["boxes"].shape == (len(one["scores"]), 4)
+        assert len(one["boxes"]) > 20
         assert (one["boxes"] >= 0).all()
         assert (one["boxes"][:, 2] <= image.shape[2]).all()
+        assert (one["boxes"][:, 3] <= image.shape[1]).all()
+        assert one["labels"].min() >= 0
+        assert one["labels"].max() < 3
 
 
 def test_lists_give_the_losses_of_a_batch() -> None:

@@ -179,7 +179,15 @@ def test_centerness_needs_no_network_for_the_normaliser(
 ) -> None:
     model = small(kind)
     model.backbone.forward = None  # type: ignore[assignment]
-    assert (model.divisors(batch) > 0).all()
+    priors = model.priors(batch)
+    assignment = model.criterion.assigner(priors, batch.targets)
+    image, prior = assignment.positives(4).nonzero(as_tuple=True)
+    pairs = zip(image.tolist(), assignment.gt_index[image, prior].tolist(), strict=True)
+    boxes = torch.stack([batch.targets[b].boxes[row] for b, row in pairs])
+    weight = centerness(priors.centers[prior], boxes).sum().item()
+    assert 0 < weight < len(image)
+    for divisors in model.divisors(batch).tolist():
+        assert divisors == pytest.approx([len(image), weight])
 
 
 @pytest.mark.parametrize("tower", ["box", "class"])

@@ -18,6 +18,7 @@ from hyperfocal import config as configs
 from hyperfocal.losses import (
     EqualizedFocalLoss,
     GIoULoss,
+    LossWithMemory,
     QualityFocalLoss,
     SigmoidCrossEntropyLoss,
     SigmoidFocalLoss,
@@ -164,6 +165,7 @@ def test_every_loss_trains_and_takes_its_step(
 ) -> None:
     counts = CategoryCounts(images=(50, 5, 2, 1), instances=(90, 7, 3, 1), num_images=60)
     model = small(loss=settings(), normalizer=kind, counts=counts)
+    before = copy.deepcopy(model.loss.state_dict())
     for _ in range(2):
         terms = model(batch)
         terms.total.backward()
@@ -171,6 +173,9 @@ def test_every_loss_trains_and_takes_its_step(
         assert terms.classification.isfinite()
         assert all(g.isfinite().all() for g in gradients(model).values())
     assert gradients(model)["head.cls_logits.weight"].abs().sum() > 0
+    if isinstance(model.loss, LossWithMemory):
+        after = {n: v for n, v in model.loss.state_dict().items() if "pending" not in n}
+        assert any(not value.equal(before[name]) for name, value in after.items())
 
 
 def test_quality_losses_aim_at_the_iou_of_the_predicted_boxes(small: Build, batch: Batch) -> None:
