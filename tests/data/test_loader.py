@@ -310,6 +310,7 @@ def test_settings_survive_json_and_the_command_line():
     assert found.train_transform.short == (640, 800)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="process groups and signals are POSIX's")
 def test_ctrl_c_ends_main_and_workers(dataset, coco):
     """SIGINT to the whole process group, as a terminal sends it, in the middle of loading."""

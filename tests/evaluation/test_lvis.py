@@ -101,6 +101,7 @@ def random_case(seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     return as_file(images, boxes, k), [results[n] for n in order]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_random_cases_equal_the_lvis_package(tmp_path, monkeypatch):
     pytest.importorskip("lvis")

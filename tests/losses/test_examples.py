@@ -5,6 +5,8 @@ from __future__ import annotations
 import runpy
 from pathlib import Path
 
+import pytest
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
@@ -20,6 +22,7 @@ def test_detector_head():
     assert results["efl"]["rare"] > results["focal"]["rare"]
 
 
+@pytest.mark.slow
 def test_segmentation_map():
     results = run("segmentation_map", steps=200)
     for row in results.values():

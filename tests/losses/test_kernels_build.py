@@ -42,6 +42,7 @@ def total(**environment: str) -> list[str]:
     return run.stdout.split()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not cpu.available(), reason="no C++ compiler")
 def test_two_processes_build_at_once_and_the_next_finds_it(tmp_path: Path):
     with ThreadPoolExecutor(2) as pool:
@@ -55,6 +56,7 @@ def test_two_processes_build_at_once_and_the_next_finds_it(tmp_path: Path):
     assert built.stat().st_mtime_ns == made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiler", ["/nowhere/c++", "false"])
 def test_without_a_compiler_the_same_numbers_and_one_warning(tmp_path: Path, compiler: str):
     words = total(HYPERFOCAL_CACHE=str(tmp_path), CXX=compiler)
@@ -65,6 +67,7 @@ def test_without_a_compiler_the_same_numbers_and_one_warning(tmp_path: Path, com
     assert float(words[1]) == pytest.approx(float(fused[1]), rel=4e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not cpu.available(), reason="no C++ compiler")
 def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path):
     blocked = tmp_path / "file"
