@@ -189,3 +189,14 @@ def test_images_of_several_files_are_one(tmp_path: Path) -> None:
     assert any("1 box in several annotation files, used once" in str(w.message) for w in warned)
     assert [record.path.name for record in found.images] == ["0.jpg", "1.jpg", "2.jpg"]
     assert [record.labels.tolist() for record in found.images] == [[0], [0, 1], [0]]
+
+
+def test_long_ids_of_images_are_told_apart_in_several_files(tmp_path: Path) -> None:
+    contents = []
+    for n in range(2):
+        image(tmp_path / f"set/{n}.jpg")
+        content = coco([f"{n}.jpg"])
+        content["images"][0]["id"] = content["annotations"][0]["image_id"] = 2**60 + n
+        contents.append(write(tmp_path / f"{n}.json", content))
+    found = read_annotations(contents, tmp_path / "set")
+    assert [len(record.labels) for record in found.images] == [1, 1]

@@ -9,6 +9,7 @@ from pathlib import Path
 from hyperfocal.data.checks import check_annotations
 from hyperfocal.data.coco import read_coco
 from hyperfocal.data.csv_boxes import csv_format, read_csv
+from hyperfocal.data.file_names import with_files
 from hyperfocal.data.formats import AnnotationFormat
 from hyperfocal.data.image_checks import BadImages, Check
 from hyperfocal.data.joined import join
@@ -88,7 +89,7 @@ def read_annotations(
         for file, folder in files
     ]
     problems = Problems(parts[0].source)
-    raw = join(parts, problems)
+    raw = join([with_files(part, problems) for part in parts], problems)
     return check_annotations(
         raw, categories, check, bad_images, problems, follow_links=follow_links
     )

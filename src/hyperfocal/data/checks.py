@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hyperfocal.data.box_units import in_file_pixels
-from hyperfocal.data.file_names import find_files
 from hyperfocal.data.image_checks import BadImages, Check, check_images, links_out
 from hyperfocal.data.images import Header
 from hyperfocal.data.lvis import with_labels
@@ -73,8 +71,6 @@ def check_annotations(
         raise DataError(f"{raw.source}: no images in it; is it the right file?")
     if not raw.categories and not categories:
         raise DataError(f"{raw.source}: no categories in it; list them, or give other annotations")
-    if headers is None:
-        raw = replace(raw, images=find_files(raw.images, problems))
     _check_unique(raw, problems)
     if not follow_links:
         for image in links_out(raw.images):

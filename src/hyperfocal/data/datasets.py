@@ -24,8 +24,9 @@ from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat
 
 from hyperfocal.data.checks import check_annotations
 from hyperfocal.data.coco import read_coco
+from hyperfocal.data.file_names import with_files
 from hyperfocal.data.images import Header, to_image
-from hyperfocal.data.raw import RawAnnotations, RawImage, SplitName
+from hyperfocal.data.raw import Problems, RawAnnotations, RawImage, SplitName
 from hyperfocal.types import AnnotationSet, Category, DataError, ImageRecord, Sample, Target
 
 BACKGROUND_NAMES = ("__background__", "background")
@@ -196,7 +197,9 @@ def annotations_of(
     if _is_coco_detection(data) and data.transforms is None:
         source = Path(f"CocoDetection of {data.root}")
         raw = read_coco(source, Path(data.root), content=data.coco.dataset)
-        return check_annotations(raw, known, "headers", "error", follow_links=True)
+        problems = Problems(raw.source)
+        raw = with_files(raw, problems)
+        return check_annotations(raw, known, "headers", "error", problems, follow_links=True)
     own, label_of = _label_space(data, categories, split)
     return _scan(DatasetImages(data, label_of, f"{split} {_name(data)}"), own, known, advance)
 

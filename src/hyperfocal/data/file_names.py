@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
-from hyperfocal.data.raw import Problems, RawImage, inside
+from hyperfocal.data.raw import Problems, RawAnnotations, RawImage, inside
 from hyperfocal.files import is_file, is_folder, shown
 
 IGNORED_FOLDERS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN"})
@@ -106,6 +106,11 @@ def holds_any(folder: Path, names: Iterable[str]) -> bool:
     return any(
         files.find(folder, other) is not None for name in names for _, other in _spellings(name)
     )
+
+
+def with_files(raw: RawAnnotations, problems: Problems) -> RawAnnotations:
+    """The annotations with the images of `find_files`."""
+    return replace(raw, images=find_files(raw.images, problems))
 
 
 def find_files(images: Sequence[RawImage], problems: Problems) -> list[RawImage]:

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperfocal.data.file_names import find_files
 from hyperfocal.data.raw import Problems, RawAnnotations
 from hyperfocal.types import Category, DataError
 
@@ -44,8 +43,6 @@ def join(parts: Sequence[RawAnnotations], problems: Problems) -> RawAnnotations:
                 "can't be joined; give one file"
             )
     categories = list(first.categories)
-    parts = [replace(part, images=find_files(part.images, problems)) for part in parts]
-    first, *others = parts
     images, owners, labels = list(first.images), [first.image_ids], [first.category_ids]
     used = {image.id for image in images}
     id_of_file = {image.path: image.id for image in images}
@@ -106,11 +103,12 @@ def join(parts: Sequence[RawAnnotations], problems: Problems) -> RawAnnotations:
 
 def _repeated_boxes(raw: RawAnnotations, part_of: NDArray[np.int64]) -> NDArray[np.int64]:
     """Rows whose image, category, box and crowd flag an earlier part has too."""
-    keys = np.column_stack([raw.image_ids, raw.category_ids, raw.crowd, raw.boxes])
-    first_part: dict[bytes, int] = {}
+    columns = (raw.image_ids.tolist(), raw.category_ids.tolist(), raw.crowd.tolist(), raw.boxes)
+    first_part: dict[tuple[int, int, bool, bytes], int] = {}
     twins = []
-    for row, (key, part) in enumerate(zip(keys, part_of.tolist(), strict=True)):
-        if first_part.setdefault(key.tobytes(), part) < part:
+    for row, (image, category, crowd, box) in enumerate(zip(*columns, strict=True)):
+        part = int(part_of[row])
+        if first_part.setdefault((image, category, crowd, box.tobytes()), part) < part:
             twins.append(row)
     return np.array(twins, np.int64)
 

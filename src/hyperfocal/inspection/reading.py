@@ -15,7 +15,7 @@ from hyperfocal.data import Split, SplitName
 from hyperfocal.data.annotations import read_raw
 from hyperfocal.data.box_units import image_sizes, in_file_pixels
 from hyperfocal.data.checks import check_annotations
-from hyperfocal.data.file_names import find_files
+from hyperfocal.data.file_names import with_files
 from hyperfocal.data.formats import AnnotationFormat
 from hyperfocal.data.image_checks import links_out, look_at_images
 from hyperfocal.data.images import Header
@@ -95,9 +95,8 @@ def read_split(
     for file, folder in split.files:
         problems = Problems(file, quiet=True)
         try:
-            parts.append(
-                read_raw(file, folder, name, categories, problems, split.openimages, format)
-            )
+            raw = read_raw(file, folder, name, categories, problems, split.openimages, format)
+            parts.append(with_files(raw, problems))
         except DataError as error:
             findings += _unreadable(name, file, problems, error)
         findings += _from_problems(name, problems, None)
@@ -140,10 +139,7 @@ def check_split(
         skip_bad: training will skip unusable images, so they are no error.
         advance: called with 1 after each image file.
     """
-    problems = Problems(raw.source, quiet=True)
-    raw = dataclasses.replace(raw, images=find_files(raw.images, problems))
     raw, findings = without_errors(name, raw, follow_links)
-    findings = _from_problems(name, problems, None) + findings
     headers: Sequence[Header | DataError] = ()
     if open_images:
         headers = look_at_images(raw.images, "headers", advance)
