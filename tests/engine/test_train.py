@@ -362,7 +362,7 @@ def test_best_is_that_of_the_weights_that_lie_there(drawn: Path, tmp_path: Path)
     splits = read_splits(plan.data)
     model = plan.model.build(len(splits.train.categories), splits.train.counts())
     state = TrainState(model, build_optimizer(model, plan.train), None)
-    recorder = Recorder(folder, plan, state, launch(plan), QUIET, 9, splits.train)
+    recorder = Recorder(folder, plan, state, launch(plan), QUIET, 9, 6.0, splits.train)
 
     def evaluated(ap: float) -> bytes:
         weights = {"ap": torch.tensor(ap)}

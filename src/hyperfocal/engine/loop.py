@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 
 from hyperfocal.config import modules_of
-from hyperfocal.data import epoch_length, eval_batches, train_batches
+from hyperfocal.data import eval_batches, train_batches
 from hyperfocal.engine.coordination import Abandoned, StopRequest, Verdict, Watchdog, agree
 from hyperfocal.engine.evaluate import Evaluation, detect_all, measure
 from hyperfocal.engine.experiment import Experiment
@@ -25,7 +25,7 @@ from hyperfocal.engine.runtime import lost_contact
 from hyperfocal.engine.sharding import full_state, whole
 from hyperfocal.engine.splits import Splits
 from hyperfocal.engine.step import Gradients, Stepper
-from hyperfocal.types import Batch, HyperfocalError, HyperfocalWarning
+from hyperfocal.types import Batch, CategoryCounts, HyperfocalError, HyperfocalWarning
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,8 @@ class Loop:
         experiment: the settings.
         stepper: computes the steps; has the training state and Fabric.
         splits: the data.
+        counts: of the training split.
+        epoch: the sampler's images per epoch.
         run: run folder to write to.
         console: where progress is shown.
     """
@@ -69,13 +71,16 @@ class Loop:
         experiment: Experiment,
         stepper: Stepper,
         splits: Splits,
+        counts: CategoryCounts,
+        epoch: float,
         run: RunFolder,
         console: Console,
     ) -> None:
         self.experiment, self.config, self.stepper = experiment, experiment.train, stepper
         self.state, self.fabric = stepper.state, stepper.fabric
-        self.splits, self.run, self.console = splits, run, console
-        self.total = total_steps(self.config, epoch_length(experiment.data, splits.train))
+        self.splits, self.counts, self.epoch = splits, counts, epoch
+        self.run, self.console = run, console
+        self.total = total_steps(self.config, epoch)
         self.evaluation_steps = evaluation_steps(self.config.evaluations, self.total)
         self.watch = looks_at_each_step(self.fabric)
         self.unseen = torch.zeros((), dtype=torch.bool, device=self.fabric.device)
@@ -110,11 +115,11 @@ class Loop:
     def steps(self) -> None:
         """All steps from the current one on."""
         state = self.state
-        train = self.splits.train
         self.recorder = Recorder(
-            self.run, self.experiment, state, self.fabric, self.console, self.total, train
+            *(self.run, self.experiment, state, self.fabric, self.console),
+            *(self.total, self.epoch, self.splits.train),
         )
-        self.saturated = SaturationWarning(state.model, train.counts(), self.total)
+        self.saturated = SaturationWarning(state.model, self.counts, self.total)
         main = self.fabric.is_global_zero
         with ProgressBar(self.console, "train", self.total, "it", state.step, main) as progress:
             self.save()  # fails early if the folder can't be written
@@ -150,7 +155,7 @@ class Loop:
             evaluation=state.evaluation,
             stopped_by=None if ended else self.stop.received or "another process",
             is_main=main,
-            saturation=saturation(state.model, self.splits.train.counts()),
+            saturation=saturation(state.model, self.counts),
             early=early,
             trust=modules_of(self.experiment),
         )
@@ -284,8 +289,7 @@ class Loop:
             try:
                 if val is not None and found is not None:
                     with self.stop.abandoning():
-                        counts = self.splits.train.counts()
-                        result = measure(found, val, counts, self.experiment.evaluation)
+                        result = measure(found, val, self.counts, self.experiment.evaluation)
                 self.recorder.write_evaluation(result, weights)
             except Abandoned:
                 ended = False

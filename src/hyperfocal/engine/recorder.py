@@ -15,7 +15,6 @@ from lightning_fabric import Fabric
 from rich.console import Console
 from torch import Tensor
 
-from hyperfocal.data import epoch_length
 from hyperfocal.engine.checkpoint import Checkpoints, attempt, save_tensors
 from hyperfocal.engine.evaluate import Evaluation
 from hyperfocal.engine.experiment import Experiment
@@ -38,6 +37,7 @@ class Recorder:
         fabric: Fabric of the training.
         console: output of the main process.
         total: optimizer steps of the whole training.
+        epoch_length: the sampler's images per epoch.
         annotations: the training split.
     """
 
@@ -49,11 +49,12 @@ class Recorder:
         fabric: Fabric,
         console: Console,
         total: int,
+        epoch_length: float,
         annotations: AnnotationSet,
     ) -> None:
         self.run, self.experiment, self.state, self.fabric = run, experiment, state, fabric
         self.console, self.total = console, total
-        self.epoch_length = epoch_length(experiment.data, annotations)
+        self.epoch_length = epoch_length
         self.annotations = annotations
         self.main = fabric.is_global_zero
         if self.main:

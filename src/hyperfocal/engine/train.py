@@ -38,7 +38,7 @@ from hyperfocal.engine.transfer import Transfer, build_detector
 from hyperfocal.engine.transfer_source import check_out
 from hyperfocal.files import check_folder
 from hyperfocal.names import say
-from hyperfocal.types import ConfigError, HyperfocalWarning
+from hyperfocal.types import CategoryCounts, ConfigError, HyperfocalWarning
 
 
 def train(
@@ -87,13 +87,13 @@ def _train(
     read = splits
     on_main(fabric, lambda: check_image_outputs(run, read))
     experiment = with_categories(experiment, splits.train.categories)
-    _check_evaluation(experiment, splits)
+    counts, epoch = splits.train.counts(), epoch_length(experiment.data, splits.train)
+    _check_evaluation(experiment, splits, counts)
     resumes = can_resume(experiment, run, fabric)
     if resumes:
         on_main(fabric, lambda: check_data(read, run, experiment.accept_changed_data))
     else:
         check_out(run, experiment.model.weights)
-    counts = splits.train.counts()
     model, started = build_detector(experiment.model, splits.train.categories, counts, resumes)
     freeze(model, experiment.train)
     model = model.to(fabric.device)
@@ -106,13 +106,15 @@ def _train(
     if resumes:
         restore(state, experiment, run, fabric)
     if fabric.is_global_zero:
-        _start_folder(experiment, run, splits, state, started, console, fabric.device)
+        starts = state.step < total_steps(experiment.train, epoch)
+        trained = TrainedCategories(splits.train.categories, counts) if starts else None
+        _start_folder(experiment, run, splits, state, trained, started, console, fabric.device)
     fabric.barrier()
     stepper = Stepper(fabric, forward, wrapped, state, experiment.train, experiment.seed)
-    return Loop(experiment, stepper, splits, run, console).train()
+    return Loop(experiment, stepper, splits, counts, epoch, run, console).train()
 
 
-def _check_evaluation(experiment: Experiment, splits: Splits) -> None:
+def _check_evaluation(experiment: Experiment, splits: Splits, counts: CategoryCounts) -> None:
     """Check before the first step that the validation split can be evaluated.
 
     Raises:
@@ -120,7 +122,7 @@ def _check_evaluation(experiment: Experiment, splits: Splits) -> None:
             the settings need one.
     """
     if splits.val is not None:
-        try_protocol(splits.val, splits.train.counts(), experiment.evaluation)
+        try_protocol(splits.val, counts, experiment.evaluation)
         warn_of_coco(splits.val, experiment.evaluation)
         warn_of_limits(splits.val, experiment.evaluation, detector_limit(experiment.model))
     elif experiment.train.patience is not None:
@@ -132,11 +134,15 @@ def _start_folder(
     run: RunFolder,
     splits: Splits,
     state: TrainState,
+    trained: TrainedCategories | None,
     started: Transfer | None,
     console: Console,
     device: torch.device,
 ) -> None:
-    """Write the settings and the data's description to the run folder; in the main process."""
+    """Write the settings and the data's description to the run folder; in the main process.
+
+    ``trained`` is None if all steps are done, so that nothing is written.
+    """
     if not experiment.resume:
         run.clear()
     elif state.step == 0:
@@ -146,11 +152,10 @@ def _start_folder(
     precision = resolve(experiment.train.precision, device)
     if experiment.train.precision == "auto" and precision == "fp32":
         console.print("train.precision: fp32, as this device has no bf16 instructions")
-    epoch = epoch_length(experiment.data, splits.train)
-    if state.step < total_steps(experiment.train, epoch):
+    if trained is not None:
         run.start(
             experiment,
-            TrainedCategories(splits.train.categories, splits.train.counts()),
+            trained,
             precision,
             data=RunData.of(splits).as_json(),
             weights_from=None if started is None else started.as_json(),
