@@ -128,26 +128,27 @@ def _order(raw: RawAnnotations, sizes: NDArray[np.float64]) -> WrongUnits | None
         return None
     x1, y1, x2, y2 = raw.boxes[good].T
     height, width = np.ones_like(sizes[good].T) if raw.normalized else sizes[good].T
-    slack_x, slack_y = (0.01, 0.01) if raw.normalized else (SLACK, SLACK)
+    slack = 0.01 if raw.normalized else SLACK
     if raw.order == "xyxy":
         wrong = (x2 < x1) | (y2 < y1)
-        fits = (x1 + x2 <= width + slack_x) & (y1 + y2 <= height + slack_y) & (x2 > 0) & (y2 > 0)
-        meant, seems, how = "x1 y1 x2 y2", "x y width height", "are inside out"
+        fits = (x1 + x2 <= width + slack) & (y1 + y2 <= height + slack) & (x2 > 0) & (y2 > 0)
+        seems, how = "xywh", "are inside out"
     else:
         w, h = x2 - x1, y2 - y1
         x, y = ((x1 + x2) / 2, (y1 + y2) / 2) if raw.order == "cxcywh" else (x1, y1)
         over = np.max([x2 / width - 1, y2 / height - 1, -x1 / width, -y1 / height], axis=0)
-        wrong = (x2 > width + slack_x) | (y2 > height + slack_y) | (x1 < -slack_x) | (y1 < -slack_y)
+        wrong = (x2 > width + slack) | (y2 > height + slack) | (x1 < -slack) | (y1 < -slack)
         # Boxes of large objects may stand out a little, and fit by chance.
         if wrong.any() and np.median(over[wrong]) < 0.02:
             return None
-        fits = (w > x) & (h > y) & (w <= width + slack_x) & (h <= height + slack_y)
-        meant, seems, how = _AS_WRITTEN[raw.order], "x1 y1 x2 y2", "leave their image"
+        fits = (w > x) & (h > y) & (w <= width + slack) & (h <= height + slack)
+        seems, how = "xyxy", "leave their image"
     if not wrong.any() or wrong.mean() < DOUBTFUL or fits.mean() < NEARLY_ALL:
         return None
+    other = _AS_WRITTEN[seems]
     text = (
-        f"the boxes seem to be {seems} where {meant} is meant: as written, {wrong.mean():.0%} of "
-        f"them {how}; as {seems}, {fits.mean():.1%} fit. Convert them"
+        f"the boxes seem to be {other} where {_AS_WRITTEN[raw.order]} is meant: as written, "
+        f"{wrong.mean():.0%} of them {how}; as {other}, {fits.mean():.1%} fit. Convert them"
     )
     return WrongUnits("box_order", text, np.flatnonzero(good)[np.flatnonzero(wrong)])
 

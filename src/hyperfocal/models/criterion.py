@@ -165,25 +165,13 @@ class DenseCriterion(nn.Module):
         box_weight = self.box_weight / weight[image]
         if target is not None and self.weighs_boxes:
             box_weight = box_weight * target
-        classification = classification_loss(
-            self.loss,
-            head,
-            cls_maps,
-            found.assignment.labels,
-            matched,
-            iou,
-            number,
-            per_image=self.normalizer.kind == "per_image",
-            piecewise=self.streams,
-            stream_logits=self.stream_logits,
-        )
         quality = None
         if self.quality is not None and found.quality is not None and target is not None:
             entropy = F.binary_cross_entropy_with_logits(found.quality, target, reduction="none")
             quality = self.quality.weight * (entropy / number[image]).sum()
         return LossTerms(
-            classification=classification,
-            box=box_regression_loss(self.box_loss, self.coder, matched, box_weight),
+            classification=self.classification_loss(head, cls_maps, found, iou, number),
+            box=self.box_regression_loss(matched, box_weight),
             quality=quality,
             positives=torch.full((), len(image), device=image.device),
         )
@@ -290,77 +278,62 @@ class DenseCriterion(nn.Module):
         assert iou is not None
         return iou
 
+    # ------------------------------------------------------------------- terms
 
-# --------------------------------------------------------------------------- terms
+    def classification_loss(
+        self,
+        head: DenseHead,
+        cls_maps: Sequence[Tensor],
+        found: Positives,
+        iou: Tensor | None,
+        divisor: Tensor,
+    ) -> Tensor:
+        """Scalar: the loss of all priors that aren't ignored, divided by each image's divisor.
 
+        Args:
+            head: its last convolution computes the logits.
+            cls_maps: the classification tower's maps.
+            found: assignment and positives.
+            iou: ``(P,)`` IoU of the positives' predicted boxes; required by a `QualityLoss`.
+            divisor: ``(B,)``, from `LossNormalizer`.
+        """
+        loss, labels, last = self.loss, found.assignment.labels, head.cls_logits
+        per_image = self.normalizer.kind == "per_image"
+        if not per_image:  # all are equal, so the loss is called once
+            divisor = divisor[0]
+        if self.streams and streams(loss):
+            streamed: Tensor = streamed_loss(
+                *(cls_maps, last.weight, last.bias, labels, loss, head.num_classes, divisor),
+                logits_at_once=self.stream_logits,
+            )
+            return streamed
+        logits, extra = head.classify(cls_maps), {}
+        if isinstance(loss, QualityLoss):
+            assert iou is not None
+            quality = torch.zeros(labels.shape, device=labels.device)
+            # A diverged box has a NaN IoU and a NaN box loss, which is how the step is detected.
+            quality[found.matched.image, found.matched.prior] = iou.detach().nan_to_num(nan=0.0)
+            extra = {"quality": quality}
+        if not per_image:
+            extra = {name: value.flatten() for name, value in extra.items()}
+            whole: Tensor = loss(logits.flatten(0, 1), labels.flatten(), divisor, **extra)
+            return whole
+        terms = [
+            loss(logits[b], labels[b], z, **{name: v[b] for name, v in extra.items()})
+            for b, z in enumerate(divisor)
+        ]
+        return torch.stack(terms).sum()
 
-def classification_loss(
-    loss: nn.Module,
-    head: DenseHead,
-    features: Sequence[Tensor],
-    labels: Tensor,
-    matched: Matched,
-    iou: Tensor | None,
-    divisor: Tensor,
-    per_image: bool,
-    piecewise: bool,
-    stream_logits: int | None = None,
-) -> Tensor:
-    """Scalar: the loss of all priors that aren't ignored, divided by each image's divisor.
+    def box_regression_loss(self, matched: Matched, weight: Tensor) -> Tensor:
+        """Scalar: the sum over positives of weight times the box loss.
 
-    Args:
-        loss: built by a `ClassificationLossConfig`.
-        head: its last convolution computes the logits.
-        features: the classification tower's map of each level.
-        labels: ``(B, A)``, see `Assignment`.
-        matched: the positives.
-        iou: ``(P,)`` IoU of the positives' predicted boxes; required by a `QualityLoss`.
-        divisor: ``(B,)``, from `LossNormalizer`.
-        per_image: whether the divisors differ (if they are equal, the loss is called once).
-        piecewise: compute a loss that `streams` a few categories at a time.
-        stream_logits: number of logits in memory at a time then; None: chosen by device.
-    """
-    last = head.cls_logits
-    if not per_image:
-        divisor = divisor[0]
-    if piecewise and streams(loss):
-        streamed: Tensor = streamed_loss(
-            *(features, last.weight, last.bias, labels, loss, head.num_classes, divisor),
-            logits_at_once=stream_logits,
-        )
-        return streamed
-    logits, extra = head.classify(features), {}
-    if isinstance(loss, QualityLoss):
-        assert iou is not None
-        quality = torch.zeros(labels.shape, device=labels.device)
-        # A diverged box has a NaN IoU and a NaN box loss, which is how the step is detected.
-        quality[matched.image, matched.prior] = iou.detach().nan_to_num(nan=0.0)
-        extra = {"quality": quality}
-    if not per_image:
-        extra = {name: value.flatten() for name, value in extra.items()}
-        whole: Tensor = loss(logits.flatten(0, 1), labels.flatten(), divisor, **extra)
-        return whole
-    terms = [
-        loss(logits[b], labels[b], z, **{name: v[b] for name, v in extra.items()})
-        for b, z in enumerate(divisor)
-    ]
-    return torch.stack(terms).sum()
-
-
-def box_regression_loss(
-    box_loss: BoxLoss, coder: BoxCoder, matched: Matched, weight: Tensor
-) -> Tensor:
-    """Scalar: the sum over positives of weight times the box loss.
-
-    Args:
-        box_loss: compares boxes if it declares ``on_boxes``, else encoded outputs.
-        coder: box coding.
-        matched: the P positives.
-        weight: ``(P,)``, divided by the normaliser.
-    """
-    if box_loss.on_boxes:
-        pred, wanted = coder.decode(matched.deltas, matched.anchors), matched.boxes
-    else:
-        pred, wanted = matched.deltas, coder.encode(matched.boxes, matched.anchors)
-    loss: Tensor = box_loss(pred, wanted, weight=weight)
-    return loss
+        Args:
+            matched: the P positives.
+            weight: ``(P,)``, divided by the normaliser.
+        """
+        if self.box_loss.on_boxes:
+            pred, wanted = self.coder.decode(matched.deltas, matched.anchors), matched.boxes
+        else:
+            pred, wanted = matched.deltas, self.coder.encode(matched.boxes, matched.anchors)
+        loss: Tensor = self.box_loss(pred, wanted, weight=weight)
+        return loss
