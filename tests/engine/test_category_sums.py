@@ -76,7 +76,7 @@ def test_samples_are_what_the_loss_is_trained_on(config) -> None:
         model = detector(config, loss()).eval()
         one = batch(0)
         with torch.no_grad():
-            term = model(one).classification
+            term = model(one)["classification"]
         samples = model.samples(one)
         rows = samples.logits.flatten(0, 1)
         extra = {"quality": samples.iou.flatten()} if isinstance(model.loss, QualityLoss) else {}

@@ -148,9 +148,9 @@ def test_losses_are_torchvisions(
     terms = ours.eval()(batch)
     assert expected["bbox_regression"].item() > 0.01
     torch.testing.assert_close(
-        terms.classification, expected["classification"], atol=1e-4, rtol=1e-5
+        terms["classification"], expected["classification"], atol=1e-4, rtol=1e-5
     )
-    torch.testing.assert_close(terms.box, expected["bbox_regression"], atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(terms["box"], expected["bbox_regression"], atol=1e-4, rtol=1e-5)
 
 
 def padded(theirs: tv.RetinaNet, batch: Batch) -> Tensor:

@@ -92,9 +92,9 @@ def assert_same_losses(theirs: tv.FCOS, ours: FCOS, batch: Batch) -> None:
         terms = ours(batch)
     assert terms.positives.item() > 10
     for name, term in (
-        ("classification", terms.classification),
-        ("bbox_regression", terms.box),
-        ("bbox_ctrness", terms.quality),
+        ("classification", terms["classification"]),
+        ("bbox_regression", terms["box"]),
+        ("bbox_ctrness", terms["quality"]),
     ):
         torch.testing.assert_close(term, expected[name], atol=1e-4, rtol=1e-4, msg=name)
 

@@ -115,7 +115,7 @@ def test_the_loss_is_that_of_the_chosen_over_their_number(
         labels = seen(model, batch)
         total = sigmoid_cross_entropy(samples.logits, labels).sum()
         number = (labels >= 0).sum() if divide_by == "selected" else terms.positives
-        torch.testing.assert_close(terms.classification, total / number)
+        torch.testing.assert_close(terms["classification"], total / number)
 
 
 def test_no_mining_is_the_default_and_changes_nothing(

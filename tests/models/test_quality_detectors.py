@@ -126,14 +126,13 @@ def test_loss_is_the_formula(
                 output.quality[b, a], torch.tensor(aim)
             ).item()
     assert number == terms.positives.item() > 3
-    assert terms.box.item() == pytest.approx(model.criterion.box_weight * box / total, rel=1e-4)
-    assert terms.quality is not None
-    assert terms.quality.item() == pytest.approx(
+    assert terms["box"].item() == pytest.approx(model.criterion.box_weight * box / total, rel=1e-4)
+    assert terms["quality"].item() == pytest.approx(
         model.criterion.quality.weight * quality / number, rel=1e-4
     )
-    assert terms.classification.item() == pytest.approx(classification.item() / number, rel=1e-4)
+    assert terms["classification"].item() == pytest.approx(classification.item() / number, rel=1e-4)
     assert terms.total.item() == pytest.approx(
-        (terms.classification + terms.box + terms.quality).item()
+        (terms["classification"] + terms["box"] + terms["quality"]).item()
     )
 
 
@@ -202,7 +201,7 @@ def test_images_without_boxes_train(
     nothing = dataclasses.replace(batch, targets=(empty,) * 3)
     assert model.divisors(nothing)[:, 0].tolist() == [1.0] * 3
     terms = model(nothing)
-    assert terms.box.item() == 0 == terms.positives.item()
+    assert terms["box"].item() == 0 == terms.positives.item()
     terms.total.backward()
     for name, grad in gradients(model).items():
         assert grad is not None, name

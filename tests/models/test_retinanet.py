@@ -75,9 +75,9 @@ def test_loss_is_the_formula(small: Build, batch: Batch) -> None:
             output.cls[b][background], zeros, reduction="sum"
         ).item()
     assert count == terms.positives.item() > 3
-    assert terms.classification.item() == pytest.approx(classification / count, rel=1e-4)
-    assert terms.box.item() == pytest.approx(0.7 * box / count, rel=1e-4)
-    assert terms.total.item() == pytest.approx((terms.classification + terms.box).item())
+    assert terms["classification"].item() == pytest.approx(classification / count, rel=1e-4)
+    assert terms["box"].item() == pytest.approx(0.7 * box / count, rel=1e-4)
+    assert terms.total.item() == pytest.approx((terms["classification"] + terms["box"]).item())
 
 
 @pytest.mark.parametrize("kind", ["global", "per_image", "ema"])
@@ -112,7 +112,7 @@ def test_images_without_boxes_train(small: Build, batch: Batch) -> None:
     empty = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long))
     model = small()
     terms = model(dataclasses.replace(batch, targets=(empty,) * 3))
-    assert terms.box.item() == 0 == terms.positives.item()
+    assert terms["box"].item() == 0 == terms.positives.item()
     terms.total.backward()
     for name, grad in gradients(model).items():
         assert grad is not None, name
@@ -129,8 +129,8 @@ def test_bfloat16_autocast_is_close_to_float32(
     with torch.autocast("cpu", dtype=torch.bfloat16):
         half = model(batch)
     assert half.total.dtype == torch.float32
-    torch.testing.assert_close(half.classification, full.classification, rtol=0.02, atol=0)
-    torch.testing.assert_close(half.box, full.box, rtol=0.02, atol=0)
+    torch.testing.assert_close(half["classification"], full["classification"], rtol=0.02, atol=0)
+    torch.testing.assert_close(half["box"], full["box"], rtol=0.02, atol=0)
     half.total.backward()
     assert all(g.isfinite().all() for g in gradients(model).values())
 
@@ -154,7 +154,7 @@ def test_prior_keeps_cross_entropy_small_at_the_start(small: Build, batch: Batch
     for prior in (0.01, 0.5):
         head = DenseHead.Config(depth=1, prior_probability=prior)
         model = small(head=head, loss=SigmoidCrossEntropyLoss.Config())
-        losses[prior] = model(batch).classification.item()
+        losses[prior] = model(batch)["classification"].item()
     assert losses[0.5] / losses[0.01] == pytest.approx(math.log(0.5) / math.log(0.99), rel=0.05)
 
 
@@ -170,7 +170,7 @@ def test_every_loss_trains_and_takes_its_step(
         terms = model(batch)
         terms.total.backward()
         model.step()
-        assert terms.classification.isfinite()
+        assert terms["classification"].isfinite()
         assert all(g.isfinite().all() for g in gradients(model).values())
     assert gradients(model)["head.cls_logits.weight"].abs().sum() > 0
     if isinstance(model.loss, LossWithMemory):

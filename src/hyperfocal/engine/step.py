@@ -23,6 +23,9 @@ from hyperfocal.types import Batch, HyperfocalError, HyperfocalWarning, LossTerm
 
 _KEY = 3  # separates these seeds from those of `data.samplers` and `data.batches`
 
+POSITIVES = "(positives)"
+"""Name of `LossTerms.positives` among the tensors that pass through Fabric."""
+
 
 class Sealed:
     """Carries a batch through Fabric, which would otherwise rebuild every dataclass in it."""
@@ -44,15 +47,9 @@ class TrainingForward(nn.Module):
         ignore(self, own_buffers(self))  # type: ignore[no-untyped-call]
 
     def forward(self, sealed: Sealed) -> dict[str, Tensor]:
-        """Terms by field name of `LossTerms`, without those that the detector doesn't have."""
+        """The terms of the loss by name, and `POSITIVES`."""
         terms = self.detector.loss_terms(sealed.batch, sealed.divisors)
-        values = {
-            "classification": terms.classification,
-            "box": terms.box,
-            "positives": terms.positives,
-            "quality": terms.quality,
-        }
-        return {name: value for name, value in values.items() if value is not None}
+        return {**terms.terms, POSITIVES: terms.positives}
 
 
 class Gradients(NamedTuple):
@@ -158,7 +155,8 @@ class Stepper:
                 meet = part is parts[-1] and not apart
                 with self.fabric.no_backward_sync(self.forward, enabled=not meet):
                     sealed = Sealed(batch[part], None if z is None else z[part])
-                    made = LossTerms(**self.forward(sealed))
+                    values = self.forward(sealed)
+                    made = LossTerms(values, positives=values.pop(POSITIVES))
                     self.fabric.backward(made.total)
                 terms.append(made)
         except torch.OutOfMemoryError as error:

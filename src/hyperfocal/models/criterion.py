@@ -165,16 +165,14 @@ class DenseCriterion(nn.Module):
         box_weight = self.box_weight / weight[image]
         if target is not None and self.weighs_boxes:
             box_weight = box_weight * target
-        quality = None
+        terms = {
+            "classification": self.classification_loss(head, cls_maps, found, iou, number),
+            "box": self.box_regression_loss(matched, box_weight),
+        }
         if self.quality is not None and found.quality is not None and target is not None:
             entropy = F.binary_cross_entropy_with_logits(found.quality, target, reduction="none")
-            quality = self.quality.weight * (entropy / number[image]).sum()
-        return LossTerms(
-            classification=self.classification_loss(head, cls_maps, found, iou, number),
-            box=self.box_regression_loss(matched, box_weight),
-            quality=quality,
-            positives=torch.full((), len(image), device=image.device),
-        )
+            terms["quality"] = self.quality.weight * (entropy / number[image]).sum()
+        return LossTerms(terms, positives=torch.full((), len(image), device=image.device))
 
     def positives(
         self,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from hyperfocal.config import Config
 from hyperfocal.losses import step_losses
 from hyperfocal.models.diagnosis import Diagnosis
-from hyperfocal.models.image_lists import to_batch, to_dict, to_losses
+from hyperfocal.models.image_lists import to_batch, to_dict
 from hyperfocal.models.samples import Samples
 from hyperfocal.types import Batch, CategoryCounts, DataError, Detections, LossTerms
 
@@ -134,7 +134,7 @@ class Detector(nn.Module, ABC):
         given = targets if self.training else None
         batch = to_batch(images, given, self.num_classes, self.resize)
         if self.training:
-            return to_losses(self.loss_terms(batch))
+            return dict(self.loss_terms(batch).terms)
         return [to_dict(found) for found in self.detect(batch)]
 
     @abstractmethod

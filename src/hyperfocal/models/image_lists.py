@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hyperfocal.data import TransformConfig, collate, transform
-from hyperfocal.types import Batch, DataError, Detections, LossTerms, Sample, Target
+from hyperfocal.types import Batch, DataError, Detections, Sample, Target
 
 
 def to_batch(
@@ -71,12 +71,6 @@ def _target(
     if bool((boxes[:, 2:] <= boxes[:, :2]).any()):
         raise DataError(f"targets[{n}]: a box without area; boxes are (x1, y1, x2, y2)")
     return Target(boxes.float(), labels.to(torch.int64))
-
-
-def to_losses(terms: LossTerms) -> dict[str, Tensor]:
-    """The terms by name, to be summed and differentiated."""
-    losses = {"classification": terms.classification, "box": terms.box}
-    return losses if terms.quality is None else losses | {"quality": terms.quality}
 
 
 def to_dict(found: Detections) -> dict[str, Tensor]:

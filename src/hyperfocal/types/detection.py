@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -57,28 +58,33 @@ class LossTerms:
     """The terms of one step's loss, each already normalised and weighted; they are summed.
 
     Attributes:
-        classification: scalar.
-        box: scalar.
-        quality: scalar (centerness, IoU branch), or None if the detector has none.
+        terms: scalars by name: ``classification``, ``box``, and others that a detector has, such as
+            ``quality`` (centerness, IoU branch).
         positives: scalar, number of positive priors in this process's batch (not part of the loss).
+
+    Example:
+        >>> import torch
+        >>> from hyperfocal.types import LossTerms
+        >>> terms = LossTerms({"classification": torch.tensor(1.0), "box": torch.tensor(0.5)},
+        ...                   positives=torch.tensor(3))
+        >>> terms["box"], terms.total
+        (tensor(0.5000), tensor(1.5000))
     """
 
-    classification: Tensor
-    box: Tensor
+    terms: Mapping[str, Tensor]
     positives: Tensor
-    quality: Tensor | None = None
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.terms[name]
 
     @property
     def total(self) -> Tensor:
         """The sum of the terms, to differentiate."""
-        total = self.classification + self.box
-        return total if self.quality is None else total + self.quality
+        return torch.stack(list(self.terms.values())).sum()
 
     def named(self) -> dict[str, Tensor]:
-        """The terms by name, detached, for logging."""
-        terms = {"loss": self.total, "classification": self.classification, "box": self.box}
-        if self.quality is not None:
-            terms["quality"] = self.quality
+        """The terms and their sum, ``loss``, by name, detached, for logging."""
+        terms = {"loss": self.total, **self.terms}
         return {name: term.detach() for name, term in terms.items()}
 
 
