@@ -163,8 +163,7 @@ def test_micro_batches_give_the_gradients_of_the_whole(
 def test_a_quality_branch_learns_from_the_tower_that_it_stands_on(batch: Batch) -> None:
     for tower, other in (("box", "cls_tower"), ("class", "box_tower")):
         model = small(FCOS.Config, quality=QualityBranch(tower=tower))
-        quality = model(batch).quality
-        assert quality is not None
+        quality = model(batch)["quality"]
         quality.backward()
         moved = {name for name, g in gradients(model).items() if g is not None and g.any()}
         assert "head.quality_logits.weight" in moved
