@@ -101,7 +101,8 @@ def test_outputs_in_bf16_are_those_in_fp32(name: str, hw: tuple[int, int]) -> No
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             maps[bf16] = list(model.neck(model.backbone(pixels)))
     for exact, rounded in zip(maps[False], maps[True], strict=True):
-        assert_near(rounded, exact, of_largest=0.1)
+        # Each map as a whole: of thousands of elements, one may be off by several rounding errors.
+        assert float((rounded - exact).norm()) < 0.2 * float(exact.norm())
 
 
 def strided(kernel: int = 3, stride: int = 2) -> StridedConv:
