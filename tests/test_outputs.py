@@ -52,7 +52,7 @@ def data(folder: Path) -> list[str]:
 
 @pytest.fixture
 def world(drawn: Path, trained: Path, tmp_path: Path) -> Path:
-    """A data set, a run and photographs that a user would not want to lose."""
+    """A dataset, a run and photographs that a user would not want to lose."""
     shutil.copytree(drawn, tmp_path / "data")
     shutil.copytree(trained, tmp_path / "run")
     (tmp_path / "photos").mkdir()

@@ -1,4 +1,4 @@
-"""The drawn data set: its counts, its geometry, and that it is the same every time."""
+"""The drawn dataset: its counts, its geometry, and that it is the same every time."""
 
 import hashlib
 import json

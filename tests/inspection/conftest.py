@@ -1,4 +1,4 @@
-"""A data set of two splits to spoil."""
+"""A dataset of two splits to spoil."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def run(words: list[str]) -> int:
     for name in ("train", "val"):
         if getattr(experiment.data, name) != getattr(recipe.data, name):
             raise ConfigError(
-                f"--data.{name}: the demo trains on a synthetic data set; for your own data use "
+                f"--data.{name}: the demo trains on a synthetic dataset; for your own data use "
                 "hyperfocal train retinanet_mobilenet"
             )
     out = experiment.out or DEFAULT_OUT

@@ -46,26 +46,27 @@ def read_annotations(
     Images, or keras-retinanet's or TensorFlow's columns. See `read_coco`, `read_yolo`, `read_voc`,
     `read_openimages_split` and `read_csv` for each.
 
-    Boxes lie in the image as displayed, after EXIF rotation. With one counted `HyperfocalWarning`
-    per kind: boxes that are not finite, have no area or lie outside the image are left out; boxes
-    that stand more than a pixel out of it are clipped; annotations of unknown images, or of
-    categories that ``categories`` lacks, are left out; wrong sizes are replaced by the file's own;
-    repeated annotation ids are kept.
+    Boxes are relative to the image as displayed, after EXIF rotation. The following are corrected,
+    with one `HyperfocalWarning` per kind that gives their number: boxes that are not finite, have
+    no area or lie outside the image are dropped; boxes that extend more than a pixel beyond the
+    image are clipped; annotations of unknown images, or of categories that aren't in
+    ``categories``, are dropped; wrong image sizes are replaced by the file's size; repeated
+    annotation ids are kept.
 
     Args:
         annotations: file or folder, or several of one format, which are joined by the names of
             their categories.
-        images: the folder that image names are relative to; None looks where the format keeps it.
-            Of several annotation files, one folder for all or one for each.
-        split: which part to read of formats that keep both in one place (YOLO's ``data.yaml``,
-            a VOC tree).
-        categories: the training split's, so that other splits get the same labels; categories are
-            matched by name. None takes the source's own.
-        check: ``"headers"`` opens every image file, takes its true size and looks whether it is
-            whole; ``"decode"`` decodes every image; ``"none"`` opens no image whose size is
-            annotated and takes boxes as written, apart from those that are not finite.
-        bad_images: missing, damaged or unreadable images are an ``"error"``, or ``"skip"`` leaves
-            them out with a counted warning.
+        images: folder that image names are relative to; None: the format's default. For several
+            annotation files, one folder for all of them or one for each.
+        split: which split to read if the format stores both together (YOLO's ``data.yaml``, a VOC
+            tree).
+        categories: categories of the training split, so that other splits get the same labels;
+            matched by name. None: those of the source.
+        check: ``"headers"`` reads the size of every image file and checks that it is complete;
+            ``"decode"`` decodes every image; ``"none"`` opens no image whose size is annotated and
+            uses boxes as they are, except those that are not finite.
+        bad_images: ``"error"``: missing, damaged or unreadable images are an error; ``"skip"``:
+            they are left out, with a warning that gives their number.
         openimages: the files that go with Open Images' boxes.
         follow_links: use image files that are links out of the image folder; otherwise an error.
         format: reads the file; None detects the format.
@@ -73,9 +74,9 @@ def read_annotations(
     Raises:
         DataError: an unknown or unreadable format; image files that can't be used (all are
             collected, ten are shown); repeated image or category ids; unknown category ids; a
-            category id with another name than in ``categories``; file names that lead out of the
-            image folder; no images, no categories or no usable boxes. The message names the file,
-            the id and the fix.
+            category id with another name than in ``categories``; file names outside the image
+            folder; no images, no categories or no usable boxes. The message names the file, the id
+            and the fix.
 
     Example:
         >>> train = read_annotations("train.json", "images")  # doctest: +SKIP

@@ -34,13 +34,13 @@ class Sampled:
         return np.random.default_rng([seed, self.epoch, self.position, _KEY])
 
     def source_seed(self, seed: int) -> int:
-        """Seed for random operations of the image's own source, such as a Dataset's transforms."""
+        """Seed for random operations inside the image source, such as a Dataset's transforms."""
         key = [seed, self.epoch, self.position, _SOURCE_KEY]
         return int(np.random.SeedSequence(key).generate_state(1)[0])
 
 
 def portrait(annotations: AnnotationSet) -> NDArray[np.bool_]:
-    """``(M,)`` bool, images higher than wide."""
+    """``(M,)`` bool, whether each image is higher than wide."""
     return np.array([record.height > record.width for record in annotations.images], np.bool_)
 
 
@@ -55,7 +55,8 @@ class BatchStream:
     Args:
         sampler: the images of each epoch.
         batch_size: images per step, over all processes.
-        groups: ``(M,)`` bool, images of one batch agree in it (see `portrait`); None mixes all.
+        groups: ``(M,)`` bool, the group of each image; all images of a batch are from the same
+            group (see `portrait`). None: no groups.
 
     Example:
         >>> from hyperfocal.data.samplers import PlainSampler
@@ -104,10 +105,10 @@ class BatchStream:
 
 
 def rank_slice(batch_size: int, rank: int, world_size: int) -> slice:
-    """The part of a global batch that belongs to one process; parts differ by at most one image.
+    """The share of one process in a global batch; shares differ by at most one image.
 
     Raises:
-        ConfigError: a process would get no image.
+        ConfigError: fewer images than processes.
     """
     if batch_size < world_size:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Boxes in another unit, order or scale than their format's, found by what all of them share."""
+"""Detection of boxes whose unit, order or scale isn't that of their format."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ EVIDENCE = math.log(100)
 
 @dataclass(frozen=True)
 class WrongUnits:
-    """Boxes that aren't what their format says.
+    """Boxes whose unit or order isn't that of their format.
 
     Attributes:
-        kind: ``fractions`` of the image in place of pixels, or ``box_order``: another order or
-            meaning of the four numbers.
+        kind: ``fractions`` (of the image's size instead of pixels), or ``box_order`` (another order
+            or meaning of the four numbers).
         text: what is wrong and how to correct it.
-        rows: the annotations that are impossible as written.
+        rows: indices of the annotations that are impossible as written.
     """
 
     kind: Literal["fractions", "box_order"]
@@ -59,12 +59,12 @@ def in_file_pixels(
 
     Args:
         raw: the annotations, with the annotated sizes.
-        headers: of the image files, by image id; those that weren't opened are missing.
-        problems: gets a counted warning for scaled boxes, and for a few that seem to be fractions.
+        headers: headers of the image files that were opened, by image id.
+        problems: collects a warning for scaled boxes, and one if a few boxes seem to be fractions.
 
     Returns:
-        The annotations in pixels of the files, and what is wrong if most boxes are fractions of the
-        image or have another order.
+        The annotations in pixels of the files; and a `WrongUnits` if most boxes are fractions of
+        the image or have another order, else None.
     """
     sizes = image_sizes(raw, headers)
     if (wrong := _fractions(raw, sizes, problems)) is not None:
@@ -77,7 +77,7 @@ def image_sizes(raw: RawAnnotations, headers: Mapping[int, Header]) -> NDArray[n
     """``(N, 2)`` height and width of each annotation's image, NaN where unknown.
 
     Args:
-        raw: the annotations; their sizes are taken of images without a header.
+        raw: the annotations, whose sizes are used for images without a header.
         headers: of the image files, by image id.
     """
     hw: dict[int, tuple[int, int] | None] = {image.id: image.hw for image in raw.images}
@@ -116,12 +116,13 @@ _AS_WRITTEN = {"xywh": "x y width height", "cxcywh": "cx cy w h", "xyxy": "x1 y1
 
 
 def _order(raw: RawAnnotations, sizes: NDArray[np.float64]) -> WrongUnits | None:
-    """Corners where a corner (or centre) and a size are meant, or the other way round.
+    """Check for corners written as a corner (or centre) and a size, or the other way round.
 
-    Corners read as corner and size stand out of the image wherever the object isn't near its top
-    left; read as corners, all of them fit. Ordinary boxes never do: there the size would have to be
-    larger than the corner in (nearly) every box, in both directions. A corner and a size read as
-    corners are inside out wherever the object isn't near the top left, and all fit read rightly.
+    If two corners are interpreted as a corner and a size, boxes that aren't near the top left
+    extend beyond the image, while interpreted as corners all of them fit. Correct boxes never look
+    like this, because the size would have to be larger than the corner in nearly every box, in both
+    directions. If a corner and a size are interpreted as two corners, boxes that aren't near the
+    top left have a negative size, while interpreted correctly all of them fit.
     """
     good = np.isfinite(raw.boxes).all(axis=1) & np.isfinite(sizes).all(axis=1)
     if raw.order is None or good.sum() < LEAST_BOXES:
@@ -157,7 +158,7 @@ def _order(raw: RawAnnotations, sizes: NDArray[np.float64]) -> WrongUnits | None
 
 
 class _Frame(NamedTuple):
-    """An image's size as annotated, and its file's; ``(height, width)``."""
+    """The annotated size of an image and the size of its file, ``(height, width)``."""
 
     annotated: tuple[int, int]
     file: tuple[int, int]
@@ -173,18 +174,18 @@ class _Frame(NamedTuple):
 def _scale_to_files(
     raw: RawAnnotations, headers: Mapping[int, Header], problems: Problems
 ) -> RawAnnotations:
-    """Scale boxes that were annotated on copies of another size than the files.
+    """Scale boxes that were annotated on copies of another size.
 
-    Of the images whose annotated size differs from the file's, the boxes are in pixels of the
-    smaller of the two sizes if nearly all of them fit into it, else of the larger one. Where they
-    are in those of the annotated size, they are scaled to the file, each axis by itself. This is
-    believed if half of the images differ, or if so many boxes fit that it can't be chance: a single
-    image with a mistaken size keeps its boxes.
+    For images whose annotated size differs from the file's, boxes are considered to be in pixels of
+    the smaller of the two sizes if nearly all of them fit into it, else of the larger one. If that
+    is the annotated size, the boxes are scaled to the file, each axis separately. Boxes are only
+    scaled if half of the images differ in size, or if so many boxes fit that it can't be by chance:
+    the boxes of a single image with a wrong size are kept.
 
     Args:
         raw: the annotations, with the annotated sizes.
-        headers: of the image files, by image id; those that can't be read are missing.
-        problems: gets one counted warning.
+        headers: headers of the readable image files, by image id.
+        problems: collects one warning with their number.
 
     Returns:
         The annotations in pixels of the files. Areas of scaled boxes become NaN.
@@ -228,7 +229,7 @@ def _scale_to_files(
 
 
 def _differing(image: RawImage, header: Header) -> _Frame | None:
-    """The two sizes if they differ by more than one percent, and not by EXIF's rotation alone."""
+    """Both sizes, if they differ by more than one percent and not only by EXIF rotation."""
     before, after = image.hw, header.hw
     if before is None or before == header.stored_hw:
         return None

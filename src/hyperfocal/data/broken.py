@@ -1,4 +1,4 @@
-"""Image files that break in mid-run: counted, replaced, and too many of them end the run."""
+"""Image files that become unreadable during training: counted and replaced, up to a limit."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class BrokenFiles:
     Args:
         num_images: number of images that this process reads.
         limit: fraction of them above which the run stops.
-        instead: what happens with a broken image, for the warning.
+        instead: what replaces a broken image, for the warning.
     """
 
     def __init__(self, num_images: int, limit: float, instead: str) -> None:
@@ -37,13 +37,13 @@ class BrokenFiles:
         self.messages: dict[str, None] = {}
 
     def note(self, messages: Sequence[str]) -> None:
-        """Count files, each once, with a warning.
+        """Count broken files, each once, with a warning.
 
         Args:
-            messages: what is wrong, beginning with the image id and the file.
+            messages: one message per file, beginning with the image id and the file name.
 
         Raises:
-            DataError: more than the limit are broken; names them.
+            DataError: more files than the limit are broken; the message names them.
         """
         for message in messages:
             if message in self.messages:
@@ -70,13 +70,13 @@ class BrokenFiles:
 def with_replacement(
     sampled: Sampled, num_images: int, load: Callable[[Sampled], Sample]
 ) -> tuple[Sample, list[str]]:
-    """A training sample; if its file is broken, that of one of the next images of the split.
+    """A training sample, or if its file is broken, one of the next images of the split.
 
-    The replacement is the same in every process and every epoch, as long as the same files are
-    broken. It gets the broken image's augmentation.
+    The replacement is the same in every process and every epoch as long as the same files are
+    broken. It is augmented with the broken image's seed.
 
     Returns:
-        The sample, and what is wrong with the files that were skipped.
+        The sample, and messages about the files that were skipped.
 
     Raises:
         DataError: none of the next images can be read either.

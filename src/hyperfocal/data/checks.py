@@ -1,7 +1,7 @@
-"""From parsed annotations to an `AnnotationSet` that training and evaluation can rely on.
+"""Checks of parsed annotations, which produce a valid `AnnotationSet`.
 
-All formats go through the same checks. Problems that can be corrected give one counted warning per
-kind; others are errors.
+All formats are checked in the same way. For problems that can be corrected there is one warning per
+kind, which gives their number; others are errors.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ def check_annotations(
     """Check and correct parsed annotations, and group them by image.
 
     Args:
-        raw: what a reader parsed.
-        categories: the categories, in label order, that labels must refer to (those of the
-            training split); None takes the source's own.
-        check: how far image files are looked at, see `hyperfocal.data.read_annotations`.
-        bad_images: what to do about image files that can't be used.
+        raw: the parsed annotations.
+        categories: categories of the training split, in label order, to which labels refer; None:
+            those of the source.
+        check: how image files are checked, see `hyperfocal.data.read_annotations`.
+        bad_images: what to do with image files that can't be used.
         problems: collects errors and warnings; None raises and warns.
-        headers: of ``raw.images``, from `look_at_images`, if they were looked at before.
+        headers: headers of ``raw.images`` from `look_at_images`, if they were read before.
         follow_links: use image files that are links out of the image folder.
 
     Raises:
@@ -173,7 +173,7 @@ def _label_of(
 
 
 def _labels(raw: RawAnnotations, label_of: dict[int, int], problems: Problems) -> NDArray[np.int64]:
-    """Label of each annotation; -1 for a category that ``categories`` lacks."""
+    """Label of each annotation; -1 if its category isn't in ``categories``."""
     own = category_index(raw.categories)
     ids, first, inverse, counts = np.unique(
         raw.category_ids, return_index=True, return_inverse=True, return_counts=True
@@ -201,10 +201,10 @@ def _labels(raw: RawAnnotations, label_of: dict[int, int], problems: Problems) -
 
 
 def _match(raw: RawAnnotations, wanted: Sequence[Category], problems: Problems) -> dict[int, int]:
-    """From the ids in this source to the labels of ``wanted``.
+    """Map from this source's category ids to labels of ``wanted``.
 
-    A category is known by its name; the id decides only between equal names. So two files that
-    number the same categories differently still agree.
+    Categories are matched by name, and by id only if several have the same name. Two files that
+    number the same categories differently are therefore compatible.
     """
     by_both = {(category.id, category.name): n for n, category in enumerate(wanted)}
     by_name = {category.name: n for n, category in reversed(list(enumerate(wanted)))}
@@ -231,7 +231,7 @@ def _tell_of_matches(
     labels: Mapping[int, int],
     problems: Problems,
 ) -> None:
-    """Warn of training categories that aren't listed here, and of those with another id."""
+    """Warn about training categories that aren't listed here, and about those with another id."""
     names = {category.name for category in own}
     absent = [category.name for category in wanted if category.name not in names]
     problems.warn(
@@ -256,7 +256,7 @@ def _tell_of_matches(
 def _rows(
     raw: RawAnnotations, images: Sequence[RawImage], dropped: Sequence[int], problems: Problems
 ) -> NDArray[np.int64]:
-    """Index in ``images`` of each annotation's image, -1 where it has none."""
+    """Index in ``images`` of each annotation's image; -1 for an unknown image."""
     ids = np.array([image.id for image in images], dtype=np.int64)
     order = np.argsort(ids)
     place = np.searchsorted(ids[order], raw.image_ids).clip(max=len(ids) - 1)
@@ -283,7 +283,8 @@ def _check_boxes(
     repair: bool,
     problems: Problems,
 ) -> NDArray[np.bool_]:
-    """Clear ``keep`` for unusable boxes and clip ``boxes``, both in place; returns the clipped."""
+    """Clear ``keep`` for unusable boxes and clip ``boxes``, both in place; returns which were
+    clipped."""
 
     def warn(bad: NDArray[np.bool_], what: str) -> None:
         cases = np.flatnonzero(bad & keep)

@@ -1,4 +1,4 @@
-"""COCO's JSON: images, annotations and categories; boxes are ``[x, y, width, height]``."""
+"""COCO's JSON format: images, annotations and categories; boxes are ``[x, y, width, height]``."""
 
 from __future__ import annotations
 
@@ -26,21 +26,23 @@ def read_coco(
 ) -> RawAnnotations:
     """Parse a COCO annotation file.
 
-    Labels follow the order of the category ids, whatever the order of the list. Of an annotation,
-    ``image_id``, ``category_id``, ``bbox``, ``iscrowd`` (default 0) and ``area`` (default: the
-    box's) are read; keypoints are not, and ``segmentation`` only where ``bbox`` is missing: then
-    the box around it is taken, with one counted warning. LVIS files are read too: their lists of
-    verified categories, their ``frequency``, and the file name at the end of ``coco_url``.
+    Labels are in the order of the category ids, independent of the order of the list. For each
+    annotation, ``image_id``, ``category_id``, ``bbox``, ``iscrowd`` (default 0) and ``area``
+    (default: the area of the box) are read. Keypoints are ignored, and ``segmentation`` is only
+    used if ``bbox`` is missing: then the box around it is used, with a warning that gives their
+    number. LVIS files are read too: their lists of verified categories, ``frequency``, and the file
+    name at the end of ``coco_url``.
 
     Args:
         path: the JSON file.
-        images: the folder that ``file_name`` is relative to; None takes the file's own folder, or
-            ``images`` beside the file if the pictures are there.
+        images: folder that ``file_name`` is relative to; None: the folder of the JSON file, or
+            ``images`` in that folder if it contains the image files.
         problems: collects errors and warnings; None raises and warns.
-        content: the decoded JSON, if it is in memory already; ``path`` then only names it.
+        content: the decoded JSON, if it is in memory; ``path`` is then only used in messages.
 
     Raises:
-        DataError: not such a file, or entries without what they need; names the entries.
+        DataError: not a COCO annotation file, or entries with missing values; the message names
+            them.
     """
     data = _load(path) if content is None else content
     lists = {key: _entries(data, key, path) for key in ("images", "annotations", "categories")}
@@ -142,7 +144,7 @@ def _integers(
 
 
 def _name(value: object) -> str:
-    """Of a category; numbers are taken for their digits, anything else for no name."""
+    """Name of a category; numbers are converted to text, and anything else is no name."""
     return str(value).strip() if isinstance(value, str | int | float) else ""
 
 
@@ -172,9 +174,9 @@ def _file_name(entry: Mapping[str, Any]) -> object:
 
 
 def name_in_address(url: str) -> str:
-    """The file name in a ``coco_url``: folder and file.
+    """The folder and file name at the end of a ``coco_url``.
 
-    LVIS v1 takes images from both folders of COCO and names them by address only.
+    LVIS v1 has images from both of COCO's folders, and gives only their addresses.
     """
     return "/".join(url.split("/")[-2:])
 
@@ -189,7 +191,7 @@ def _find_images(path: Path, entries: Sequence[Mapping[str, Any]]) -> Path:
 
 
 def _boxes(annotations: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:
-    """``(N, 4)`` x, y, width, height as written; NaN where there is no readable box."""
+    """``(N, 4)`` x, y, width, height as written; NaN for annotations without a valid box."""
     try:
         boxes = np.array([entry["bbox"] for entry in annotations], np.float64).reshape(-1, 4)
         if len(boxes) != len(annotations):
@@ -206,7 +208,7 @@ def _boxes(annotations: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:
 def _boxes_around(
     annotations: Sequence[Mapping[str, Any]], xywh: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], list[int]]:
-    """Boxes as xyxy, of a segmentation where there is no bbox, and the rows of those."""
+    """Boxes as xyxy, those around segmentations if there is no bbox, and the rows of the latter."""
     boxes = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
     rows = []
     for n, entry in enumerate(annotations):

@@ -1,4 +1,5 @@
-"""CSV files of boxes in pixels, as keras-retinanet and TensorFlow's object detection write them."""
+"""CSV files with boxes in pixels, in the formats of keras-retinanet and TensorFlow's object
+detection."""
 
 from __future__ import annotations
 
@@ -23,10 +24,10 @@ MAX_FIELD = 1 << 16
 
 
 def csv_format(path: Path) -> CsvFormat | None:
-    """Whose columns a CSV has; None for Open Images'.
+    """The format of a CSV file by its columns; None: Open Images.
 
     Raises:
-        DataError: the columns are of no format that is read; names them and those that are.
+        DataError: the columns are of no known format; the message lists the known ones.
     """
     try:
         _, row = next(_rows(path))
@@ -43,7 +44,7 @@ def csv_format(path: Path) -> CsvFormat | None:
     if {"imageid", "labelname"} & lower:
         return None  # Open Images' reader names the column that is missing
     raise DataError(
-        f"{path}: its columns ({', '.join(map(shown, names[:10]))}) are of no format that is read. "
+        f"{path}: its columns ({', '.join(map(shown, names[:10]))}) match no known format. "
         f"Open Images' boxes have {', '.join(OPEN_IMAGES)}; TensorFlow's have "
         f"{', '.join(TENSORFLOW)}; keras-retinanet's rows, without a header, are "
         "path,x1,y1,x2,y2,class"
@@ -74,14 +75,14 @@ def read_csv(
 
     Args:
         path: the CSV.
-        images: the folder that paths are relative to; None takes the CSV's own.
+        images: folder that paths are relative to; None: the folder of the CSV.
         columns: from `csv_format`.
         classes: keras-retinanet's class mapping.
         split: names the option in errors.
-        problems: collects what is wrong; None raises or warns.
+        problems: collects errors and warnings; None raises and warns.
 
     Raises:
-        DataError: rows that can't be read; names their lines.
+        DataError: rows that can't be read; the message names their lines.
     """
     problems = problems or Problems(path)
     folder = path.parent if images is None else images
@@ -131,7 +132,7 @@ def read_csv(
 def _boxes(
     path: Path, columns: CsvFormat, problems: Problems
 ) -> Iterator[tuple[int, str, tuple[float, ...] | None, str, tuple[int, int] | None]]:
-    """Line, file name, box (None: none), class and annotated size of every row."""
+    """Line number, file name, box or None, class and annotated size of each row."""
     rows = _rows(path)
     place: dict[str, int] = {}
     if columns == "tensorflow":
@@ -169,7 +170,7 @@ def _size(row: Sequence[str], place: dict[str, int]) -> tuple[int, int] | None:
 
 
 def _class_order(path: Path) -> list[str]:
-    """Names of keras-retinanet's class mapping, by their ids."""
+    """Names from keras-retinanet's class mapping, ordered by id."""
     by_id: dict[int, str] = {}
     for line, row in _rows(path):
         number = _number(row[1]) if len(row) == 2 else None
@@ -187,7 +188,7 @@ def _number(word: str) -> float | None:
 
 
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Line number and words of every row that isn't empty."""
+    """Line number and values of every row that isn't empty."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file)

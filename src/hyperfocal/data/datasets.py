@@ -1,8 +1,8 @@
 """Annotations from Python objects: torch Datasets, supervision's and torchvision's datasets.
 
-A data set that exists only in Python becomes an `AnnotationSet` like one that was read from files,
-so losses, samplers, metrics, checks and resuming work on it as on any other. Its targets are read
-once at the start; its images are read again, by index, whenever a batch needs them.
+A dataset that exists only in Python becomes an `AnnotationSet` like one that was read from files,
+so losses, samplers, metrics, checks and resuming work in the same way. Its targets are read once at
+the start; its images are read by index for each batch.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ class DatasetImages:
 
     Args:
         dataset: ``dataset[i]`` is ``(image, target)``; see `annotations_of`.
-        label_of: from the dataset's labels to ``0..K-1``; -1 for background.
-        name: what messages call the dataset.
+        label_of: map from the dataset's labels to ``0..K-1``; -1 for background.
+        name: name of the dataset in messages.
     """
 
     def __init__(self, dataset: Any, label_of: Mapping[int, int], name: str) -> None:
@@ -72,13 +72,13 @@ class DatasetImages:
 
         Args:
             index: into the dataset.
-            seed: of Python's, NumPy's and torch's global generators while the dataset works, so
-                that its own random transforms repeat exactly; their state is restored. None leaves
-                them alone.
+            seed: seed for Python's, NumPy's and torch's global generators during the call, which
+                makes the dataset's random transforms reproducible; their state is restored
+                afterwards. None: they aren't seeded.
 
         Raises:
-            DataError: the dataset raised an exception, or the item isn't what `annotations_of`
-                describes; names the index.
+            DataError: the dataset raised an exception, or the item isn't as `annotations_of`
+                describes; the message names the index.
         """
         where = f"{self.name}[{index}]"
         try:
@@ -154,17 +154,17 @@ def annotations_of(
             * an `AnnotationSet`, returned with ``known``'s labels checked;
             * a `supervision.DetectionDataset`: its image files, boxes and classes;
             * a `torchvision.datasets.CocoDetection`, as it is or wrapped by
-              ``wrap_dataset_for_transforms_v2``; categories are those of its file. With transforms
-              of its own it must be wrapped;
+              ``wrap_dataset_for_transforms_v2``; categories are those of its file. If it has
+              transforms, it must be wrapped;
             * any map-style torch Dataset whose items are ``(image, target)``: a PIL image, array
               ``(H, W, 3)`` or tensor ``(3, H, W)`` (uint8, or float in [0, 1], not normalised), and
               ``{"boxes": (N, 4) xyxy pixels, "labels": (N,)}``, with ``"iscrowd"`` if there are
-              crowd boxes. An item may have no boxes. Its own transforms may be random for training,
-              but must not change the image's size.
+              crowd boxes. An item may have no boxes. The dataset's transforms may be random for
+              training, but must not change the size of an image.
         categories: names in label order; needed for a torch Dataset. If the first is
             ``"__background__"``, labels count from 1.
-        split: what messages call it.
-        known: the training split's categories, so that a validation split gets the same labels
+        split: name of the split in messages.
+        known: categories of the training split, so that a validation split gets the same labels
             (matched by name).
         advance: called with the number of images whose targets were read, for a progress bar.
 
@@ -211,7 +211,7 @@ def _name(data: object) -> str:
 def _label_space(
     data: Any, categories: Sequence[str] | Sequence[Category] | None, split: str
 ) -> tuple[tuple[Category, ...], dict[int, int]]:
-    """Categories in label order, and from the dataset's own labels to theirs."""
+    """Categories in label order, and the map from the dataset's labels to theirs."""
     if _is_coco_detection(data):
         listed = [
             Category(int(c["id"]), str(c["name"]))
@@ -240,7 +240,7 @@ def _scan(
     known: Sequence[Category] | None,
     advance: Advance,
 ) -> AnnotationSet:
-    """One pass over the dataset: sizes and targets, through the checks of every format."""
+    """One pass over the dataset for sizes and targets, checked like every format."""
     raws, headers = [], []
     boxes, labels, crowd = [np.zeros((0, 4))], [np.zeros(0, np.int64)], [np.zeros(0, np.bool_)]
     for index in range(len(images)):
@@ -278,21 +278,22 @@ def _scan(
 
 @dataclass(frozen=True)
 class DatasetSource:
-    """The `ImageSource` of images that a torch Dataset gives; an image's id is its index.
+    """`ImageSource` for the images of a torch Dataset; the id of an image is its index.
 
     Attributes:
         images: of the dataset.
-        labels: for each of the dataset's own labels that of the `AnnotationSet`; -1 if it has none.
+        labels: map from the dataset's labels to those of the `AnnotationSet`; -1 for background.
     """
 
     images: DatasetImages
     labels: tuple[int, ...]
 
     def sample(self, record: ImageRecord, seed: int | None = None) -> Sample:
-        """The image with the boxes that the dataset gives this time, without crowd boxes.
+        """The image with the boxes that the dataset returns for it in this call, without crowd
+        boxes.
 
         Raises:
-            DataError: it can't be read, or has another size than when the targets were read.
+            DataError: it can't be read, or its size has changed since the targets were read.
         """
         item = self.images.read(record.id, seed)
         height, width = (int(side) for side in item.image.shape[1:])
@@ -328,7 +329,7 @@ def _is_coco_detection(data: object) -> bool:
 def _from_supervision(
     data: Any, known: Sequence[Category] | None, split: SplitName
 ) -> AnnotationSet:
-    """Boxes by image path, as supervision keeps them; images stay in their files."""
+    """Annotations from supervision's boxes by image path; images are read from their files."""
     own = tuple(Category(n, str(name)) for n, name in enumerate(data.classes))
     paths = [Path(path) for path in data.image_paths]
     found = [data.annotations.get(str(path)) for path in data.image_paths]
@@ -374,7 +375,7 @@ def _column(value: Any, where: str, name: str, dtype: type) -> NDArray[Any]:
 
 @contextmanager
 def _seeded(seed: int | None) -> Iterator[None]:
-    """Python's, NumPy's and torch's global generators seeded inside, restored afterwards."""
+    """Context that seeds Python's, NumPy's and torch's global generators, and restores them."""
     if seed is None:
         yield
         return

@@ -1,4 +1,4 @@
-"""Draws one image of the synthetic set: textured background, overlapping objects, ground truth."""
+"""Images of the synthetic dataset: textured background, overlapping objects, ground truth."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ SHAPES: dict[str, NDArray[np.float64]] = {
 
 
 class Look(NamedTuple):
-    """What a category's objects have in common."""
+    """Shape, colour and fill of a category's objects."""
 
     shape: str
     colour: str
@@ -95,8 +95,8 @@ class Look(NamedTuple):
 def category_look(label: int) -> Look:
     """Shape, colour and fill of the category with this label.
 
-    Over all labels ``0..59`` a colour and a fill meet once, and each meets a shape at most once:
-    two categories never share more than one of the three.
+    Among the labels ``0..59``, each pair of colour and fill occurs once, and each of the two occurs
+    at most once with each shape: two categories never share more than one of the three.
     """
     colour = label % len(COLOURS)
     fill = (label + label // 30) % len(FILLS)
@@ -112,7 +112,7 @@ class DrawnImage(NamedTuple):
 
     Attributes:
         pixels: ``(S, S, 3)`` uint8 RGB.
-        boxes: ``(N, 4)`` float64 xyxy pixels of the whole object, hidden parts too.
+        boxes: ``(N, 4)`` float64 xyxy pixels of the whole object, including occluded parts.
         labels: ``(N,)`` int64.
         area: ``(N,)`` float64 px², the polygon's area.
     """
@@ -126,15 +126,15 @@ class DrawnImage(NamedTuple):
 def draw_image(
     labels: Sequence[int], size: int, sides: tuple[float, float], rng: np.random.Generator
 ) -> DrawnImage:
-    """Draw objects on a background of their own.
+    """Draw objects on a random background.
 
-    Objects overlap, but where there is room none is hidden by more than 40 % by any other one.
+    Objects overlap, but if there is room, no object covers more than 40 % of another.
 
     Args:
-        labels: the category of every object.
+        labels: the category of each object.
         size: height and width of the image in pixels.
-        sides: smallest and largest longer side of an object in pixels; drawn log-uniformly.
-        rng: where all chance comes from.
+        sides: range of an object's longer side in pixels, sampled log-uniformly.
+        rng: the random generator.
     """
     canvas = _background(size, rng)
     longer = np.exp(rng.uniform(np.log(sides[0]), np.log(sides[1]), len(labels)))
@@ -177,7 +177,7 @@ def _place(
     size: int,
     rng: np.random.Generator,
 ) -> NDArray[np.float64]:
-    """Top left corner of a new box that hides little of the ones drawn before, of 24 tried."""
+    """Top left corner for a new box that covers little of the earlier ones, from 24 attempts."""
     tried: NDArray[np.float64] = rng.uniform(0, 1, (24, 2)) * (size - extent)
     best = 0
     if boxes:
@@ -244,7 +244,7 @@ def _paint(
 
 
 def _background(size: int, rng: np.random.Generator) -> Pixels:
-    """A gradient with noise at several scales, at times stripes, and strokes of any colour."""
+    """A gradient with noise at several scales, sometimes stripes, and strokes of any colour."""
     ys, xs = np.mgrid[0:size, 0:size].astype(np.float32) / size
     first, last = rng.uniform(45, 200, 3), rng.uniform(45, 200, 3)
     grey = rng.uniform(0.3, 0.9)  # towards grey: real backgrounds are seldom vivid
@@ -266,7 +266,7 @@ def _background(size: int, rng: np.random.Generator) -> Pixels:
 
 
 def _strokes(canvas: Pixels, rng: np.random.Generator) -> Pixels:
-    """Lines, arcs and shards that belong to no category, in the objects' colours too."""
+    """Lines, arcs and fragments that belong to no category, also in the colours of objects."""
     size = len(canvas)
     image = Image.fromarray(canvas.clip(0, 255).astype(np.uint8))
     draw = ImageDraw.Draw(image)
@@ -292,7 +292,7 @@ def _strokes(canvas: Pixels, rng: np.random.Generator) -> Pixels:
 
 
 def _finish(canvas: Pixels, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Lighting, at times a little blur, and the sensor's noise."""
+    """Lighting, sometimes slight blur, and sensor noise."""
     canvas = (canvas - 128) * np.float32(rng.uniform(0.85, 1.1)) + 128
     canvas += np.float32(rng.uniform(-14, 14))
     if rng.random() < 0.3:

@@ -1,8 +1,7 @@
-"""Image files whose names are written differently in the annotations than on the disk.
+"""Search for image files whose names in the annotations differ from those on disk.
 
 Tools write names with Windows' separators, percent-encoded, in another Unicode form or case, as
-absolute paths, or with the image folder in front. The images of all formats go through
-`find_files`, so that such names are treated alike.
+absolute paths, or with the image folder as a prefix. `find_files` handles this for all formats.
 """
 
 from __future__ import annotations
@@ -27,7 +26,8 @@ FOLDERS = "the name begins with folders that don't belong to it"
 
 
 def is_hidden(path: Path, folder: Path) -> bool:
-    """Whether a file below ``folder`` is hidden: a name on the way to it begins with a dot."""
+    """Whether a file below ``folder`` is hidden: its name, or that of a folder in its path, begins
+    with a dot."""
     parts = path.relative_to(folder).parts
     return any(part.startswith(".") or part in IGNORED_FOLDERS for part in parts)
 
@@ -35,7 +35,7 @@ def is_hidden(path: Path, folder: Path) -> bool:
 def visible_files(folder: Path, suffixes: Iterable[str]) -> tuple[list[Path], list[Path]]:
     """Files with one of the (lower case) suffixes below a folder, and those that are hidden.
 
-    Hidden are names that begin with a dot, such as ``.ipynb_checkpoints/a.jpg`` or ``._a.jpg``, and
+    Names that begin with a dot are hidden, such as ``.ipynb_checkpoints/a.jpg`` or ``._a.jpg``, and
     the folders of `IGNORED_FOLDERS`. Both lists are sorted.
     """
     wanted = frozenset(suffixes)
@@ -48,7 +48,7 @@ def visible_files(folder: Path, suffixes: Iterable[str]) -> tuple[list[Path], li
 def warn_of_hidden(
     hidden: Sequence[Path], problems: Problems, things: str = "image images"
 ) -> None:
-    """Warn of files that were left out because they are hidden."""
+    """Warn about files that were left out because they are hidden."""
     problems.warn(
         len(hidden),
         things,
@@ -58,16 +58,16 @@ def warn_of_hidden(
 
 
 class FileNames:
-    """Files by names that differ from theirs in upper and lower case or in the Unicode form.
+    """Lookup of files by names that differ in case or Unicode form.
 
-    Folders are listed once, when a name in them is looked for.
+    A folder is listed once, when a name in it is first looked up.
     """
 
     def __init__(self) -> None:
         self._listed: dict[Path, dict[str, list[str]]] = {}
 
     def find(self, folder: Path, name: str) -> Path | None:
-        """The file ``name`` below ``folder``; None if there is none, or several that differ so."""
+        """The file ``name`` below ``folder``; None if there is no such file, or several."""
         if (path := inside(folder, name)) is None:
             return None
         if is_file(path):
@@ -82,7 +82,7 @@ class FileNames:
         return place if is_file(place) else None
 
     def with_other_suffix(self, path: Path) -> str | None:
-        """A file's name in the folder of ``path`` that differs from it in the suffix, or None."""
+        """Name of a file in the folder of ``path`` that differs only in its suffix, or None."""
         stem = _key(path.stem)
         names = [name for group in self._names(path.parent).values() for name in group]
         return min((name for name in names if _key(Path(name).stem) == stem), default=None)
@@ -101,7 +101,7 @@ class FileNames:
 
 
 def holds_any(folder: Path, names: Iterable[str]) -> bool:
-    """Whether one of the annotated file names, in any spelling, is a file in the folder."""
+    """Whether the folder contains a file with one of the annotated names, in any spelling."""
     files = FileNames()
     return any(
         files.find(folder, other) is not None for name in names for _, other in _spellings(name)
@@ -114,17 +114,17 @@ def with_files(raw: RawAnnotations, problems: Problems) -> RawAnnotations:
 
 
 def find_files(images: Sequence[RawImage], problems: Problems) -> list[RawImage]:
-    """The images, with the path of the file on disk where its name is written differently.
+    """The images, with the paths of their files on disk.
 
-    Only images whose file doesn't exist are looked for, and only in their image folder. Folders in
-    front of the names are dropped if they are the image folder's own last folders, or if every
-    image has them, none was found without dropping them and no such folder lies beside the image
-    folder. A file that another image has is never used. Images that aren't found are returned as
-    they are.
+    Only images whose annotated path doesn't exist are looked up, and only in their image folder.
+    Leading folders of a name are dropped if the path of the image folder ends with them; or if all
+    images have them, none is found with them, and no folder with this name exists next to the image
+    folder. A file that belongs to another image is never used. Images that aren't found are
+    returned unchanged.
 
     Args:
-        images: with the paths that their annotated names give.
-        problems: gets one counted warning for each kind of difference.
+        images: the images, with their annotated paths.
+        problems: collects one warning per kind of difference, with their number.
     """
     files = FileNames()
     found = {n: ("", image.path) for n, image in enumerate(images) if is_file(image.path)}
@@ -146,7 +146,7 @@ def find_files(images: Sequence[RawImage], problems: Problems) -> list[RawImage]
 
 
 def _below_own_folders(files: FileNames, folder: Path, name: str) -> tuple[bool, Path] | None:
-    """The file of a name that may begin with the folder's own last folders."""
+    """The file for a name that may begin with the last folders of the image folder's path."""
     if (path := files.find(folder, name)) is not None:
         return False, path
     own, parts = folder.absolute().parts, PurePosixPath(name).parts
@@ -161,7 +161,7 @@ def _below_own_folders(files: FileNames, folder: Path, name: str) -> tuple[bool,
 def _without_common_folders(
     files: FileNames, folder: Path, images: Sequence[RawImage], places: Sequence[int]
 ) -> dict[int, tuple[str, Path]]:
-    """Files of images whose names all begin with the same folders, which aren't there."""
+    """Files for images whose names all begin with the same folders, which don't exist."""
     names = [unquote(images[n].name.replace("\\", "/")) for n in places]
     levels = zip(*(PurePosixPath(name).parts[:-1] for name in names), strict=False)
     shared = list(itertools.takewhile(lambda level: len(set(level)) == 1, levels))
@@ -181,7 +181,7 @@ def _without_common_folders(
 def _with_files(
     images: Sequence[RawImage], found: dict[int, tuple[str, Path]], problems: Problems
 ) -> list[RawImage]:
-    """The images with the files that were found, unless an image of another name has that file."""
+    """The images with the files that were found, except files that belong to another image."""
     owners: dict[Path, set[str]] = defaultdict(set)
     for n, (_, path) in found.items():
         owners[path].add(images[n].name)
@@ -204,7 +204,7 @@ def _key(name: str) -> str:
 
 
 def _spellings(name: str) -> Iterator[tuple[str, str]]:
-    """A name and other ways to read it: what is different ("": nothing), and the name."""
+    """A name and its other spellings, each with a description of the difference ("": none)."""
     yield "", name
     slashes = name.replace("\\", "/")
     if slashes != name:

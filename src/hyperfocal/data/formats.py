@@ -1,4 +1,4 @@
-"""Dataset formats from outside the package: their base class, and annotations from rows."""
+"""Base class of user-defined dataset formats, and annotations from rows."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from hyperfocal.types import Category
 
 @dataclass(frozen=True)
 class AnnotationFormat(Config, role=True):
-    """Reads annotations of one format; it is its own settings.
+    """Reader of a dataset format; the config is the reader.
 
-    What it gives is checked like every other format: see `hyperfocal.data.read_annotations`.
+    Its result is checked like that of every other format: see `hyperfocal.data.read_annotations`.
     """
 
     @abstractmethod
@@ -33,7 +33,7 @@ class AnnotationFormat(Config, role=True):
             split: which part to read, if the format keeps both in one place.
 
         Raises:
-            DataError: it can't be read; the message names the file, the line and the fix.
+            DataError: the file can't be read; the message names the file, the line and the fix.
         """
 
 
@@ -42,9 +42,9 @@ class Row(NamedTuple):
 
     Attributes:
         file: name of the image file, relative to the image folder.
-        category: its name; "" without a box.
+        category: name of the category; "" without a box.
         box: x1, y1, x2, y2 in pixels; None: an image without boxes.
-        place: where it is written, such as ``line 7``, for messages.
+        place: location in the file, such as ``line 7``, for messages.
     """
 
     file: str
@@ -59,12 +59,12 @@ def raw_from_rows(source: Path, folder: Path, rows: Iterable[Row]) -> RawAnnotat
     Images are numbered in the order of the rows, categories by their names in alphabetical order.
 
     Args:
-        source: the file or folder, for messages.
+        source: the file or folder that messages name.
         folder: the image folder.
         rows: in any order.
 
     Raises:
-        DataError: file names that lead out of the folder.
+        DataError: file names outside the folder.
     """
     problems = Problems(source)
     images: dict[str, RawImage] = {}

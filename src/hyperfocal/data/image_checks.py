@@ -25,7 +25,8 @@ R = TypeVar("R")
 
 
 def links_out(images: Sequence[RawImage]) -> list[RawImage]:
-    """Images whose file is a link, or lies in a linked folder, that leads out of the image folder.
+    """Images whose file is a link to a file outside the image folder, or in a folder that is such a
+    link.
 
     An archive can hold a link to any file of the machine that unpacks it. The image folder itself
     may be a link.
@@ -57,10 +58,10 @@ def links_out(images: Sequence[RawImage]) -> list[RawImage]:
 def look_at_images(
     images: Sequence[RawImage], check: Check, advance: Callable[[int], None] = lambda images: None
 ) -> list[Header | DataError]:
-    """Size of every image file, or what is wrong with it, in the order of ``images``.
+    """Header of every image file, or the error, in the order of ``images``.
 
     Args:
-        images: whose files to open.
+        images: images whose files are opened.
         check: ``"decode"`` decodes them too.
         advance: called with 1 after each image, for a progress bar.
     """
@@ -84,7 +85,7 @@ def look_at_images(
 
 
 def in_threads(do: Callable[[T], R], items: Sequence[T], workers: int) -> Iterator[R]:
-    """``map`` in threads, a chunk of items at a time: a single one takes too little time."""
+    """``map`` in threads, in chunks, because a single item takes too little time."""
 
     def do_all(start: int) -> list[R]:
         return [do(item) for item in items[start : start + CHUNK]]
@@ -95,12 +96,12 @@ def in_threads(do: Callable[[T], R], items: Sequence[T], workers: int) -> Iterat
 
 
 class CheckedImages(NamedTuple):
-    """What `check_images` found.
+    """Result of `check_images`.
 
     Attributes:
-        images: those that can be used, with their true size.
+        images: usable images, with the sizes of their files.
         left_out: ids of the others.
-        headers: of the files that were opened, by image id.
+        headers: headers of the opened files, by image id.
     """
 
     images: list[RawImage]
@@ -118,11 +119,11 @@ def check_images(
     """The images that can be used, with the sizes of their files.
 
     Args:
-        raw: has the images.
+        raw: the annotations with their images.
         check: ``"none"`` opens no file whose size is annotated.
         bad_images: ``"error"``, or ``"skip"`` to leave out those that can't be used.
-        problems: gets what is wrong.
-        headers: from `look_at_images`, if that was done before.
+        problems: collects errors and warnings.
+        headers: result of `look_at_images`, if it was called before.
 
     Raises:
         DataError: files that can't be used.
@@ -178,7 +179,7 @@ def check_images(
 
 
 def _errors(bad: Sequence[tuple[RawImage, DataError]], images: Sequence[RawImage]) -> list[str]:
-    """What is wrong with each image; one message if none of the files exists."""
+    """One message per unusable image, or a single message if none of the files exists."""
     names = FileNames()
     # Only of those that are shown: listing folders takes time.
     near = [

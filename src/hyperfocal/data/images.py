@@ -1,15 +1,15 @@
-"""Image files and in-memory images to one form: ``(3, H, W)`` uint8 RGB, upright.
+"""Conversion of image files and in-memory images to ``(3, H, W)`` uint8 RGB, upright.
 
-What each kind of file becomes:
+Rules of the conversion:
 
 * EXIF orientation is applied, so the size is that of the image as a viewer displays it.
 * Grey, palette, bilevel, CMYK, YCbCr and LAB images are converted to RGB.
 * An alpha channel is dropped, as Pillow's ``convert("RGB")`` does.
 * 16-bit samples are scaled (``round(v * 255 / 65535)``), not clipped.
-* Of an animation, the first frame.
+* The first frame of an animation is used.
 
-Pillow decodes. torchvision's own decoders gave the same pixels of JPEGs 1.2 to 1.5 times as fast
-when tried, but are deprecated and leave the other cases to Pillow anyway.
+Images are decoded by Pillow. torchvision's decoders gave the same pixels for JPEG files 1.2 to 1.5
+times as fast, but they are deprecated and don't support the other cases.
 """
 
 from __future__ import annotations
@@ -62,10 +62,10 @@ _SIXTEEN_BIT = frozenset({"I;16", "I;16B", "I;16L", "I;16N"})
 
 
 def limit_pixels(most: int = MAX_PIXELS) -> None:
-    """Set the pixels that an image file may have, for this process.
+    """Set the maximum number of pixels of an image file, for this process.
 
-    Pillow warns from half of its limit on, with a path of its installation; here only the limit
-    itself counts.
+    Pillow warns at half of its limit, with a path of its installation; here only the limit itself
+    matters.
     """
     Image.MAX_IMAGE_PIXELS = most // 2  # Pillow refuses twice as many
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -73,7 +73,7 @@ def limit_pixels(most: int = MAX_PIXELS) -> None:
 
 @dataclass(frozen=True)
 class Header:
-    """What the first bytes of an image file say.
+    """Size of an image, from the first bytes of its file.
 
     Attributes:
         hw: height and width in pixels as displayed, after EXIF rotation.
@@ -85,10 +85,10 @@ class Header:
 
 
 def read_header(path: Path) -> Header:
-    """Size of an image, with a check that the file is whole.
+    """Size of an image, with a check that its file is complete.
 
-    JPEG, PNG, WebP and GIF files are judged by the marker or length that ends them; a file that
-    fails this, of another kind or with samples of 32 bits is decoded to be sure.
+    JPEG, PNG, WebP and GIF files are checked by the marker or length at their end. Files that fail
+    this check, other formats, and files with 32-bit samples are decoded.
 
     Raises:
         DataError: missing, unreadable, truncated or too large; names the file.
@@ -100,10 +100,10 @@ def read_header(path: Path) -> Header:
             # The base class's method: that of PNG decodes the whole image first.
             orientation = Image.Image.getexif(image).get(_ORIENTATION)
             width, height = image.size
-            # Pillow turns TIFFs itself.
+            # Pillow rotates TIFFs itself.
             turned = orientation in _TRANSPOSED and image.format != "TIFF"
             return Header((width, height) if turned else (height, width), (height, width))
-    except Exception as error:  # Pillow's decoders raise whatever broken bytes lead them to
+    except Exception as error:  # Pillow's decoders raise various exceptions for damaged files
         raise _image_error(path, error) from None
 
 
@@ -130,7 +130,7 @@ def read_image(path: str | Path) -> Tensor:
 def to_image(value: Image.Image | NDArray[np.generic] | Tensor) -> Tensor:
     """An image in memory as ``(3, H, W)`` uint8 RGB.
 
-    The type decides the layout, never the shape:
+    The layout depends on the type, never on the shape:
 
     * PIL image: any mode, EXIF orientation applied.
     * numpy array: ``(H, W)`` grey, ``(H, W, 1)`` grey, ``(H, W, 3)`` RGB or ``(H, W, 4)`` RGBA.
@@ -175,7 +175,7 @@ def to_image(value: Image.Image | NDArray[np.generic] | Tensor) -> Tensor:
 
 @functools.cache
 def _formats() -> tuple[str, ...]:
-    """Those of `FORMATS` that this Pillow was built with."""
+    """The `FORMATS` that the installed Pillow supports."""
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
@@ -222,12 +222,12 @@ def _from_pil(image: Image.Image) -> Tensor:
         return _from_tensor(torch.from_numpy(np.array(image)))
     if image.mode != "RGB":
         image = image.convert("RGB")
-    # np.array copies: what Pillow lends may be read-only.
+    # np.array copies, because Pillow's array may be read-only.
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
 def _is_whole(file: io.BufferedReader, format: str | None) -> bool:
-    """Whether the end of the file is where its format says; unknown formats never are."""
+    """Whether the file ends as its format specifies; False for other formats."""
     check = _ENDS.get(format or "")
     if check is None:
         return False

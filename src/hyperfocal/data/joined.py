@@ -14,19 +14,20 @@ from hyperfocal.types import Category, DataError
 
 
 def join(parts: Sequence[RawAnnotations], problems: Problems) -> RawAnnotations:
-    """One set of annotations from several of the same split.
+    """Join several sets of annotations of the same split.
 
-    Categories are joined by name: those of the first part keep their ids, and new ones keep theirs
-    where they are free. Images with the same file are one image, with the boxes of all parts; a box
-    that an earlier part has too, in the same category, is left out. Other images whose id an
-    earlier part uses are renumbered.
+    Categories are joined by name. Those of the first part keep their ids, and new ones keep theirs
+    unless it is in use. Images with the same file become one image with the boxes of all parts, and
+    boxes that an earlier part also has, with the same category, are dropped. Other images whose id
+    an earlier part uses get a new id.
 
     Args:
         parts: at least one.
-        problems: gets one counted warning for repeated boxes.
+        problems: collects one warning for repeated boxes, with their number.
 
     Raises:
-        DataError: boxes in pixels and in fractions, or files with LVIS's or Open Images' lists.
+        DataError: some parts have boxes in pixels and others in fractions, or a part has LVIS's or
+            Open Images' lists of verified categories.
     """
     first, *others = parts
     if not others:
@@ -102,7 +103,7 @@ def join(parts: Sequence[RawAnnotations], problems: Problems) -> RawAnnotations:
 
 
 def _repeated_boxes(raw: RawAnnotations, part_of: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Rows whose image, category, box and crowd flag an earlier part has too."""
+    """Rows whose image, category, box and crowd flag equal those of an earlier part."""
     columns = (raw.image_ids.tolist(), raw.category_ids.tolist(), raw.crowd.tolist(), raw.boxes)
     first_part: dict[tuple[int, int, bool, bytes], int] = {}
     twins = []
@@ -114,7 +115,7 @@ def _repeated_boxes(raw: RawAnnotations, part_of: NDArray[np.int64]) -> NDArray[
 
 
 def _join_categories(known: list[Category], own: Sequence[Category]) -> dict[int, int]:
-    """From a part's ids to the joined ones; new categories are added to ``known``."""
+    """Map from a part's category ids to the joined ones; new categories are added to ``known``."""
     by_name = {category.name: category.id for category in reversed(known)}
     renamed = {}
     for category in own:

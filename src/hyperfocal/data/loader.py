@@ -37,18 +37,18 @@ def train_batches(
     world_size: int = 1,
     pin_memory: bool = False,
 ) -> Batches:
-    """One process's endless training batches, one per optimizer step.
+    """Endless iterator over one process's training batches, one per optimizer step.
 
-    A batch depends on the data, the settings, ``seed`` and its step alone, not on the number of
-    workers; the global batch doesn't depend on the number of processes. All processes pad a step's
-    images to one size.
+    A batch depends only on the data, the settings, ``seed`` and its step, not on the number of
+    workers. The global batch doesn't depend on the number of processes. All processes pad the
+    images of a step to the same size.
 
     Args:
         settings: sampler, ``train_transform``, grouping, workers.
         annotations: the training split.
         batch_size: images per step, over all processes.
-        seed: of the order of images and of their augmentation.
-        start_step: the first step, to resume a run.
+        seed: seed for the order of images and their augmentation.
+        start_step: the first step, when a run is resumed.
         rank: of this process.
         world_size: number of processes.
         pin_memory: put images in page-locked memory, for a GPU.
@@ -113,9 +113,9 @@ def eval_batches(
 
 
 def epoch_length(settings: DataConfig, annotations: AnnotationSet) -> float:
-    """Images in an epoch of the sampler; the expected number where it varies from epoch to epoch.
+    """Number of images in an epoch of the sampler; the expected number if it varies.
 
-    With a sampler that repeats images this is more than the split has.
+    For a sampler that repeats images, it is greater than the size of the split.
     """
     return settings.sampler.build(annotations, seed=0).epoch_length
 
@@ -174,7 +174,8 @@ class _FromStep:
 
 @dataclass(frozen=True)
 class _Failure:
-    """A `DataError` from a worker, as a value: raised there, it would be wrapped in a traceback."""
+    """A `DataError` of a worker as a value, because raising it there would wrap it in a
+    traceback."""
 
     message: str
 
@@ -208,7 +209,7 @@ class _Packed:
 
 
 class _Steps(Dataset["_Packed | _Failure"]):
-    """Loads a process's part of a global batch."""
+    """Dataset that loads a process's share of a global batch."""
 
     def __init__(
         self,
@@ -246,7 +247,7 @@ class _Steps(Dataset["_Packed | _Failure"]):
         return _Packed.pack(collate(samples, self.divisor, min_hw), broken)
 
     def sample(self, sampled: Sampled) -> tuple[Sample, list[str]]:
-        """The sample of an image, and what is wrong with files that were replaced."""
+        """The sample of an image, and messages about files that were replaced."""
         if self.replaces:
             return with_replacement(sampled, len(self.records), self.load)
         try:
@@ -275,7 +276,8 @@ def _same(item: Any) -> Any:
 
 @contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Block signals while workers start; the workers inherit this until they ignore them."""
+    """Context that blocks signals while workers start; they inherit this until they ignore
+    signals."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
@@ -302,7 +304,7 @@ def _start_worker(max_pixels: int, worker: int) -> None:
 
 
 def _end_for_parent() -> None:
-    """End on SIGTERM from the main process, not from anyone else."""
+    """Exit on SIGTERM from the main process, and ignore it from others."""
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
         pass
     os._exit(0)

@@ -1,4 +1,4 @@
-"""LVIS's additions to COCO's JSON: which categories were looked for in which image."""
+"""LVIS's additions to COCO's format: the categories that were verified for each image."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def read_federated(
     Args:
         images: entries with whole-numbered ids.
         categories: entries with whole-numbered ids.
-        problems: gets an error for a missing list or an id of no category.
+        problems: collects an error for a missing list or an unknown category id.
 
     Returns:
         Category ids in place of labels; ``frequency`` in the order of the category ids.
@@ -39,11 +39,11 @@ def read_federated(
 
 
 def with_labels(raw: Federated, label_of: Mapping[int, int], rows: Sequence[int]) -> Federated:
-    """The same with labels in place of category ids.
+    """The same lists with labels instead of category ids.
 
     Args:
-        raw: as `read_federated` gives it.
-        label_of: category id -> label; ids that it lacks are left out.
+        raw: result of `read_federated`.
+        label_of: map from category id to label; other ids are dropped.
         rows: for each label, the row of its category in ``raw.frequency``; -1 for none.
     """
 

@@ -28,8 +28,8 @@ CORNERS = ("XMin", "YMin", "XMax", "YMax")
 def read_openimages(boxes: Path, labels: Path, classes: Path, hierarchy: Path) -> OpenImagesTruth:
     """Ground truth of a split; boxes are fractions of the image's width and height, as written.
 
-    Boxes and labels of classes that ``classes`` lacks are left out, after nothing was derived from
-    them: the hierarchy's root is such a class.
+    Boxes and labels of classes that aren't in ``classes``, such as the root of the hierarchy, are
+    ignored.
 
     Args:
         boxes: CSV with ImageID, LabelName, XMin, XMax, YMin, YMax, IsGroupOf.
@@ -38,7 +38,7 @@ def read_openimages(boxes: Path, labels: Path, classes: Path, hierarchy: Path) -
         hierarchy: JSON, objects with LabelName and perhaps Subcategory, a list of such objects.
 
     Raises:
-        DataError: a file is missing or isn't such a file; names the file and the line.
+        DataError: a file is missing or has another format; the message names the file and the line.
     """
     names = read_classes(classes)
     label_of = {name: n for n, (name, _) in enumerate(names)}
@@ -67,7 +67,7 @@ def read_classes(path: Path) -> list[tuple[str, str]]:
 def read_labels(
     path: Path, label_of: Mapping[str, int]
 ) -> tuple[frozenset[tuple[str, int]], frozenset[tuple[str, int]]]:
-    """Image id and label of what is verified present, and of what is verified absent."""
+    """Image ids and labels that were verified to be present, and those verified to be absent."""
     verified: tuple[set[tuple[str, int]], set[tuple[str, int]]] = (set(), set())
     columns = ("ImageID", "LabelName", "Confidence")
     for line, (image, name, confidence) in _rows(path, columns):
@@ -79,7 +79,7 @@ def read_labels(
 
 
 def read_hierarchy(path: Path, label_of: Mapping[str, int]) -> tuple[frozenset[int], ...]:
-    """By label, the labels of all categories above it."""
+    """For each label, the labels of all its ancestors."""
     parents: dict[str, set[str]] = {}
     try:
         _walk(load_json(path), parents, path)
@@ -156,7 +156,8 @@ def _submission(path: Path) -> Iterator[Box]:
         words = text.split()
         if len(words) % 6:
             raise DataError(
-                f"{path}: line {line}: PredictionString has {len(words)} words, not six a detection"
+                f"{path}: line {line}: PredictionString has {len(words)} words, but each detection "
+                "has six"
             )
         for n in range(0, len(words), 6):
             label, score, *corners = words[n : n + 6]
@@ -194,7 +195,7 @@ def _header(path: Path) -> list[str]:
 
 
 def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, tuple[str, ...]]]:
-    """Number and wanted columns of each line; the file is never in memory as a whole."""
+    """Line number and the requested columns of each line, without loading the whole file."""
     lines = _lines(path)
     _, header = next(lines, (1, []))
     missing = [name for name in columns if name not in header]

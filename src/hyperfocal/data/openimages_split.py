@@ -1,4 +1,4 @@
-"""Open Images' boxes with their images: a split to train on or to measure."""
+"""Splits of Open Images: boxes with their images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hyperfocal.types import Category, DataError, OpenImagesLists
 
 @dataclass(frozen=True)
 class OpenImagesFiles(Config):
-    """The files that go with a CSV of boxes.
+    """Further files of a split, besides the CSV of boxes.
 
     Attributes:
         classes: class descriptions, CSV without header: LabelName and name.
@@ -41,15 +41,15 @@ class OpenImagesFiles(Config):
 def read_openimages_split(
     boxes: Path, images: Path | None, files: OpenImagesFiles, split: str
 ) -> RawAnnotations:
-    """A split to train on or to measure: boxes with their images.
+    """Read a split for training or evaluation.
 
-    Images are those with boxes, and those of ``files.image_labels``, numbered from 1 in the order
-    of their ids; the file of an image is ``ID.jpg``. Group-of boxes get the crowd flag: they are
-    not trained on. Verified labels are kept where both labels and hierarchy are given.
+    The images are those with boxes and those in ``files.image_labels``, numbered from 1 in the
+    order of their ids; the file of an image is ``ID.jpg``. Group-of boxes get the crowd flag: they
+    are not used for training. Verified labels are stored if both labels and hierarchy are given.
 
     Raises:
-        DataError: no class descriptions; labels without a hierarchy or the other way; or as
-            `read_openimages`.
+        DataError: no class descriptions; labels without a hierarchy or the other way round; and
+            errors of `read_openimages`.
     """
     if files.classes is None:
         raise DataError(
@@ -112,8 +112,8 @@ def relabelled(lists: OpenImagesLists, new: Sequence[int | None], k: int) -> Ope
     """The same lists for K other labels.
 
     Args:
-        lists: of the old labels.
-        new: the new label of each old one; None leaves it out.
+        lists: lists with the old labels.
+        new: the new label of each old one; None: it is dropped.
         k: number of new labels.
     """
 

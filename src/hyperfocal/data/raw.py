@@ -37,7 +37,7 @@ class RawImage:
         id: image id.
         name: file name as annotated, relative to the image folder.
         path: where the file should be: the image folder and the name.
-        hw: height and width as annotated, None where the format or the file gives none.
+        hw: annotated height and width; None if there are none.
         folder: the image folder; None if the path doesn't come from a name in the annotations.
     """
 
@@ -50,26 +50,26 @@ class RawImage:
 
 @dataclass(frozen=True)
 class RawAnnotations:
-    """A parsed but unchecked annotation file or folder; annotations are columns, not objects.
+    """Parsed but unchecked annotations, stored as columns.
 
     Attributes:
         source: the file or folder.
-        categories: as the source lists them, in label order.
-        images: every image.
-        image_ids: ``(N,)`` int64, the image of each annotation.
+        categories: categories in label order.
+        images: all images.
+        image_ids: ``(N,)`` int64, image id of each annotation.
         category_ids: ``(N,)`` int64.
-        boxes: ``(N, 4)`` float64 xyxy in pixels, or in fractions of the image if ``normalized``;
-            a row of NaN where the source has no readable box.
+        boxes: ``(N, 4)`` float64 xyxy in pixels, or in fractions of the image if ``normalized``; a
+            row of NaN if the source has no valid box.
         crowd: ``(N,)`` bool.
-        area: ``(N,)`` float64 px², NaN where the source gives none.
+        area: ``(N,)`` float64 px², NaN if the source has none.
         normalized: boxes are fractions of the image's width and height.
         describe: names the n-th annotation in a message.
         made_up_ids: the format has no category ids; categories are identified by name.
-        federated: LVIS's lists, with category ids in place of labels and ``frequency`` in the
-            order of ``categories``; None for other formats.
+        federated: LVIS's lists, with category ids instead of labels and ``frequency`` in the order
+            of ``categories``; None for other formats.
         openimages: Open Images' lists, with labels of ``categories``; None for other formats.
         xywh: ``(N, 4)`` float64 x, y, width, height as written; None for formats without widths.
-        order: of the four numbers in the source, which tools confuse; None if they are named.
+        order: order of the four numbers in the source, which tools confuse; None if they are named.
     """
 
     source: Path
@@ -105,13 +105,13 @@ class RawAnnotations:
 
 @dataclass(frozen=True)
 class Warned:
-    """One kind of problem that was corrected or left out.
+    """One kind of problem for which annotations were corrected or dropped.
 
     Attributes:
-        count: cases.
-        text: a sentence, with the count.
+        count: number of cases.
+        text: the warning, with the count.
         first: names the first case.
-        rows: the annotations concerned, where it is about annotations.
+        rows: indices of the annotations concerned, if there are any.
     """
 
     count: int
@@ -129,8 +129,8 @@ class Problems:
 
     Attributes:
         source: named at the start of every message.
-        errors: what can't be used.
-        warnings: what was corrected or left out, one per kind.
+        errors: problems that can't be corrected.
+        warnings: problems for which something was corrected or dropped, one per kind.
         quiet: don't emit the warnings; the caller reads them from this object.
     """
 
@@ -142,24 +142,24 @@ class Problems:
     def warn(
         self, count: int, things: str, what: str, first: str, rows: Sequence[int] = ()
     ) -> None:
-        """Note ``count`` cases of one kind, unless there are none.
+        """Add a warning for ``count`` cases of one kind, unless ``count`` is 0.
 
         Args:
-            count: how many.
+            count: number of cases.
             things: singular and plural, as in ``"box boxes"``.
-            what: the rest of the sentence.
+            what: the rest of the message.
             first: names the first case.
-            rows: the annotations concerned.
+            rows: indices of the annotations concerned.
         """
         if count:
             text = f"{counted(count, things)} {what}"
             self.warnings.append(Warned(count, text, first, tuple(rows)))
 
     def raise_errors(self) -> None:
-        """Raise all errors so far as one.
+        """Raise the errors so far as one `DataError`.
 
         Raises:
-            DataError: the first ten are written out.
+            DataError: there are errors; the message lists the first ten.
         """
         if self.errors:
             shown = self.errors[:MAX_SHOWN]
@@ -171,7 +171,7 @@ class Problems:
             raise DataError("\n  ".join(lines))
 
     def report(self) -> None:
-        """Raise all errors as one, or else emit the warnings; to be called once, at the end.
+        """Raise all errors as one `DataError`, or else emit the warnings. Call it once, at the end.
 
         Raises:
             DataError: see `raise_errors`.
@@ -190,9 +190,9 @@ def counted(count: int, things: str) -> str:
 
 
 def inside(folder: Path, name: str) -> Path | None:
-    """``folder / name``, or None where an annotated name would lead out of the folder.
+    """``folder / name``, or None if an annotated name is outside the folder.
 
-    An absolute name is one inside the folder if it begins with the folder's path.
+    An absolute path is inside the folder if it begins with the folder's path.
     """
     posix, windows = PurePosixPath(name), PureWindowsPath(name)
     if posix.is_absolute() and "\0" not in name and ".." not in posix.parts:

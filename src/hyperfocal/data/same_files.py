@@ -1,4 +1,4 @@
-"""Image files with the same bytes, found by reading as little as possible."""
+"""Search for image files with identical content."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ BEGINNING = 4096
 def identical_files(paths: Sequence[Path]) -> list[list[Path]]:
     """Groups of different paths with the same bytes.
 
-    Only files of equal size are opened, and only those that begin alike are read to the end. Files
-    that can't be read are left out.
+    Only files of equal size are opened, and only those that begin with the same bytes are read
+    completely. Unreadable files are ignored.
     """
     groups = [list(dict.fromkeys(paths))]
     for key in (_size, _beginning, _digest):
@@ -26,7 +26,7 @@ def identical_files(paths: Sequence[Path]) -> list[list[Path]]:
 
 
 def files_in_both(first: Sequence[Path], second: Sequence[Path]) -> list[tuple[Path, Path]]:
-    """Pairs of a file of each side that are one file, or have the same bytes."""
+    """Pairs of one path from each side that are the same file or have the same bytes."""
     of_first, of_second = set(first), set(second)
     pairs = [(path, path) for path in second if path in of_first]
     for group in identical_files([*first, *second]):

@@ -1,4 +1,4 @@
-"""Which images an epoch shows, and how often: a pure function of (annotations, seed, epoch)."""
+"""Samplers: the images of each epoch, as a pure function of (annotations, seed, epoch)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Sampler(Protocol):
     """Gives the images of each epoch.
 
     Attributes:
-        epoch_length: images in an epoch; the expected number where it varies.
+        epoch_length: number of images in an epoch; the expected number if it varies.
     """
 
     epoch_length: float
@@ -40,7 +40,7 @@ class SamplerConfig(Config, role=True):
         """The sampler for a training split.
 
         Raises:
-            DataError: the split doesn't have what it needs, such as boxes.
+            DataError: the split lacks something that the sampler needs, such as boxes.
         """
 
 
@@ -78,7 +78,7 @@ def category_repeat_factors(counts: CategoryCounts, threshold: float) -> NDArray
     section 5). A category without images gets 1.
 
     Args:
-        counts: of the training split.
+        counts: images and boxes per category of the training split.
         threshold: ``t``; categories in fewer than this fraction of the images are repeated.
 
     Returns:
@@ -95,7 +95,7 @@ def category_repeat_factors(counts: CategoryCounts, threshold: float) -> NDArray
 
 
 def image_repeat_factors(annotations: AnnotationSet, threshold: float) -> NDArray[np.float64]:
-    """Repeat factor of each image: the largest of its categories, 1 where it has none.
+    """Repeat factor of each image: the largest one of its categories, or 1 without boxes.
 
     Returns:
         ``(M,)`` float64, at least 1.
@@ -107,12 +107,12 @@ def image_repeat_factors(annotations: AnnotationSet, threshold: float) -> NDArra
 
 
 class RepeatFactorSampler:
-    """Repeat factor sampling (RFS): images with rare categories come several times an epoch.
+    """Repeat factor sampling (RFS): images with rare categories are repeated in an epoch.
 
-    An image comes ``r`` times, see `image_repeat_factors`, which is not whole. ``"stochastic"``
-    rounds it anew every epoch, up with the probability of its fraction (the LVIS authors' way, so
-    that the mean is ``r``); ``"ceil"`` always rounds up (as the released code of Equalized Focal
-    Loss does). An epoch is the whole repeated list.
+    An image is repeated ``r`` times (`image_repeat_factors`), which isn't an integer.
+    ``"stochastic"`` rounds it randomly in every epoch, up with the probability of its fractional
+    part, so that the mean is ``r`` (LVIS's authors); ``"ceil"`` always rounds up (the released code
+    of Equalized Focal Loss). An epoch contains all repetitions.
     """
 
     @dataclass(frozen=True)
@@ -144,7 +144,7 @@ class RepeatFactorSampler:
         self.epoch_length = float(self.factors.sum())
 
     def epoch_indices(self, epoch: int) -> NDArray[np.int64]:
-        """Each image about as often as its factor says, all shuffled."""
+        """Image indices, repeated by their factors and shuffled."""
         rng = _rng(self.seed, epoch)
         whole = np.floor(self.factors)
         repeats = whole + (rng.random(len(whole)) < self.factors - whole)
@@ -152,11 +152,11 @@ class RepeatFactorSampler:
 
 
 class ClassBalancedSampler:
-    """Class-balanced sampling (CBS): first a category, evenly, then an image that contains it.
+    """Class-balanced sampling (CBS): samples a category uniformly, then an image that contains it.
 
-    Categories come in shuffled rounds, each once per round; the images of a category likewise. An
-    epoch has as many images as the split. Images without boxes are never sampled
-    (Kang et al. 2020, "Decoupling", section 3).
+    Categories are sampled in shuffled rounds, each once per round, and so are the images of a
+    category. An epoch has as many images as the split. Images without boxes are never sampled (Kang
+    et al. 2020, "Decoupling", section 3).
     """
 
     @dataclass(frozen=True)
@@ -240,7 +240,7 @@ class ImageWeightSampler:
 
 
 def image_weights(annotations: AnnotationSet, power: float) -> NDArray[np.float64]:
-    """Weight of each image, see `ImageWeightSampler`; 0 where there are no boxes.
+    """Weight of each image, see `ImageWeightSampler`; 0 without boxes.
 
     Returns:
         ``(M,)`` float64.
@@ -262,6 +262,6 @@ def image_weights(annotations: AnnotationSet, power: float) -> NDArray[np.float6
 
 
 def _rounds(values: NDArray[np.int64], count: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """``count`` values: shuffled rounds through all of them, one after another."""
+    """``count`` values from consecutive shuffled rounds through all values."""
     rounds = [rng.permutation(values) for _ in range(-(-count // len(values)))]
     return np.concatenate([*rounds, values[:0]])[:count]

@@ -1,4 +1,4 @@
-"""From a record or a picture to a `Sample`, and from samples to a `Batch`."""
+"""Creation of samples from image records or single images, and of batches from samples."""
 
 from __future__ import annotations
 
@@ -17,16 +17,15 @@ from hyperfocal.types import Batch, DataError, ImageRecord, Sample, Target
 
 
 def load_sample(record: ImageRecord, seed: int | None = None) -> Sample:
-    """Decode an image and take its ground truth, without crowd boxes.
+    """Load an image with its ground truth, without crowd boxes.
 
     Args:
         record: the image.
-        seed: of whatever is random in the record's own source (`ImageSource`); files have nothing
-            random.
+        seed: seed for random operations of the record's `ImageSource`; not used for files.
 
     Raises:
-        DataError: the file can't be read, or is not of the size that boxes were checked against;
-            names the file and the image id.
+        DataError: the file can't be read, or its size has changed since boxes were checked; the
+            message names the file and the image id.
     """
     if record.source is not None:
         return record.source.sample(record, seed)
@@ -56,8 +55,8 @@ def collate(
 
     Args:
         samples: at least one; all images uint8 or all float.
-        divisor: height and width of the batch are multiples of it.
-        min_hw: height and width that the batch has at least, before rounding up.
+        divisor: height and width of the batch are multiples of this.
+        min_hw: minimum height and width of the batch, before rounding up.
     """
     sizes = [sample.image.shape[-2:] for sample in samples]
     height = max(min_hw[0], *(size[0] for size in sizes))
@@ -78,14 +77,14 @@ def collate(
 def prepare_image(
     image: str | Path | Image.Image | NDArray[np.generic] | Tensor, settings: TransformConfig
 ) -> Sample:
-    """A picture without ground truth, ready for `collate`.
+    """A sample without ground truth from a single image.
 
     Args:
-        image: a path, or what `to_image` takes.
-        settings: how to resize it; must not be random.
+        image: a path, or an image that `to_image` accepts.
+        settings: how to resize the image; must not be random.
 
     Raises:
-        DataError: it can't be read, or is ambiguous.
+        DataError: the image can't be read, or its layout is ambiguous.
     """
     pixels = read_image(Path(image)) if isinstance(image, str | Path) else to_image(image)
     hw = (int(pixels.shape[-2]), int(pixels.shape[-1]))

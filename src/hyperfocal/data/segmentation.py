@@ -1,4 +1,4 @@
-"""The box around a COCO segmentation: polygons, or a run-length encoded mask."""
+"""Bounding boxes of COCO segmentations: polygons or run-length encoded masks."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ MAX_RUNS = 10_000_000
 def segmentation_box(segmentation: Any) -> tuple[float, float, float, float] | None:
     """``x1, y1, x2, y2`` around a segmentation, or None if it can't be read or is empty.
 
-    Polygons are lists of ``x1, y1, x2, y2, ...``; the box spans their corners. A mask is
+    Polygons are lists of ``x1, y1, x2, y2, ...``; the box contains all their points. A mask is
     ``{"size": [height, width], "counts": ...}`` with the lengths of runs down the columns, as a
-    list or in COCO's compressed text; the box spans its pixels, as `pycocotools.mask.toBbox` gives.
+    list or in COCO's compressed text; the box contains its pixels, like the result of
+    `pycocotools.mask.toBbox`.
     """
     try:
         if isinstance(segmentation, dict):
@@ -58,7 +59,8 @@ def _mask_box(mask: dict[str, Any]) -> tuple[float, float, float, float] | None:
 
 
 def _decompressed(text: str) -> NDArray[np.int64]:
-    """Runs from COCO's text: 5 bits a character from 48 on, differences from the last but one."""
+    """Run lengths from COCO's compressed text: 5 bits per character, offset by 48; each length is
+    the difference to the last but one."""
     runs: list[int] = []
     value = shift = 0
     for character in text:

@@ -1,4 +1,4 @@
-"""Settings of the data: its files, and how images are sampled, augmented and loaded."""
+"""Settings of the data: files, sampling, augmentation and loading."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from hyperfocal.data.transforms import TransformConfig
 
 @dataclass(frozen=True)
 class Split(config.Config):
-    """Where a split lies."""
+    """Files of a split."""
 
     annotations: Path | None = None
     """COCO .json file, YOLO data.yaml or folder, folder of Pascal VOC .xml files, or CSV of Open
     Images' boxes."""
     images: Path | None = None
-    """Image folder; by default where the format keeps it."""
+    """Image folder; by default, that of the format."""
     classes: Path | None = None
     """Open Images: class descriptions CSV; for val by default those of train."""
     image_labels: Path | None = None
@@ -30,9 +30,9 @@ class Split(config.Config):
     hierarchy: Path | None = None
     """Open Images: hierarchy JSON, for its protocol."""
     more_annotations: tuple[Path, ...] = ()
-    """Further annotation files of the split, of the same format; categories are joined by name."""
+    """Further annotation files of the split, in the same format; categories are joined by name."""
     more_images: tuple[Path, ...] = ()
-    """Image folder of each of more_annotations; by default that of annotations."""
+    """Image folder for each of more_annotations; by default, that of annotations."""
 
     def __post_init__(self) -> None:
         fits = len(self.more_images) in (0, len(self.more_annotations))
@@ -67,30 +67,31 @@ class DataConfig(config.Config):
     format: AnnotationFormat | None = None
     """A dataset format of your own: module:Class (docs/extend.md); none: detected."""
     sampler: SamplerConfig = field(default_factory=PlainSampler.Config)
-    """Which images an epoch shows, and how often."""
+    """Images of an epoch."""
     train_transform: TransformConfig = field(default_factory=lambda: TransformConfig(flip=0.5))
-    """How training images are resized and varied."""
+    """Resizing and augmentation of training images."""
     val_transform: TransformConfig = field(default_factory=TransformConfig)
-    """How images are resized for evaluation and prediction."""
+    """Resizing of images for evaluation and prediction."""
     group_by_aspect: bool = True
-    """Keep landscape and portrait images in separate batches, which saves padding."""
+    """Put landscape and portrait images into separate batches, which needs less padding."""
     divisor: int = 32
     """Batches are padded to a multiple of this many pixels."""
     workers: int = 1
-    """Processes that load images beside the one that trains; 0 loads in that one."""
+    """Number of processes that load images; 0: images are loaded in the main process."""
     check: Literal["none", "headers", "decode"] = "headers"
-    """How far image files are looked at before training: headers and ends, or every pixel."""
+    """Check of image files before training: none, their headers and ends, or by decoding them."""
     bad_images: Literal["error", "skip"] = "error"
-    """Stop on images that can't be used, or leave them out with a warning."""
+    """Images that can't be used: stop with an error, or skip them with a warning."""
     max_broken: float = 0.01
-    """Share of a split's images that may become unreadable during a run: each is counted and
-    replaced; above it the run stops and names them. With several processes each counts what it
-    meets."""
+    """Maximum share of a split's images that may become unreadable during a run. They are counted
+    and replaced; above this share the run stops and lists them. Each process counts the images that
+    it reads."""
     max_pixels: int = MAX_PIXELS
-    """Pixels that an image file may have. A file made to fill the memory claims billions."""
+    """Maximum number of pixels of an image file, which protects against files that would fill the
+    memory."""
     follow_links: bool = False
-    """Use image files that are links out of the image folder. An archive from elsewhere can hold a
-    link to any file of this machine."""
+    """Allow image files that are links to files outside the image folder. Links in a downloaded
+    archive may point to any file on this machine."""
 
     def __post_init__(self) -> None:
         self._require(self.divisor >= 1, "divisor", "at least 1")
@@ -101,7 +102,7 @@ class DataConfig(config.Config):
 
     @property
     def val_split(self) -> Split:
-        """``val``, with the class descriptions of train where boxes of Open Images need some."""
+        """``val``, for Open Images with the class descriptions of train unless it has its own."""
         boxes = self.val.annotations
         if self.val.classes is None and boxes is not None and boxes.suffix.lower() == ".csv":
             return replace(self.val, classes=self.train.classes)

@@ -1,9 +1,9 @@
-"""A synthetic long-tailed detection data set: nothing to download, and the boxes are exact.
+"""A synthetic long-tailed detection dataset, without downloads and with exact boxes.
 
-Every category is one combination of shape, colour and fill, such as "striped teal heart", and any
-two categories differ in at least two of the three. The frequency of categories in the training
-split falls geometrically from the first to the last; the validation split is balanced, so that rare
-categories are measured as well as frequent ones.
+Each category is a combination of shape, colour and fill, such as "striped teal heart", and any two
+categories differ in at least two of the three. The number of training images decreases
+geometrically from the first category to the last. The validation split is balanced, so that the AP
+of rare categories is measured as precisely as that of frequent ones.
 
 Files written by `make_dataset`::
 
@@ -43,12 +43,12 @@ DOUBLED = 0.15
 
 @dataclass(frozen=True)
 class SyntheticConfig(config.Config):
-    """Settings of a synthetic data set."""
+    """Settings of a synthetic dataset."""
 
     num_categories: int = 24
-    """Categories, from the most frequent to the rarest; at most 60."""
+    """Number of categories, from the most frequent to the rarest; at most 60."""
     imbalance: float = 100.0
-    """Training images (and objects) of the first category over those of the last."""
+    """Ratio of the numbers of training images (and objects) of the first and the last category."""
     train_images: int = 1000
     """Images in the training split."""
     val_images: int = 200
@@ -56,13 +56,13 @@ class SyntheticConfig(config.Config):
     image_size: int = 160
     """Height and width in pixels."""
     objects_per_image: float = 3.5
-    """Mean number of objects in an image; single images hold from none to about twice as many."""
+    """Mean number of objects per image; an image has between none and about twice as many."""
     min_object: float = 0.11
-    """Smallest object's longer side, as a share of the image size."""
+    """Longer side of the smallest object, as a fraction of the image size."""
     max_object: float = 0.6
-    """Largest object's longer side, as a share of the image size."""
+    """Longer side of the largest object, as a fraction of the image size."""
     seed: int = 0
-    """The same settings and seed give the same images and annotations."""
+    """Seed; the same settings and seed give the same images and annotations."""
 
     def __post_init__(self) -> None:
         limit = len(COLOURS) * len(FILLS)
@@ -86,19 +86,20 @@ def categories(settings: SyntheticConfig) -> tuple[Category, ...]:
     )
 
 
-# --------------------------------------------------------------------------- how often
+# --------------------------------------------------------------------------- counts
 
 
 def train_image_counts(settings: SyntheticConfig) -> NDArray[np.int64]:
-    """Training images that hold each category: ``tail * imbalance ** (1 - k / (K - 1))``, rounded.
+    """Number of training images with each category: ``tail * imbalance ** (1 - k / (K - 1))``,
+    rounded.
 
-    The tail is as large as ``train_images`` and ``objects_per_image`` allow.
+    ``tail`` is the largest that ``train_images`` and ``objects_per_image`` allow.
 
     Returns:
-        ``(K,)``, falling; the first over the last is at least ``imbalance``.
+        ``(K,)``, decreasing; the ratio of the first and the last is at least ``imbalance``.
 
     Raises:
-        ConfigError: there are too few images for this imbalance.
+        ConfigError: too few images for this imbalance.
     """
     k = settings.num_categories
     profile = settings.imbalance ** (1 - np.arange(k) / (k - 1))
@@ -116,7 +117,7 @@ def train_image_counts(settings: SyntheticConfig) -> NDArray[np.int64]:
 
 
 def val_image_counts(settings: SyntheticConfig) -> NDArray[np.int64]:
-    """Validation images that hold each category: the same number for all, at least one."""
+    """Number of validation images with each category: the same for all, at least one."""
     objects = settings.val_images * settings.objects_per_image / (1 + DOUBLED)
     each = min(max(1, int(objects / settings.num_categories)), settings.val_images)
     return np.full(settings.num_categories, each, dtype=np.int64)
@@ -125,7 +126,7 @@ def val_image_counts(settings: SyntheticConfig) -> NDArray[np.int64]:
 def _deal(
     counts: NDArray[np.int64], num_images: int, mean_objects: float, rng: np.random.Generator
 ) -> list[list[int]]:
-    """The labels of each image's objects, so that ``counts[k]`` images hold label ``k``."""
+    """Labels of the objects in each image, such that ``counts[k]`` images contain label ``k``."""
     room = rng.uniform(0.5, 2 * mean_objects - 0.5, num_images)
     images: list[list[int]] = [[] for _ in range(num_images)]
     for label, count in enumerate(counts.tolist()):
@@ -138,16 +139,16 @@ def _deal(
     return images
 
 
-# --------------------------------------------------------------------------- a folder
+# --------------------------------------------------------------------------- files
 
 
 def is_generated(out: Path, settings: SyntheticConfig) -> bool:
-    """Whether ``out`` contains a complete data set with these settings."""
+    """Whether ``out`` contains a complete dataset with these settings."""
     return bool(generated_with(out) == _marker(settings))
 
 
 def generated_with(out: Path) -> Any:
-    """Settings and drawing version of the data set in ``out``, as JSON; None if there is none."""
+    """Settings and version of the dataset in ``out``, as JSON; None if there is no dataset."""
     try:
         return json.loads((out / MARKER).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -157,12 +158,11 @@ def generated_with(out: Path) -> Any:
 def make_dataset(out: Path, settings: SyntheticConfig) -> None:
     """Generate the training and validation splits in a folder.
 
-    The folder appears under its name only when it is complete. A folder generated earlier is
-    replaced.
+    The folder gets its name when it is complete. A folder generated earlier is replaced.
 
     Args:
         out: folder to create, with its parents.
-        settings: of the data set.
+        settings: settings of the dataset.
 
     Raises:
         ConfigError: too few training images for the imbalance.
@@ -170,7 +170,7 @@ def make_dataset(out: Path, settings: SyntheticConfig) -> None:
     """
     if out.exists() and generated_with(out) is None and (not out.is_dir() or any(out.iterdir())):
         raise DataError(
-            f"{out}: exists and has no {MARKER}, so it isn't a synthetic data set and isn't "
+            f"{out}: exists and has no {MARKER}, so it isn't a synthetic dataset and isn't "
             "replaced; give another folder or move it away"
         )
     partial = out.with_name(f".{out.name}.partial-{os.getpid()}")

@@ -1,8 +1,8 @@
 """Geometric and photometric transforms of a `Sample`.
 
 Random parameters are chosen first, as a `Plan`, from the image's size, the settings and a random
-generator. So the size of a transformed image is known without decoding it, and every process can
-pad its part of a batch to the size of the whole.
+generator. The size of a transformed image is therefore known without decoding it, and every process
+can pad its share of a batch to the size of the whole batch.
 """
 
 from __future__ import annotations
@@ -34,37 +34,38 @@ FILL = 114
 class TransformStep(config.Config, role=True):
     """Base class of user-defined transforms, applied after all others; the config is the transform.
 
-    It may change pixels and boxes, but not the size of the image: sizes are known before images are
-    decoded, so that every process pads a batch alike.
+    It may change pixels and boxes, but not the size of the image, because processes pad batches to
+    sizes that are computed before images are decoded.
     """
 
     is_random: ClassVar[bool] = True
-    """Whether two passes over one image may differ; for evaluation it has to be False."""
+    """Whether results for the same image may differ; must be False for evaluation."""
 
     @abstractmethod
     def apply(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        """The sample afterwards, made with `dataclasses.replace`.
+        """The transformed sample, created with `dataclasses.replace`.
 
         Args:
             sample: image ``(3, H, W)`` uint8, or float32 in [0, 1] with ``resize=bilinear_float``,
                 and boxes in its frame.
-            rng: every random choice has to come from it, so that a run can be repeated and resumed.
+            rng: source of all random choices, so that a run can be reproduced and resumed.
         """
 
 
 @dataclass(frozen=True)
 class TransformConfig(config.Config):
-    """How an image is brought to the network, and how it is varied in training."""
+    """Settings of resizing and augmentation."""
 
     short: int | tuple[int, ...] = 800
-    """Length of the shorter side in pixels; of several, one is chosen per image (scale jitter)."""
+    """Length of the shorter side in pixels; if several, one is chosen for each image (scale
+    jitter)."""
     long: int = 1333
-    """Longest that the longer side may get, in pixels."""
+    """Maximum length of the longer side in pixels."""
     resize: Literal["antialias", "bilinear_float"] = "antialias"
     """uint8 with antialiasing, or float without, as torchvision's detection models resize."""
     min_box: float = 0.0
-    """Boxes with a side of fewer pixels than this, in the image as it is read, are left out of
-    what is trained on."""
+    """Boxes with a side of fewer pixels than this, in the original image, are not used for
+    training."""
     flip: float = 0.0
     """Probability of a horizontal flip."""
     zoom: tuple[float, float] = (1.0, 1.0)
@@ -76,9 +77,9 @@ class TransformConfig(config.Config):
     saturation: float = 0.0
     """Saturation is multiplied by a factor within 1 ± this."""
     hue: float = 0.0
-    """Hue is turned by up to this fraction of the circle, at most 0.5."""
+    """Hue is rotated by up to this fraction of the circle, at most 0.5."""
     extra: TransformStep | None = None
-    """A transform of your own after these: module:Class (docs/extend.md)."""
+    """User-defined transform after these: module:Class (docs/extend.md)."""
 
     def __post_init__(self) -> None:
         self._require(len(self.shorts) > 0 and min(self.shorts) >= 1, "short", "at least 1")
@@ -106,16 +107,16 @@ class TransformConfig(config.Config):
 
 @dataclass(frozen=True)
 class Plan:
-    """What will happen to one image.
+    """Random parameters for one image.
 
     Attributes:
-        hw: height and width afterwards.
+        hw: height and width of the result.
         flip: whether it is mirrored.
         zoom: scale beyond the resize to ``hw``.
-        offset: where the crop (or the shrunk image) lies in the room that it has, y and x as
-            fractions in [0, 1).
+        offset: position of the crop (or the shrunk image) within its range, y and x as fractions in
+            [0, 1).
         colors: photometric changes in order, as (name, amount).
-        seed: of the random choices of ``TransformConfig.extra``.
+        seed: seed for ``TransformConfig.extra``.
     """
 
     hw: tuple[int, int]
@@ -129,14 +130,14 @@ class Plan:
 def transform(sample: Sample, settings: TransformConfig, rng: np.random.Generator) -> Sample:
     """Resize and vary one sample.
 
-    Boxes follow the image exactly (as real numbers, not rounded to its pixels). Those that a zoom
-    cuts to less than a quarter of their area, those without area, and those below ``min_box`` are
-    dropped.
+    Boxes are transformed exactly, without rounding to pixels. Boxes are dropped if a zoom crops
+    them to less than a quarter of their area, if they have no area, or if they are smaller than
+    ``min_box``.
 
     Args:
         sample: image ``(3, H, W)`` uint8 with boxes in its frame.
-        settings: what to do.
-        rng: every random choice comes from it.
+        settings: the settings.
+        rng: source of all random choices.
 
     Returns:
         image ``(3, H', W')`` uint8, or float32 in [0, 1] with ``resize="bilinear_float"``; boxes
@@ -154,7 +155,7 @@ def transform(sample: Sample, settings: TransformConfig, rng: np.random.Generato
 
 
 def resized_hw(hw: tuple[int, int], short: int, settings: TransformConfig) -> tuple[int, int]:
-    """Size with the shorter side at ``short``, or less where the longer one would pass its cap.
+    """Size with the shorter side at ``short``, or less if the longer one would exceed its limit.
 
     Sides are rounded to whole pixels, at least 1; down with ``bilinear_float``, as torchvision's
     detection models do.
@@ -210,10 +211,10 @@ def apply(sample: Sample, plan: Plan, settings: TransformConfig) -> Sample:
 
 
 def _checked(step: TransformStep, before: Sample, rng: np.random.Generator) -> Sample:
-    """The sample after a step that keeps what it has to keep.
+    """The result of a `TransformStep`, checked.
 
     Raises:
-        ConfigError: it doesn't.
+        ConfigError: the step changed the size, dtype or ids, or returned invalid boxes.
     """
     after, name = step.apply(before, rng), type(step).__qualname__
     if not isinstance(after, Sample):
@@ -244,7 +245,7 @@ _COLORS = {
 
 
 def _resize(image: Tensor, boxes: Tensor, plan: Plan, antialias: bool) -> tuple[Tensor, Tensor]:
-    """Image at ``plan.hw`` and boxes in its frame, zoomed around the planned place."""
+    """Image of size ``plan.hw`` and boxes in its frame, with the plan's zoom."""
     (height, width), (out_height, out_width) = image.shape[-2:], plan.hw
     # Region of the source that is seen, in its pixels, and where it comes to lie in the output.
     seen_h, seen_w = height, width
@@ -276,7 +277,7 @@ def _resize(image: Tensor, boxes: Tensor, plan: Plan, antialias: bool) -> tuple[
 
 
 def _crop_boxes(target: Target, hw: tuple[int, int]) -> Target:
-    """Boxes clipped to the canvas, without those that are mostly cut away."""
+    """Boxes clipped to the canvas, without those that are mostly outside it."""
     limit = target.boxes.new_tensor([hw[1], hw[0]] * 2)
     clipped = target.boxes.clamp(min=0).minimum(limit)
     whole, left = (

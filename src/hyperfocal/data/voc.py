@@ -1,4 +1,4 @@
-"""Pascal VOC: one XML file per image, boxes in pixels counted from 1, both ends included."""
+"""Pascal VOC: one XML file per image; boxes in pixels, counted from 1, both ends inclusive."""
 
 from __future__ import annotations
 
@@ -40,22 +40,23 @@ def read_voc(
 ) -> RawAnnotations:
     """Parse a folder of Pascal VOC XML files.
 
-    Boxes ``xmin ymin xmax ymax`` become half-open: ``(xmin - 1, ymin - 1, xmax, ymax)``; a 0
-    stays 0, for it was written by a tool that counts from 0. Objects marked ``difficult`` get the
-    crowd flag: as in VOC's own protocol they are neither trained on nor evaluated. VOC has no list
-    of categories: they are the names found, in alphabetical order, with ids from 1. Images are
-    numbered from 1 in the order of the XML files' names.
+    Boxes ``xmin ymin xmax ymax`` are converted to ``(xmin - 1, ymin - 1, xmax, ymax)``; a 0 stays
+    0, because it was written by a tool that counts from 0. Objects marked ``difficult`` get the
+    crowd flag: as in VOC's protocol, they are used neither for training nor for evaluation. VOC has
+    no list of categories: they are the names that occur, in alphabetical order, with ids from 1.
+    Images are numbered from 1 in the order of the XML files' names.
 
     Args:
-        folder: has the XML files, or is the root of a VOC tree (``Annotations``, ``JPEGImages``,
-            and possibly ``ImageSets/Main/train.txt``, which then decides what belongs to a split).
-        images: the image folder; None takes ``JPEGImages`` beside ``Annotations``, or the folder
-            of the XML files.
-        split: which of a tree's lists to read.
+        folder: folder with the XML files, or the root of a VOC tree (``Annotations``,
+            ``JPEGImages``, and optionally ``ImageSets/Main/train.txt``, which lists the images of a
+            split).
+        images: the image folder; None: ``JPEGImages`` next to ``Annotations``, or the folder of the
+            XML files.
+        split: the split, for a tree with lists.
         problems: collects errors and warnings; None raises and warns.
 
     Raises:
-        DataError: unreadable or incomplete files; names them.
+        DataError: unreadable or incomplete files; the message names them.
     """
     place = find_voc(folder)
     if place is None:
@@ -163,7 +164,7 @@ def _image(
 
 
 def _box(node: Element | None) -> list[float]:
-    """Half-open xyxy, NaN where it can't be read."""
+    """The box as xyxy; NaN if it can't be read."""
     if node is None:
         return [float("nan")] * 4
     x1, y1, x2, y2 = (_number(node.findtext(key)) for key in ("xmin", "ymin", "xmax", "ymax"))

@@ -1,4 +1,4 @@
-"""YAML files from other people: bounded in size, executed never, values as written."""
+"""Safe reading of YAML files: limited in size, without code execution, values as written."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ MAX_YAML = 1 << 20
 
 
 def load_yaml(path: Path, error: type[HyperfocalError] = DataError) -> Any:
-    """Decode a YAML file whose values all stay text, as written: ``yes`` is ``"yes"``.
+    """Decode a YAML file with all values as text, as written: ``yes`` is ``"yes"``.
 
-    YAML makes booleans, dates and numbers of words such as ``on``, ``2020-01-01`` and ``012``,
-    which are category names here. Tags that make objects, and aliases, are refused: a few nested
-    aliases stand for billions of values, and nothing here needs them.
+    YAML converts words such as ``on``, ``2020-01-01`` and ``012``, which are category names here,
+    to booleans, dates and numbers. Tags that create objects are refused, and so are aliases,
+    because a few nested ones can expand to billions of values.
 
     Raises:
-        HyperfocalError: of class ``error``: too large, or not such YAML. A missing file is a
-            `FileNotFoundError`.
+        HyperfocalError: (of class ``error``) the file is too large or isn't valid YAML. A missing
+            file is a `FileNotFoundError`.
     """
     text = read_text(path, MAX_YAML, error)
     try:
         return yaml.load(text, _PlainLoader)
     except RecursionError:
         raise error(f"{path}: not readable as YAML (nested too deeply)") from None
-    # Its constructors raise whatever odd dates, numbers and keys lead them to.
+    # Its constructors raise various exceptions for invalid dates, numbers and keys.
     except Exception as reason:
         raise error(f"{path}: not readable as YAML ({one_line(reason)})") from None
 

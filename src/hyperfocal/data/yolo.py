@@ -1,4 +1,4 @@
-"""YOLO folders: one text file per image, with a line ``class cx cy w h`` per box, in fractions."""
+"""YOLO datasets: one text file per image, with a line ``class cx cy w h`` per box, in fractions."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ MAX_FRACTION = 2.0
 
 
 def find_yaml(folder: Path) -> Path | None:
-    """The YAML file of a YOLO folder, ``data.yaml`` before others."""
+    """The YAML file of a YOLO folder, preferably ``data.yaml``."""
     files = sorted(
         f
         for f in folder.iterdir()
@@ -47,12 +47,13 @@ def find_yaml(folder: Path) -> Path | None:
 
 
 def has_labels(folder: Path) -> bool:
-    """Whether the folder holds YOLO label files."""
+    """Whether the folder contains YOLO label files."""
     return any(_is_label(file) for file in folder.glob("*.txt"))
 
 
 def has_labels_folder(folder: Path) -> bool:
-    """Whether it is the root of a YOLO tree: ``images``, and ``labels`` with label files."""
+    """Whether the folder is the root of a YOLO tree: ``images``, and ``labels`` with label
+    files."""
     labels = folder / "labels"
     return (folder / "images").is_dir() and labels.is_dir() and any(labels.rglob("*.txt"))
 
@@ -70,29 +71,30 @@ def read_yolo(
 ) -> RawAnnotations:
     """Parse a YOLO dataset.
 
-    The labels of an image are looked for in the folder of labels if that is what was given, else
-    where ``images`` in the image's folder is replaced by ``labels``, else beside the image. An
-    image without a label file has no boxes. Category ids are the classes' numbers, from 0; images
-    are numbered from 1.
+    The label file of an image is looked up in the folder of label files if ``annotations`` is one;
+    else in the image's folder with ``images`` replaced by ``labels``; else next to the image. An
+    image without a label file has no boxes. Category ids are the class numbers, from 0; images are
+    numbered from 1.
 
-    A line is one of these, each with or without a confidence (or a track id) at its end:
+    A line is one of the following, optionally with a confidence or a track id at its end:
 
     * a box: ``class cx cy w h``;
-    * a polygon or an oriented box: ``class x1 y1 x2 y2 x3 y3 ...``, at least three points; the
-      box around it is taken;
+    * a polygon or an oriented box: ``class x1 y1 x2 y2 x3 y3 ...``, at least three points; its
+      bounding box is used;
     * a pose, if ``data.yaml`` has ``kpt_shape: [points, 2 or 3]``: ``class cx cy w h`` and the
-      keypoints, which are not read.
+      keypoints, which are ignored.
 
     Args:
         annotations: ``data.yaml``, a folder with one, a folder of label files, or a folder with
-            ``images`` and ``labels`` (and in them ``train`` and ``val``, if they are apart).
-        images: the split's image folder; None takes what ``data.yaml`` says for ``split``.
+            ``images`` and ``labels`` (and in these ``train`` and ``val``, if the splits are
+            separate).
+        images: image folder of the split; None: that in ``data.yaml``.
         split: ``train`` or ``val``.
         categories: names for a folder of label files without ``classes.txt``.
         problems: collects errors and warnings; None raises and warns.
 
     Raises:
-        DataError: unreadable files or lines; names them.
+        DataError: unreadable files or lines; the message names them.
     """
     labels, keypoints = None, None
     file = find_yaml(annotations) if annotations.is_dir() else annotations
@@ -208,7 +210,7 @@ def _class_number(key: object, path: Path) -> int:
 
 
 def _keypoints(settings: Mapping[str, Any], path: Path) -> tuple[int, int] | None:
-    """Keypoints of a pose data set and the numbers that each has; None for other data sets."""
+    """Number of keypoints of a pose dataset and of values per keypoint; None for other datasets."""
     shape = settings.get("kpt_shape")
     if not shape:
         if str(settings.get("task", "")).strip() == "pose":
@@ -227,7 +229,7 @@ def _text(value: object, what: str, path: Path) -> str:
 
 
 def _split_folders(root: Path, split: str) -> tuple[Path, Path]:
-    """Label and image folder of a split in a tree without ``data.yaml``."""
+    """Label folder and image folder of a split in a tree without ``data.yaml``."""
     for name in _SPLIT_FOLDERS[split]:
         if (root / "images" / name).is_dir():
             return root / "labels" / name, root / "images" / name
@@ -242,7 +244,7 @@ def _split_folders(root: Path, split: str) -> tuple[Path, Path]:
 
 
 def _names_beside(labels: Path, categories: Sequence[Category] | None) -> tuple[Category, ...]:
-    """Names for a folder of label files, from a ``classes.txt`` in it or above it."""
+    """Category names for a folder of label files, from ``classes.txt`` in it or in its parent."""
     for place in (labels, labels.parent, labels.parent.parent):
         place = place / "classes.txt"
         if place.is_file():
@@ -252,7 +254,7 @@ def _names_beside(labels: Path, categories: Sequence[Category] | None) -> tuple[
     if categories:
         return tuple(categories)
     raise DataError(
-        f"{labels}: label files without names; put a classes.txt in it, one name a line, or give "
+        f"{labels}: label files without names; put a classes.txt in it, one name per line, or give "
         "the data.yaml instead"
     )
 
@@ -264,7 +266,7 @@ def _split_images(
     hidden: list[Path],
     problems: Problems,
 ) -> list[Path]:
-    """Image files of a split: from a folder, a text file that lists images, or several of them."""
+    """Image files of a split, from folders or from text files that list images."""
     root = _root(settings, path, problems)
     entries = settings.get(split)
     if split == "val" and not entries:
@@ -287,7 +289,7 @@ def _split_images(
 
 
 def _root(settings: Mapping[str, Any], path: Path, problems: Problems) -> Path:
-    """The folder that entries are relative to: ``path``, if the data.yaml has it."""
+    """The folder that entries are relative to: ``path`` if data.yaml has it."""
     base = settings.get("path")
     if not base:
         return path.parent
@@ -303,9 +305,9 @@ def _root(settings: Mapping[str, Any], path: Path, problems: Problems) -> Path:
 
 
 def _inside(folder: Path, name: str, source: Path) -> Path:
-    """``folder / name``, refusing to leave the folder of the dataset.
+    """``folder / name``; an error if it is outside the folder of the dataset.
 
-    A ``../train/images`` written for a folder ``train`` beside the YAML is corrected.
+    A wrong ``../train/images`` is corrected if there is a folder ``train`` next to the YAML file.
     """
     try:
         place = (folder / name).resolve()
@@ -352,7 +354,7 @@ def _label_file(image: Path, folder: Path | None, labels: Path | None) -> Path:
 def _read_labels(
     file: Path, keypoints: tuple[int, int] | None, poses: _PoseSigns, problems: Problems
 ) -> list[tuple[int, tuple[float, ...]]]:
-    """Line number and (class, x1, y1, x2, y2) of every box; nothing where there is no file."""
+    """Line number and (class, x1, y1, x2, y2) of every box; empty if there is no file."""
     try:
         lines = read_text(file).splitlines()
     except FileNotFoundError:
@@ -403,7 +405,7 @@ def _parse_line(line: str, keypoints: tuple[int, int] | None) -> tuple[float, ..
 
 
 def _class_of(word: str) -> float:
-    """A class number; some tools write it as 1.0."""
+    """The class number, which some tools write as 1.0."""
     try:
         number = float(word)
     except ValueError:
@@ -414,10 +416,10 @@ def _class_of(word: str) -> float:
 
 
 class _PoseSigns:
-    """Tells whether long lines are poses of a data set that doesn't say so.
+    """Detects lines with poses in a dataset that isn't declared as a pose dataset.
 
-    They are considered poses if all of them have one length, more than an oriented box has, and in
-    all of them the first four values are a box that the points after it lie in.
+    Lines are considered poses if all of them have the same length, more than an oriented box has,
+    and in each of them the first four values are a box that contains the following points.
     """
 
     def __init__(self) -> None:
@@ -426,7 +428,7 @@ class _PoseSigns:
         self.possible = True
 
     def see(self, line: str, where: str) -> None:
-        """Take a line of a label file."""
+        """Add a line of a label file."""
         words = line.split()
         if not self.possible or len(words) <= 6:
             return
@@ -435,7 +437,7 @@ class _PoseSigns:
         self.first = self.first or where
 
     def check(self, problems: Problems) -> None:
-        """Note an error if all lines seem to be poses."""
+        """Add an error if all lines seem to be poses."""
         if self.possible and len(self.lengths) == 1:
             problems.errors.append(
                 f"the lines seem to be poses (a box, and keypoints inside it), first {self.first}; "
