@@ -19,8 +19,8 @@ import numpy as np
 from rich.console import Console
 
 from hyperfocal.data.openimages import read_boxes
-from hyperfocal.engine.progress import ProgressBar
 from hyperfocal.evaluation import evaluate_openimages
+from hyperfocal.progress import ProgressBar
 from hyperfocal.types import Category, OpenImagesBoxes, OpenImagesTruth
 
 K, BOXES = 500, 8

@@ -40,12 +40,12 @@ from rich.console import Console
 from hyperfocal.config import override
 from hyperfocal.data import Split, TransformConfig
 from hyperfocal.data.synthetic import SyntheticConfig, make_dataset
-from hyperfocal.engine.checkpoint import Checkpoints, load_checkpoint
-from hyperfocal.engine.experiment import Experiment
 from hyperfocal.engine.loop import Loop
-from hyperfocal.engine.run_folder import RunFolder
 from hyperfocal.engine.train import train
+from hyperfocal.experiment import Experiment
 from hyperfocal.recipes import load_recipe
+from hyperfocal.runs.checkpoint import Checkpoints, load_checkpoint
+from hyperfocal.runs.folder import RunFolder
 
 PLACES = ("step", "evaluation", "checkpoint")
 STEPS, EVALUATIONS = 12, 3

@@ -37,7 +37,7 @@ from rich.console import Console
 
 from hyperfocal.data import Split, load_sample, read_annotations, read_image
 from hyperfocal.data.images import read_header
-from hyperfocal.engine.experiment import Experiment
+from hyperfocal.experiment import Experiment
 from hyperfocal.inspection import advise, examine, print_report
 from hyperfocal.inspection.page import page
 from hyperfocal.recipes import load_recipe

@@ -24,9 +24,9 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 import hyperfocal
 from hyperfocal.config import override
 from hyperfocal.data.synthetic import SyntheticConfig, make_dataset
-from hyperfocal.engine.run_folder import RunFolder
 from hyperfocal.engine.train import train
 from hyperfocal.recipes import load_recipe
+from hyperfocal.runs.folder import RunFolder
 
 ROOT = Path(hyperfocal.__file__).parent
 STEP = 3

@@ -12,7 +12,7 @@ import torch
 
 from hyperfocal import cli
 from hyperfocal.config import dump
-from hyperfocal.engine.experiment import Experiment
+from hyperfocal.experiment import Experiment
 from hyperfocal.recipes import describe, load_recipe
 
 

@@ -7,13 +7,14 @@ import dataclasses
 import re
 import typing
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import pytest
 
 import hyperfocal.losses
 from hyperfocal import config
-from hyperfocal.engine.experiment import Experiment
+from hyperfocal.experiment import Experiment
 from hyperfocal.recipes import describe, docstring
 from hyperfocal.reproduce import TABLES
 
@@ -43,13 +44,17 @@ def test_files_that_are_named_exist(page: Path) -> None:
     assert not missing
 
 
+NAMED_ROOMS = ("distributed", "engine", "fine_tuning", "runs")
+"""Packages of which the layout names each module."""
+
+
 def test_the_package_layout_names_every_module() -> None:
     page = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
     layout = page.partition("## Package layout")[2].split("```")[1]
     named = set(re.findall(r"\w+", layout))
     present = {
         path.stem
-        for path in (*SOURCE.iterdir(), *(SOURCE / "engine").iterdir())
+        for path in chain.from_iterable((SOURCE / room).iterdir() for room in ("", *NAMED_ROOMS))
         if (path.suffix == ".py" or (path / "__init__.py").exists()) and path.stem != "__init__"
     }
     assert "loop" in present

@@ -10,10 +10,11 @@ import pytest
 
 import hyperfocal
 from hyperfocal import cli
-from hyperfocal.engine.run_folder import RunFolder, TrainedCategories
-from hyperfocal.engine.runtime import describe_environment
 from hyperfocal.recipes import load_recipe
 from hyperfocal.reproduce.runs import Job
+from hyperfocal.runs.categories import TrainedCategories
+from hyperfocal.runs.environment import describe_environment
+from hyperfocal.runs.folder import RunFolder
 from hyperfocal.types import Category
 from hyperfocal.versions import version_of
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from hyperfocal.api.run import Run, load
     from hyperfocal.api.training import train
     from hyperfocal.data import annotations_of, read_annotations
-    from hyperfocal.engine.experiment import Experiment
+    from hyperfocal.experiment import Experiment
     from hyperfocal.models import ATSS, FCOS, PAA, RetinaNet
     from hyperfocal.types import (
         AnnotationSet,
@@ -63,7 +63,7 @@ _HOMES = {
     "DataError": "hyperfocal.types",
     "Detections": "hyperfocal.types",
     "Diagnosis": "hyperfocal.api.doctor",
-    "Experiment": "hyperfocal.engine.experiment",
+    "Experiment": "hyperfocal.experiment",
     "HyperfocalError": "hyperfocal.types",
     "HyperfocalWarning": "hyperfocal.types",
     "RetinaNet": "hyperfocal.models",

@@ -16,10 +16,11 @@ from hyperfocal.cli import main
 from hyperfocal.commands.figures import FROM_FUNCTIONS, FROM_RUNS, run_names, spread_out
 from hyperfocal.config import override
 from hyperfocal.data import eval_batches, read_annotations
-from hyperfocal.engine.checkpoint import save_weights
-from hyperfocal.engine.run_folder import RunFolder, TrainedCategories
 from hyperfocal.probes.category_sums import sum_by_category
 from hyperfocal.recipes import load_recipe
+from hyperfocal.runs.categories import TrainedCategories
+from hyperfocal.runs.folder import RunFolder
+from hyperfocal.runs.weights import save_weights
 from hyperfocal.types import ConfigError
 
 

@@ -13,9 +13,9 @@ import pytest
 import hyperfocal
 from hyperfocal import cli
 from hyperfocal.config import override
-from hyperfocal.engine.experiment import EvaluationConfig
-from hyperfocal.engine.limits import warn_of_cut, warn_of_limits
+from hyperfocal.engine.detection_limits import warn_of_cut, warn_of_limits
 from hyperfocal.evaluation import CocoEvaluator
+from hyperfocal.experiment import EvaluationConfig
 from hyperfocal.recipes import load_recipe
 from hyperfocal.types import HyperfocalWarning
 

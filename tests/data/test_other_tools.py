@@ -15,7 +15,7 @@ from PIL import Image
 from hyperfocal.data import DataConfig, Split, read_annotations
 from hyperfocal.data.openimages_split import OpenImagesFiles
 from hyperfocal.data.segmentation import segmentation_box
-from hyperfocal.engine.splits import read_splits
+from hyperfocal.data.splits import read_splits
 from hyperfocal.types import AnnotationSet, ConfigError, DataError, HyperfocalWarning
 
 BOX = [10.0, 12.0, 40.0, 30.0]

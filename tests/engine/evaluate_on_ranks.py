@@ -17,7 +17,7 @@ from hyperfocal.data import eval_batches, read_annotations
 from hyperfocal.data.openimages_split import OpenImagesFiles
 from hyperfocal.engine.evaluate import detect_all, measure
 from hyperfocal.engine.predict import load
-from hyperfocal.engine.run_folder import RunFolder
+from hyperfocal.runs.folder import RunFolder
 
 
 def evaluate(run: Path, files: Path, rank: int = 0, world_size: int = 1) -> dict[str, dict]:

@@ -20,15 +20,15 @@ from hyperfocal.cli import main
 from hyperfocal.config import Config, override
 from hyperfocal.data import Split, TransformConfig
 from hyperfocal.engine import loop
-from hyperfocal.engine.checkpoint import Checkpoints, load_checkpoint
-from hyperfocal.engine.experiment import Experiment, TrainConfig
-from hyperfocal.engine.metrics_log import FACTOR, LEAST_STEPS, RunningRange
+from hyperfocal.engine.loss_window import FACTOR, LEAST_STEPS, RunningRange
 from hyperfocal.engine.nonfinite.blackbox import replay
 from hyperfocal.engine.nonfinite.causes import broken_boxes, likely_causes
-from hyperfocal.engine.run_folder import RunFolder
 from hyperfocal.engine.step import Stepper, TrainingForward
 from hyperfocal.engine.train import train
+from hyperfocal.experiment import Experiment, TrainConfig
 from hyperfocal.recipes import load_recipe
+from hyperfocal.runs.checkpoint import Checkpoints, load_checkpoint
+from hyperfocal.runs.folder import RunFolder
 from hyperfocal.types import Batch, HyperfocalError, HyperfocalWarning, Target
 
 

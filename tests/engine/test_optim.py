@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from hyperfocal.engine.experiment import TrainConfig
 from hyperfocal.engine.optim import build_optimizer, lr_factor, set_lr
+from hyperfocal.experiment import TrainConfig
 from hyperfocal.models import Detector
 from hyperfocal.types import ConfigError
 

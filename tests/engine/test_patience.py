@@ -15,11 +15,11 @@ from hyperfocal.config import override
 from hyperfocal.data import Split, TransformConfig
 from hyperfocal.engine import loop as training
 from hyperfocal.engine.evaluate import Evaluation
-from hyperfocal.engine.experiment import Experiment, TrainConfig
 from hyperfocal.engine.loop import TrainResult
-from hyperfocal.engine.run_folder import RunFolder
 from hyperfocal.engine.train import train
+from hyperfocal.experiment import Experiment, TrainConfig
 from hyperfocal.recipes import load_recipe
+from hyperfocal.runs.folder import RunFolder
 from hyperfocal.types import ConfigError
 
 NAN = float("nan")

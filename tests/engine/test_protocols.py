@@ -19,10 +19,10 @@ from rich.console import Console
 import hyperfocal
 from hyperfocal.cli import main
 from hyperfocal.config import override
-from hyperfocal.engine.run_folder import RunFolder
 from hyperfocal.engine.train import train
 from hyperfocal.recipes import load_recipe
 from hyperfocal.reproduce.timing import milliseconds
+from hyperfocal.runs.folder import RunFolder
 from hyperfocal.types import ConfigError, DataError, HyperfocalWarning
 
 SAME_IMAGES = pytest.warns(HyperfocalWarning, match="are in the training split too")

@@ -21,16 +21,17 @@ from rich.console import Console
 from hyperfocal import config as configs
 from hyperfocal.config import override
 from hyperfocal.data import Split, TransformConfig
-from hyperfocal.engine import checkpoint, json_lines, resume
-from hyperfocal.engine.checkpoint import Checkpoints, load_checkpoint, sweep_parts
-from hyperfocal.engine.coordination import Abandoned, StopRequest
+from hyperfocal.distributed.coordination import Abandoned, StopRequest
 from hyperfocal.engine.evaluate import Evaluation
-from hyperfocal.engine.experiment import Experiment
-from hyperfocal.engine.json_lines import LineFile
 from hyperfocal.engine.loop import TrainResult
-from hyperfocal.engine.run_folder import RunFolder
 from hyperfocal.engine.train import train
+from hyperfocal.experiment import Experiment
 from hyperfocal.recipes import load_recipe
+from hyperfocal.runs import changes, checkpoint, json_files, weights
+from hyperfocal.runs.checkpoint import Checkpoints, load_checkpoint
+from hyperfocal.runs.folder import RunFolder
+from hyperfocal.runs.json_files import LineFile
+from hyperfocal.runs.writing import sweep_parts
 from hyperfocal.types import ConfigError, HyperfocalError, HyperfocalWarning
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "faults.py"
@@ -239,7 +240,7 @@ def test_torch_and_safetensors_tell_of_a_full_disk_as_an_os_error(tmp_path: Path
         with pytest.raises(OSError):
             checkpoint.save_checkpoint(tmp_path / "a.pt", {"w": torch.zeros(100_000)})
         with pytest.raises(OSError):
-            checkpoint.save_weights(tmp_path / "a.safetensors", torch.nn.Linear(300, 300))
+            weights.save_weights(tmp_path / "a.safetensors", torch.nn.Linear(300, 300))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert list(tmp_path.iterdir()) == []
@@ -273,13 +274,13 @@ def test_log_lines_wait_while_the_disk_is_full(
     file = LineFile(tmp_path / "a.jsonl")
     file.append({"n": 0})
     with monkeypatch.context() as patch:
-        patch.setattr(json_lines, "open", wrap, raising=False)
+        patch.setattr(json_files, "open", wrap, raising=False)
         with pytest.warns(HyperfocalWarning, match="No space left"):
             file.append({"n": 1})
         file.append({"n": 2})  # warned once: a second warning would be an error here
-    assert json_lines.read_lines(tmp_path / "a.jsonl") == [{"n": 0}]  # and a part of a line
+    assert json_files.read_lines(tmp_path / "a.jsonl") == [{"n": 0}]  # and a part of a line
     file.append({"n": 3})
-    assert json_lines.read_lines(tmp_path / "a.jsonl") == [{"n": n} for n in range(4)]
+    assert json_files.read_lines(tmp_path / "a.jsonl") == [{"n": n} for n in range(4)]
 
 
 def test_both_logs_are_on_the_disk_before_a_checkpoint_that_relies_on_them(
@@ -313,7 +314,7 @@ def test_parts_of_killed_writers_are_swept(tmp_path: Path) -> None:
 
 
 def test_settings_that_may_change_in_mid_run_exist(drawn: Path) -> None:
-    assert {name for name, _ in resume.flat(configs.dump(tiny(drawn)))} >= resume.FREE
+    assert {name for name, _ in changes.flat(configs.dump(tiny(drawn)))} >= changes.FREE
 
 
 def test_other_settings_on_resuming_are_named(drawn: Path, tmp_path: Path) -> None:
@@ -356,7 +357,7 @@ def test_ctrl_c_twice_interrupts_unless_it_is_the_same_one(monkeypatch: pytest.M
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)  # the launcher's copy
         assert stop.received == "SIGINT"
-        monkeypatch.setattr("hyperfocal.engine.coordination.SAME_SECONDS", 0.0)
+        monkeypatch.setattr("hyperfocal.distributed.coordination.SAME_SECONDS", 0.0)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     with StopRequest() as stop, pytest.raises(Abandoned), stop.abandoning():

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hyperfocal.engine.ratios import Saturation, SaturationWarning, saturation
+from hyperfocal.engine.saturation import Saturation, SaturationWarning, saturation
 from hyperfocal.losses import (
     EqualizationLossV2,
     EqualizationLossV2Focal,

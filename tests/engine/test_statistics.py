@@ -25,13 +25,13 @@ from torch.nn.parallel import DistributedDataParallel
 from hyperfocal import losses
 from hyperfocal.config import override
 from hyperfocal.data import Split, TransformConfig
-from hyperfocal.engine.checkpoint import Checkpoints
-from hyperfocal.engine.experiment import Experiment
-from hyperfocal.engine.run_folder import RunFolder
 from hyperfocal.engine.step import Sealed, TrainingForward
 from hyperfocal.engine.train import train
+from hyperfocal.experiment import Experiment
 from hyperfocal.losses._core.memory import GradientRatioLoss
 from hyperfocal.recipes import load_recipe
+from hyperfocal.runs.checkpoint import Checkpoints
+from hyperfocal.runs.folder import RunFolder
 from hyperfocal.types import LossTerms
 
 # Every loss with gradient ratios, and every detector. The normaliser of improved_baseline and paa

@@ -25,21 +25,21 @@ from tests.components import each_detector, each_loss
 import hyperfocal
 from hyperfocal.config import Config, override
 from hyperfocal.data import Split, TransformConfig
-from hyperfocal.engine.checkpoint import Checkpoints
-from hyperfocal.engine.device import find_device
+from hyperfocal.data.splits import read_splits
+from hyperfocal.device import find_device
+from hyperfocal.distributed.launch import launch
 from hyperfocal.engine.evaluate import Evaluation
-from hyperfocal.engine.experiment import Experiment, TrainConfig
 from hyperfocal.engine.loop import TrainResult
 from hyperfocal.engine.optim import build_optimizer
 from hyperfocal.engine.recorder import Recorder
-from hyperfocal.engine.run_folder import RunFolder
-from hyperfocal.engine.runtime import launch
-from hyperfocal.engine.splits import read_splits
 from hyperfocal.engine.state import TrainState
 from hyperfocal.engine.step import micro_batches
 from hyperfocal.engine.train import train
+from hyperfocal.experiment import Experiment, TrainConfig
 from hyperfocal.models import DenseConfig
 from hyperfocal.recipes import load_recipe
+from hyperfocal.runs.checkpoint import Checkpoints
+from hyperfocal.runs.folder import RunFolder
 from hyperfocal.types import ConfigError, HyperfocalError, HyperfocalWarning
 
 QUIET = Console(quiet=True)

@@ -9,10 +9,10 @@ import pytest
 import torch
 import torchvision.models.detection as tv
 
-from hyperfocal.engine.run_folder import RunFolder
-from hyperfocal.engine.transfer import build_detector
+from hyperfocal.fine_tuning.transfer import build_detector
 from hyperfocal.importers import import_torchvision, write_imported
 from hyperfocal.recipes import load_recipe
+from hyperfocal.runs.folder import RunFolder
 from hyperfocal.types import Batch, Category, CategoryCounts, ConfigError, Target
 
 NAMES = ["category 3", "screw", "category 1"]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hyperfocal.engine.experiment import Experiment
+from hyperfocal.experiment import Experiment
 from hyperfocal.inspection import Decode, Examination, Finding, examine, find_splits
 from hyperfocal.recipes import load_recipe
 

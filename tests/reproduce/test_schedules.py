@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hyperfocal.config import override
-from hyperfocal.engine.experiment import Experiment
+from hyperfocal.experiment import Experiment
 from hyperfocal.recipes import docstring, load_recipe
 from hyperfocal.reproduce import TABLES
 from hyperfocal.reproduce.plan import Plan

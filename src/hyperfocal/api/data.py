@@ -69,7 +69,7 @@ def bar(
     console: Console, label: str, total: int, unit: str = "images"
 ) -> Iterator[Callable[[int], None]]:
     """A progress bar that disappears when the work is done."""
-    from hyperfocal.engine.progress import ProgressBar
+    from hyperfocal.progress import ProgressBar
 
     with ProgressBar(console, label, total, unit, enabled=total > 0, transient=True) as progress:
         yield progress.advance

@@ -15,7 +15,7 @@ from hyperfocal.api.settings import Settings, as_experiment
 from hyperfocal.api.training import with_files
 
 if TYPE_CHECKING:
-    from hyperfocal.engine.experiment import Experiment
+    from hyperfocal.experiment import Experiment
     from hyperfocal.inspection import Advice, Examination, Finding
 
 
@@ -117,7 +117,7 @@ def doctor(
     """
     from rich.console import Console
 
-    from hyperfocal.engine.splits import Splits
+    from hyperfocal.data.splits import Splits
     from hyperfocal.inspection import advise, examine, find_splits
 
     console = Console(quiet=not verbose)

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from hyperfocal.engine.evaluate import Evaluation
-    from hyperfocal.engine.experiment import Experiment
     from hyperfocal.engine.predict import Predictor
     from hyperfocal.evaluation import ProtocolConfig
+    from hyperfocal.experiment import Experiment
 
 Detect = Callable[[list["Tensor"]], Sequence["Detections | Mapping[str, Tensor]"]]
 """A function from images ``(3, H, W)`` uint8 RGB to the detections in each: `Detections`, or a dict
@@ -86,11 +86,11 @@ def evaluate(
     from rich.console import Console
 
     from hyperfocal.config import named
+    from hyperfocal.engine.detection_limits import detector_limit, warn_of_cut, warn_of_limits
     from hyperfocal.engine.evaluate import build_evaluator, measure
-    from hyperfocal.engine.experiment import EvaluationConfig
-    from hyperfocal.engine.limits import detector_limit, warn_of_cut, warn_of_limits
     from hyperfocal.engine.predict import adjusted, load
     from hyperfocal.evaluation import ProtocolConfig, read_results
+    from hyperfocal.experiment import EvaluationConfig
 
     console = Console(quiet=not verbose)
     run = _as_run(what, trust)
@@ -170,7 +170,7 @@ def _split(
 ) -> AnnotationSet:
     """The annotations of ``data``; images are checked only where they will be read."""
     from hyperfocal.data import Split, read_annotations
-    from hyperfocal.engine.splits import read_split
+    from hyperfocal.data.splits import read_split
 
     files = as_files(data, argument)
     if files is None:

@@ -11,8 +11,6 @@ from rich.console import Console
 from hyperfocal.data import load_sample
 from hyperfocal.engine.loop import TrainResult
 from hyperfocal.engine.predict import load
-from hyperfocal.engine.run_folder import RunFolder
-from hyperfocal.engine.run_lock import RunLock
 from hyperfocal.evaluation import metrics_table
 from hyperfocal.figures import (
     PanelRow,
@@ -22,6 +20,8 @@ from hyperfocal.figures import (
     training_curves,
 )
 from hyperfocal.names import command, say
+from hyperfocal.runs.folder import RunFolder
+from hyperfocal.runs.lock import RunLock
 from hyperfocal.types import AnnotationSet, ConfigError, ImageRecord
 
 PANEL_IMAGES = 6

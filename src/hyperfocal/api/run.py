@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from hyperfocal.engine.predict import Predictor
 from hyperfocal.engine.predict import load as load_predictor
-from hyperfocal.engine.run_folder import RunFolder, read_json
 from hyperfocal.names import for_html, one_name
+from hyperfocal.runs.folder import RunFolder
+from hyperfocal.runs.json_files import read_json
 
 if TYPE_CHECKING:
     import torch
 
     from hyperfocal.data import TransformConfig
-    from hyperfocal.engine.experiment import Experiment
+    from hyperfocal.experiment import Experiment
     from hyperfocal.models import Detector
     from hyperfocal.types import Category, CategoryCounts, Detections
 

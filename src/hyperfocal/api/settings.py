@@ -15,7 +15,7 @@ from hyperfocal.config import ALIASES, Config, override
 from hyperfocal.types import ConfigError
 
 if TYPE_CHECKING:
-    from hyperfocal.engine.experiment import Experiment
+    from hyperfocal.experiment import Experiment
 
 Settings = Mapping[str, Any]
 """Flags by name, without the dashes: ``{"train.epochs": 15, "loss": "efl"}``. A component is given
@@ -36,7 +36,7 @@ def as_experiment(
         ConfigError: an unknown recipe or setting, or an impossible value; names the setting and the
             nearest match.
     """
-    from hyperfocal.engine.experiment import Experiment
+    from hyperfocal.experiment import Experiment
     from hyperfocal.recipes import load_recipe
 
     experiment = recipe if isinstance(recipe, Experiment) else load_recipe(str(recipe), trust)

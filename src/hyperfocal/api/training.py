@@ -15,7 +15,7 @@ from hyperfocal.names import say
 from hyperfocal.types import ConfigError
 
 if TYPE_CHECKING:
-    from hyperfocal.engine.experiment import Experiment
+    from hyperfocal.experiment import Experiment
 
 
 @globals_restored()
@@ -72,9 +72,9 @@ def train(
     from rich.console import Console
 
     from hyperfocal.api.pictures import close_training
-    from hyperfocal.engine.run_folder import RunFolder
-    from hyperfocal.engine.splits import Splits, read_splits
+    from hyperfocal.data.splits import Splits, read_splits
     from hyperfocal.engine.train import train as run_training
+    from hyperfocal.runs.folder import RunFolder
 
     console = Console(quiet=not verbose)
     experiment = as_experiment(recipe, settings, trust)

@@ -24,10 +24,10 @@ def run(words: list[str]) -> int:
         is_generated,
         make_dataset,
     )
-    from hyperfocal.engine.run_folder import RunFolder
     from hyperfocal.engine.train import train
     from hyperfocal.files import check_folder
     from hyperfocal.recipes import load_recipe
+    from hyperfocal.runs.folder import RunFolder
 
     console = Console()
     recipe = dataclasses.replace(load_recipe("demo"), out=DEFAULT_OUT, overwrite=True)

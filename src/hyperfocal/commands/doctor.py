@@ -37,10 +37,10 @@ def run(words: list[str]) -> int:
     from rich.console import Console
 
     from hyperfocal.config import override
-    from hyperfocal.engine.outputs import named_files
-    from hyperfocal.engine.run_folder import write_json
     from hyperfocal.inspection import advise, examine, print_report, write_page
     from hyperfocal.recipes import load_recipe
+    from hyperfocal.runs.json_files import write_json
+    from hyperfocal.runs.outputs import named_files
 
     recipe = load_recipe(args.recipe, args.trust)
     if args.data is not None:
@@ -88,7 +88,7 @@ def _located(data: Path, flags: list[str]) -> list[str]:
 
 @contextmanager
 def _bar(console: Console, name: str, total: int) -> Iterator[Callable[[int], None]]:
-    from hyperfocal.engine.progress import ProgressBar
+    from hyperfocal.progress import ProgressBar
 
     unit = "boxes" if name == "anchors" else "images"
     with ProgressBar(console, name, total, unit, enabled=total > 0, transient=True) as bar:

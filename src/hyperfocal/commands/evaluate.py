@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from hyperfocal.engine.evaluate import Evaluation
-    from hyperfocal.engine.experiment import Experiment
+    from hyperfocal.experiment import Experiment
     from hyperfocal.types import AnnotationSet, Detections
 
 DESCRIPTION = """\
@@ -53,14 +53,14 @@ def run(words: list[str]) -> int:
     from hyperfocal.config import named
     from hyperfocal.data import AnnotationFormat, Split, read_annotations
     from hyperfocal.data.images import limit_pixels
+    from hyperfocal.data.splits import read_split
+    from hyperfocal.engine.detection_limits import detector_limit, warn_of_cut, warn_of_limits
     from hyperfocal.engine.evaluate import build_evaluator, measure, warn_of_coco
-    from hyperfocal.engine.experiment import EvaluationConfig
-    from hyperfocal.engine.limits import detector_limit, warn_of_cut, warn_of_limits
     from hyperfocal.engine.predict import adjusted
-    from hyperfocal.engine.progress import ProgressBar
-    from hyperfocal.engine.run_folder import RunFolder
-    from hyperfocal.engine.splits import read_split
     from hyperfocal.evaluation import CocoProtocol, ProtocolConfig, read_results
+    from hyperfocal.experiment import EvaluationConfig
+    from hyperfocal.progress import ProgressBar
+    from hyperfocal.runs.folder import RunFolder
 
     console = Console()
     format = named(AnnotationFormat, args.format, "--data.format") if args.format else None
@@ -136,9 +136,9 @@ def _openimages(args: argparse.Namespace) -> int:
 
     from hyperfocal.data.openimages import read_boxes, read_classes, read_openimages
     from hyperfocal.engine.evaluate import Evaluation
-    from hyperfocal.engine.progress import ProgressBar
     from hyperfocal.evaluation import evaluate_openimages
     from hyperfocal.evaluation.result_checks import check_openimages_results
+    from hyperfocal.progress import ProgressBar
 
     truth = read_openimages(args.annotations, args.image_labels, args.classes, args.hierarchy)
     label_of = {name: n for n, (name, _) in enumerate(read_classes(args.classes))}
@@ -176,8 +176,8 @@ def _outputs(args: argparse.Namespace) -> list[Path]:
 def _print_result(
     result: Evaluation, args: argparse.Namespace, settings: dict[str, Any], console: Console
 ) -> None:
-    from hyperfocal.engine.run_folder import write_json
     from hyperfocal.evaluation import category_table, metrics_table
+    from hyperfocal.runs.json_files import write_json
 
     console.print(category_table(result.categories))
     console.print(metrics_table(result.metrics))
@@ -196,7 +196,7 @@ def _detect(
     from hyperfocal.data import eval_batches
     from hyperfocal.engine.evaluate import detect_all
     from hyperfocal.engine.predict import load
-    from hyperfocal.engine.progress import ProgressBar
+    from hyperfocal.progress import ProgressBar
 
     model = load(
         args.run, args.device, args.trust, size=size_of(args), max_detections=args.max_detections
@@ -282,7 +282,7 @@ def _parse(words: list[str]) -> argparse.Namespace:
         help="openimages: assign detections to all ancestors too; the official tool doesn't",
     )
     args = parser.parse_args(words)
-    from hyperfocal.engine.run_folder import RunFolder
+    from hyperfocal.runs.folder import RunFolder
 
     given = [option for dest, (option, _) in files.items() if getattr(args, dest) is not None]
     if args.protocol == "openimages":

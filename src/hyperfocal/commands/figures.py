@@ -99,8 +99,8 @@ def run(words: list[str]) -> int:
 
 def _check_written(args: argparse.Namespace, names: Iterable[str]) -> None:
     """Check that no figure overwrites an input."""
-    from hyperfocal.engine.outputs import named_files
-    from hyperfocal.engine.run_folder import RunFolder
+    from hyperfocal.runs.folder import RunFolder
+    from hyperfocal.runs.outputs import named_files
 
     inputs = [args.annotations, args.images, *(folder / "table.json" for folder in args.tables)]
     for run in map(RunFolder, args.runs):
@@ -199,10 +199,10 @@ def _pass(
 ) -> Iterator[tuple[Predictor, SizedBatches, Callable[[int], None]]]:
     """A run's detector, images of a split, and a function to call with the number processed."""
     from hyperfocal.data import Split, eval_batches
+    from hyperfocal.data.splits import read_split
     from hyperfocal.engine.predict import load
-    from hyperfocal.engine.progress import ProgressBar
-    from hyperfocal.engine.run_folder import RunFolder
-    from hyperfocal.engine.splits import read_split
+    from hyperfocal.progress import ProgressBar
+    from hyperfocal.runs.folder import RunFolder
 
     model = load(run, args.device, args.trust)
     data = RunFolder(run).read_experiment(args.trust).data

@@ -26,8 +26,8 @@ def run(words: list[str]) -> int:
 
     from rich.console import Console
 
-    from hyperfocal.engine.run_folder import RunFolder
     from hyperfocal.importers import import_torchvision, write_imported
+    from hyperfocal.runs.folder import RunFolder
 
     check_outputs("--out", RunFolder(args.out).files, [args.weights])
     write_imported(import_torchvision(args.weights), RunFolder(args.out))

@@ -56,7 +56,7 @@ def run(words: list[str]) -> int:
 
     from hyperfocal.data.images import limit_pixels
     from hyperfocal.engine.predict import load
-    from hyperfocal.engine.run_folder import write_json
+    from hyperfocal.runs.json_files import write_json
 
     console = Console()
     model = load(args.run, args.device, args.trust, size=size, max_detections=args.max_detections)
@@ -98,8 +98,8 @@ def _predict(
 ) -> tuple[list[dict[str, Any]], int, list[str]]:
     """Entries of predictions.json, number of detections drawn, and errors of unreadable files."""
     from hyperfocal.data import read_image
-    from hyperfocal.engine.progress import ProgressBar
     from hyperfocal.figures import draw_detections
+    from hyperfocal.progress import ProgressBar
 
     names = [category.name for category in model.categories]
     predictions: list[dict[str, Any]] = []
@@ -139,7 +139,7 @@ def _check_written(
     Raises:
         ConfigError: an output is an input, or another program's file.
     """
-    from hyperfocal.engine.run_folder import RunFolder
+    from hyperfocal.runs.folder import RunFolder
 
     ours = [args.out / name for name in ("predictions.json", "predict.json")]
     outputs = [*ours, *(args.out / name for name in pictures.values())]

@@ -42,11 +42,11 @@ def run(words: list[str]) -> int:
     from rich.console import Console
 
     from hyperfocal.data.synthetic import is_generated, make_dataset
-    from hyperfocal.engine.outputs import named_files
     from hyperfocal.reproduce import find_row, find_table
     from hyperfocal.reproduce.plan import Plan, setting, synthetic_set
     from hyperfocal.reproduce.reuse import link_runs
     from hyperfocal.reproduce.runs import run_jobs, same_or_write
+    from hyperfocal.runs.outputs import named_files
 
     table = find_table(args.table)
     rows = [r for r in table.rows if r.runnable]
@@ -115,8 +115,8 @@ class _Report:
 
     def write(self) -> None:
         """Collect the results and write table.md and table.json."""
-        from hyperfocal.engine.run_folder import read_json
         from hyperfocal.reproduce.report import write_report
+        from hyperfocal.runs.json_files import read_json
 
         timed = read_json(self.timing) if self.timing.exists() else {"ms": {}, "machine": None}
         results: dict[str, dict[int, Outcome]] = {}
@@ -142,8 +142,8 @@ class _Report:
 
     def time(self) -> None:
         """Time all rows in this process, unless that has been done."""
-        from hyperfocal.engine.run_folder import read_json, write_json
         from hyperfocal.reproduce.timing import machine, milliseconds
+        from hyperfocal.runs.json_files import read_json, write_json
 
         wanted = [
             job for job in self.jobs

@@ -49,8 +49,8 @@ def run(words: list[str]) -> int:
     from rich.console import Console
 
     from hyperfocal.api.pictures import close_training
-    from hyperfocal.engine.run_folder import RunFolder
     from hyperfocal.engine.train import train
+    from hyperfocal.runs.folder import RunFolder
 
     console = Console()
     result = train(experiment, RunFolder(out), console)

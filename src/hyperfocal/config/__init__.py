@@ -25,6 +25,7 @@ package or from modules that the caller trusts by name (`outside`).
 - `outside`: components of other modules.
 - `json_form`: conversion to and from JSON.
 - `flags`: command-line flags.
+- `by_category`: settings by category name.
 """
 
 from hyperfocal.config.base import Config, did_you_mean, kinds, walk, with_field

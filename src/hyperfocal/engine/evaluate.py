@@ -12,16 +12,17 @@ import torch.distributed as dist
 from torch import Tensor
 
 from hyperfocal.config import kinds
-from hyperfocal.engine.experiment import EvaluationConfig
-from hyperfocal.engine.run_folder import RunFolder, finite, read_json, write_json
 from hyperfocal.evaluation import (
     CategoryMetrics,
     CocoProtocol,
     Evaluator,
     ProtocolConfig,
 )
+from hyperfocal.experiment import EvaluationConfig
 from hyperfocal.models import Detector
 from hyperfocal.names import for_html, one_name
+from hyperfocal.runs.folder import RunFolder
+from hyperfocal.runs.json_files import finite, read_json, write_json
 from hyperfocal.types import (
     AnnotationSet,
     Batch,

@@ -11,20 +11,26 @@ from rich.console import Console
 
 from hyperfocal.config import modules_of
 from hyperfocal.data import eval_batches, train_batches
-from hyperfocal.engine.coordination import Abandoned, StopRequest, Verdict, Watchdog, agree
+from hyperfocal.data.splits import Splits
+from hyperfocal.distributed.coordination import (
+    Abandoned,
+    StopRequest,
+    Verdict,
+    Watchdog,
+    agree,
+    lost_contact,
+)
+from hyperfocal.distributed.sharding import full_state, whole
 from hyperfocal.engine.evaluate import Evaluation, detect_all, measure
-from hyperfocal.engine.experiment import Experiment
-from hyperfocal.engine.nonfinite.incident import MOST_IN_A_ROW, Rewind, examine, looks_at_each_step
+from hyperfocal.engine.nonfinite.handling import MOST_IN_A_ROW, Rewind, examine, looks_at_each_step
 from hyperfocal.engine.optim import evaluation_steps, lr_factor, set_lr, total_steps
-from hyperfocal.engine.progress import ProgressBar
-from hyperfocal.engine.ratios import Saturation, SaturationWarning, saturation
 from hyperfocal.engine.recorder import Recorder
-from hyperfocal.engine.resume import restore
-from hyperfocal.engine.run_folder import RunFolder
-from hyperfocal.engine.runtime import lost_contact
-from hyperfocal.engine.sharding import full_state, whole
-from hyperfocal.engine.splits import Splits
+from hyperfocal.engine.saturation import Saturation, SaturationWarning, saturation
+from hyperfocal.engine.state import restore
 from hyperfocal.engine.step import Gradients, Stepper
+from hyperfocal.experiment import Experiment
+from hyperfocal.progress import ProgressBar
+from hyperfocal.runs.folder import RunFolder
 from hyperfocal.types import Batch, CategoryCounts, HyperfocalError, HyperfocalWarning
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn, optim
 from torch.distributed.device_mesh import DeviceMesh
 
-from hyperfocal.engine.experiment import TrainConfig
-from hyperfocal.engine.sharding import local, shard
+from hyperfocal.distributed.sharding import local, shard
+from hyperfocal.experiment import TrainConfig
 from hyperfocal.models import Detector, FeatureNetwork
 from hyperfocal.types import ConfigError
 

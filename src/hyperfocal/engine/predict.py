@@ -11,12 +11,12 @@ import torch
 
 from hyperfocal.data import TransformConfig, collate, prepare_image
 from hyperfocal.data.images import MAX_PIXELS
-from hyperfocal.engine.checkpoint import load_weights
-from hyperfocal.engine.device import Precision, find_device, resolve, warn_if_emulated
-from hyperfocal.engine.experiment import Experiment
-from hyperfocal.engine.limits import with_detector_limit
-from hyperfocal.engine.run_folder import RunFolder
+from hyperfocal.device import Precision, find_device, resolve, warn_if_emulated
+from hyperfocal.engine.detection_limits import with_detector_limit
+from hyperfocal.experiment import Experiment
 from hyperfocal.models import Detector, Inference
+from hyperfocal.runs.folder import RunFolder
+from hyperfocal.runs.weights import load_weights
 from hyperfocal.types import Category, ConfigError, Detections
 
 

@@ -15,15 +15,18 @@ from lightning_fabric import Fabric
 from rich.console import Console
 from torch import Tensor
 
-from hyperfocal.engine.checkpoint import Checkpoints, attempt, save_tensors
+from hyperfocal.distributed.sharding import full_state
 from hyperfocal.engine.evaluate import Evaluation
-from hyperfocal.engine.experiment import Experiment
-from hyperfocal.engine.metrics_log import MetricsLog, Spike
-from hyperfocal.engine.ratios import RatioLog
-from hyperfocal.engine.run_folder import RunFolder
-from hyperfocal.engine.sharding import full_state
+from hyperfocal.engine.loss_window import Spike
 from hyperfocal.engine.state import TrainState
+from hyperfocal.experiment import Experiment
 from hyperfocal.names import one_name, say
+from hyperfocal.runs.checkpoint import Checkpoints
+from hyperfocal.runs.folder import RunFolder
+from hyperfocal.runs.metrics_log import MetricsLog
+from hyperfocal.runs.ratio_log import RatioLog
+from hyperfocal.runs.weights import save_tensors
+from hyperfocal.runs.writing import attempt
 from hyperfocal.types import AnnotationSet, HyperfocalError
 
 
@@ -84,7 +87,7 @@ class Recorder:
         values, spikes = state.window.close(self.fabric)
         values |= {"lr": lr, "epoch": self.epoch, "grad_norm": float(norm)}
         if self.main:
-            self.log.write("step", state.step, values, spikes)
+            self.log.write("step", state.step, values, [spike.as_json() for spike in spikes])
             for spike in spikes:
                 say(self.console, self._describe(spike))
 

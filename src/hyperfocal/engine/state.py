@@ -1,4 +1,4 @@
-"""Training state."""
+"""Training state, and how it is restored from a checkpoint."""
 
 from __future__ import annotations
 
@@ -9,17 +9,22 @@ from typing import Any
 from lightning_fabric import Fabric
 from torch import optim
 
-from hyperfocal.engine.checkpoint import with_current_names
-from hyperfocal.engine.evaluate import Evaluation
-from hyperfocal.engine.metrics_log import LossWindow
-from hyperfocal.engine.optim import WeightAverage
-from hyperfocal.engine.sharding import (
+from hyperfocal.distributed.sharding import (
     full_optimizer_state,
     full_state,
     load_full_state,
     shard_optimizer_state,
 )
+from hyperfocal.engine.evaluate import Evaluation
+from hyperfocal.engine.loss_window import LossWindow
+from hyperfocal.engine.optim import WeightAverage
+from hyperfocal.experiment import Experiment
 from hyperfocal.models import Detector
+from hyperfocal.runs.changes import warn_of_changes
+from hyperfocal.runs.checkpoint import Checkpoints
+from hyperfocal.runs.folder import RunFolder
+from hyperfocal.runs.weights import with_current_names
+from hyperfocal.types import ConfigError, HyperfocalError
 
 
 @dataclass
@@ -117,3 +122,41 @@ class TrainState:
             self.peak, self.peak_step, self.waited = ap, self.step, 0
         elif self.step != self.peak_step:  # an evaluation may be repeated
             self.waited += 1
+
+
+def can_resume(experiment: Experiment, run: RunFolder, fabric: Fabric) -> bool:
+    """Whether to resume from a checkpoint; the main process checks, and all get the answer."""
+    answer: bool = fabric.broadcast(experiment.resume and run.has_checkpoint)
+    return answer
+
+
+def restore(state: TrainState, experiment: Experiment, run: RunFolder, fabric: Fabric) -> None:
+    """Load the newest intact checkpoint into ``state``, if there is one.
+
+    The main process reads it and sends it to the others, so that all use the same one, and only
+    the main process needs access to the folder.
+
+    Raises:
+        HyperfocalError: no checkpoint can be read, or it doesn't fit the model.
+    """
+    saved: dict[str, Any] | str | None = None
+    if fabric.is_global_zero:
+        try:
+            saved = Checkpoints(run.checkpoints, experiment.keep).load_newest()
+        except HyperfocalError as error:
+            saved = str(error)  # raised in all processes, so that none waits
+    saved = fabric.broadcast(saved)
+    if isinstance(saved, str):
+        raise HyperfocalError(saved)
+    if saved is None:
+        return
+    if fabric.is_global_zero:
+        warn_of_changes(experiment, run)
+    try:
+        state.load_state_dict(saved, fabric)
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"{run.checkpoints}: the checkpoint doesn't fit this model or optimizer ({reason}). "
+            "Resume with the settings in config.json, or choose another --out."
+        ) from None

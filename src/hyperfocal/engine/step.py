@@ -14,9 +14,9 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from hyperfocal.engine.experiment import TrainConfig
-from hyperfocal.engine.sharding import full, whole
+from hyperfocal.distributed.sharding import full, whole
 from hyperfocal.engine.state import TrainState
+from hyperfocal.experiment import TrainConfig
 from hyperfocal.losses._core.memory import own_buffers
 from hyperfocal.models import Detector
 from hyperfocal.types import Batch, HyperfocalError, HyperfocalWarning, LossTerms

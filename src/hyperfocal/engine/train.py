@@ -9,15 +9,17 @@ from lightning_fabric import Fabric
 from rich.console import Console
 
 from hyperfocal.config import check_reloads
+from hyperfocal.config.by_category import with_categories
 from hyperfocal.data import BrokenFileWarning, epoch_length
-from hyperfocal.engine.by_category import with_categories
-from hyperfocal.engine.device import resolve
+from hyperfocal.data.splits import Splits, read_splits
+from hyperfocal.device import resolve
+from hyperfocal.distributed.coordination import on_main
+from hyperfocal.distributed.launch import launch, mesh_of
+from hyperfocal.engine.detection_limits import detector_limit, warn_of_limits
 from hyperfocal.engine.evaluate import (
     try_protocol,
     warn_of_coco,
 )
-from hyperfocal.engine.experiment import Experiment
-from hyperfocal.engine.limits import detector_limit, warn_of_limits
 from hyperfocal.engine.loop import Loop, TrainResult
 from hyperfocal.engine.optim import (
     WeightAverage,
@@ -25,19 +27,19 @@ from hyperfocal.engine.optim import (
     freeze,
     total_steps,
 )
-from hyperfocal.engine.outputs import check_image_outputs, check_run_outputs
-from hyperfocal.engine.resume import can_resume, check_data, restore
-from hyperfocal.engine.run_data import RunData
-from hyperfocal.engine.run_folder import RunFolder, TrainedCategories
-from hyperfocal.engine.run_lock import claimed, on_main
-from hyperfocal.engine.runtime import launch, mesh_of
-from hyperfocal.engine.splits import Splits, read_splits
-from hyperfocal.engine.state import TrainState
+from hyperfocal.engine.state import TrainState, can_resume, restore
 from hyperfocal.engine.step import Stepper, TrainingForward
-from hyperfocal.engine.transfer import Transfer, build_detector
-from hyperfocal.engine.transfer_source import check_out
+from hyperfocal.experiment import Experiment
 from hyperfocal.files import check_folder
+from hyperfocal.fine_tuning.source import check_out
+from hyperfocal.fine_tuning.transfer import Transfer, build_detector
 from hyperfocal.names import say
+from hyperfocal.runs.categories import TrainedCategories
+from hyperfocal.runs.changes import check_data
+from hyperfocal.runs.folder import RunFolder
+from hyperfocal.runs.lock import claimed
+from hyperfocal.runs.outputs import check_image_outputs, check_run_outputs
+from hyperfocal.runs.trained_data import RunData
 from hyperfocal.types import CategoryCounts, ConfigError, HyperfocalWarning
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from hyperfocal.data import DataConfig
-from hyperfocal.engine.checkpoint import save_weights
-from hyperfocal.engine.experiment import Experiment, TrainConfig
-from hyperfocal.engine.run_folder import RunFolder, TrainedCategories
-from hyperfocal.engine.run_lock import RunLock
+from hyperfocal.experiment import Experiment, TrainConfig
 from hyperfocal.importers.torchvision import Imported
+from hyperfocal.runs.categories import TrainedCategories
+from hyperfocal.runs.folder import RunFolder
+from hyperfocal.runs.lock import RunLock
+from hyperfocal.runs.weights import save_weights
 from hyperfocal.types import ConfigError
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from hyperfocal.config import override
-from hyperfocal.engine.by_category import with_categories
-from hyperfocal.engine.experiment import Experiment
+from hyperfocal.config.by_category import with_categories
+from hyperfocal.experiment import Experiment
 from hyperfocal.inspection.advise_anchors import advise_anchors
 from hyperfocal.inspection.advise_loss import advise_loss, advise_prior
 from hyperfocal.inspection.advise_schedule import advise_lr, advise_sampler, advise_schedule

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from hyperfocal.engine.experiment import Experiment
+from hyperfocal.experiment import Experiment
 from hyperfocal.inspection.anchors import BoxTable, best_iou, level_strides
 from hyperfocal.inspection.measure import Measurements
 from hyperfocal.inspection.proposal import PAPER, Proposal

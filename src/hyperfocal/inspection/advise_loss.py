@@ -7,7 +7,7 @@ import math
 import torch
 from torch import nn
 
-from hyperfocal.engine.experiment import Experiment
+from hyperfocal.experiment import Experiment
 from hyperfocal.inspection.measure import Measurements
 from hyperfocal.inspection.proposal import EFL, PAPER, Proposal
 from hyperfocal.losses import EqualizedFocalLoss, SigmoidFocalLoss, first_gradient_ratio

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from hyperfocal.data import PlainSampler, category_repeat_factors, epoch_length
-from hyperfocal.engine.experiment import Experiment
+from hyperfocal.experiment import Experiment
 from hyperfocal.inspection.advise_loss import is_long_tailed
 from hyperfocal.inspection.measure import Measurements
 from hyperfocal.inspection.proposal import EFL, LVIS, PAPER, Proposal

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hyperfocal.engine.experiment import Experiment
+from hyperfocal.experiment import Experiment
 from hyperfocal.inspection.anchors import SMALL
 from hyperfocal.inspection.measure import Measurements
 from hyperfocal.inspection.proposal import PAPER, Proposal

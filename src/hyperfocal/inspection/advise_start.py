@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hyperfocal.engine.experiment import Experiment
+from hyperfocal.experiment import Experiment
 from hyperfocal.inspection.measure import Measurements
 from hyperfocal.inspection.proposal import Proposal
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hyperfocal.assign import MaxIoUAssigner
 from hyperfocal.data import TransformConfig, resized_hw
-from hyperfocal.engine.experiment import Experiment
+from hyperfocal.experiment import Experiment
 from hyperfocal.inspection.findings import Case, Finding, Severity
 from hyperfocal.models import AnchorGenerator, RetinaNet, as_dense
 from hyperfocal.names import one_name

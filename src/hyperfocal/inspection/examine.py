@@ -12,8 +12,8 @@ import numpy as np
 from hyperfocal.data import SplitName
 from hyperfocal.data.images import Header, limit_pixels
 from hyperfocal.data.raw import RawAnnotations, RawImage
-from hyperfocal.engine.experiment import Experiment
-from hyperfocal.engine.splits import Splits
+from hyperfocal.data.splits import Splits
+from hyperfocal.experiment import Experiment
 from hyperfocal.inspection.anchors import Fit, check_anchors, measure_fit
 from hyperfocal.inspection.boxes import check_doubles
 from hyperfocal.inspection.categories import (

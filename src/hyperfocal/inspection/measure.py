@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from hyperfocal.engine.experiment import Experiment
 from hyperfocal.evaluation import FrequencyGroups
+from hyperfocal.experiment import Experiment
 from hyperfocal.inspection.anchors import BoxTable, Fit, level_strides, resized_boxes
 from hyperfocal.models import as_dense
 from hyperfocal.types import AnnotationSet, CategoryCounts, Target

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from hyperfocal.engine.checkpoint import write_text_whole
-from hyperfocal.engine.experiment import Experiment
+from hyperfocal.experiment import Experiment
 from hyperfocal.inspection.advice import Advice
 from hyperfocal.inspection.anchors import level_strides
 from hyperfocal.inspection.charts import box_chart, category_chart
@@ -16,6 +15,7 @@ from hyperfocal.inspection.pictures import case_pictures
 from hyperfocal.inspection.report import describe, summary
 from hyperfocal.models import RetinaNet
 from hyperfocal.names import MAX_COMMAND, for_html, one_name
+from hyperfocal.runs.writing import write_text_whole
 from hyperfocal.types import HyperfocalError
 
 PICTURED_CASES, LISTED_CASES = 4, 20

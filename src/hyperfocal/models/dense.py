@@ -308,7 +308,7 @@ class DenseConfig(DetectorConfig):
         if self.weights is not None:
             raise ConfigError(
                 f"weights = {self.weights}: they are matched by category names, which a detector "
-                "doesn't have; use hyperfocal.engine.transfer.build_detector"
+                "doesn't have; use hyperfocal.fine_tuning.transfer.build_detector"
             )
         backbone: Any = built.get("backbone") or self.backbone.build()
         neck: Any = built.get("neck") or self.neck.build(backbone.channels)

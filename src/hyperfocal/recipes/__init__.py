@@ -33,8 +33,8 @@ from typing import NamedTuple
 
 from hyperfocal.config import did_you_mean, import_file
 from hyperfocal.data import Split
-from hyperfocal.engine.experiment import Experiment
-from hyperfocal.engine.run_folder import RunFolder
+from hyperfocal.experiment import Experiment
+from hyperfocal.runs.folder import RunFolder
 from hyperfocal.types import ConfigError
 
 

@@ -16,7 +16,7 @@ steps; 800 pixels, flips.
 
 import dataclasses
 
-from hyperfocal.engine.experiment import Experiment
+from hyperfocal.experiment import Experiment
 from hyperfocal.models import ATSS, as_dense
 from hyperfocal.recipes import retinanet_r50_coco
 

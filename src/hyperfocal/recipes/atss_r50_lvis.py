@@ -31,7 +31,7 @@ doesn't specify which settings the other rows have; here they have those of ATSS
 
 import dataclasses
 
-from hyperfocal.engine.experiment import Experiment
+from hyperfocal.experiment import Experiment
 from hyperfocal.models import ATSS
 from hyperfocal.recipes import improved_baseline_r50_lvis
 

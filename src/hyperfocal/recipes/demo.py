@@ -6,7 +6,7 @@ On 2 CPU cores: about 5 minutes; docs/results/demo.md has the measured accuracy.
 """
 
 from hyperfocal.data import DataConfig, TransformConfig
-from hyperfocal.engine.experiment import Experiment, TrainConfig
+from hyperfocal.experiment import Experiment, TrainConfig
 from hyperfocal.losses import GIoULoss
 from hyperfocal.models import FPN, AnchorGenerator, Backbone, DenseHead, RetinaNet
 

@@ -21,7 +21,7 @@ Improved: centre sampling, distances in strides, centerness on the box tower, GI
 
 import dataclasses
 
-from hyperfocal.engine.experiment import Experiment
+from hyperfocal.experiment import Experiment
 from hyperfocal.models import FCOS, as_dense
 from hyperfocal.recipes import retinanet_r50_coco
 

@@ -17,7 +17,7 @@ is used, as here, nor the prior, the score threshold and NMS of these runs; here
 and the detector's defaults. The longer warm-up and clipping are used, as in the paper.
 """
 
-from hyperfocal.engine.experiment import Experiment
+from hyperfocal.experiment import Experiment
 from hyperfocal.models import FCOS
 from hyperfocal.recipes import improved_baseline_r50_lvis
 

@@ -35,8 +35,8 @@ import dataclasses
 
 from hyperfocal.data import DataConfig, TransformConfig
 from hyperfocal.data.samplers import RepeatFactorSampler
-from hyperfocal.engine.experiment import EvaluationConfig, Experiment, TrainConfig
 from hyperfocal.evaluation import LvisProtocol
+from hyperfocal.experiment import EvaluationConfig, Experiment, TrainConfig
 from hyperfocal.models import Backbone, DenseConfig, ImprovedBaseline, as_dense
 
 

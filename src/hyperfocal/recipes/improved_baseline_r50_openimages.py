@@ -32,8 +32,8 @@ import dataclasses
 
 from hyperfocal.data import TransformConfig
 from hyperfocal.data.samplers import PlainSampler
-from hyperfocal.engine.experiment import EvaluationConfig, Experiment
 from hyperfocal.evaluation import OpenImagesProtocol
+from hyperfocal.experiment import EvaluationConfig, Experiment
 from hyperfocal.recipes import improved_baseline_r50_lvis
 
 

@@ -19,7 +19,7 @@ steps; 800 pixels, flips.
 
 import dataclasses
 
-from hyperfocal.engine.experiment import Experiment
+from hyperfocal.experiment import Experiment
 from hyperfocal.models import PAA, as_dense
 from hyperfocal.recipes import retinanet_r50_coco
 

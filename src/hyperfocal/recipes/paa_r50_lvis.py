@@ -19,7 +19,7 @@ one for other detectors only.
 
 import dataclasses
 
-from hyperfocal.engine.experiment import Experiment
+from hyperfocal.experiment import Experiment
 from hyperfocal.models import PAA
 from hyperfocal.recipes import improved_baseline_r50_lvis
 

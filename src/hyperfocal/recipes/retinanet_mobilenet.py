@@ -13,7 +13,7 @@ results: docs/results/own_data.md.
 """
 
 from hyperfocal.data import DataConfig, TransformConfig
-from hyperfocal.engine.experiment import Experiment, TrainConfig
+from hyperfocal.experiment import Experiment, TrainConfig
 from hyperfocal.losses import GIoULoss
 from hyperfocal.models import FPN, Backbone, DenseHead, RetinaNet
 

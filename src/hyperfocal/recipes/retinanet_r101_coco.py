@@ -13,7 +13,7 @@ Table 1e's 37.8 (no jitter): ``--train.iterations 90000 --data.train-transform.s
 
 import dataclasses
 
-from hyperfocal.engine.experiment import Experiment, TrainConfig
+from hyperfocal.experiment import Experiment, TrainConfig
 from hyperfocal.models import Backbone, as_dense
 from hyperfocal.recipes import retinanet_r50_coco
 

@@ -12,7 +12,7 @@ reproduced here: it needs COCO and GPUs. Schedule: 90k steps of 16 images, SGD a
 """
 
 from hyperfocal.data import DataConfig, TransformConfig
-from hyperfocal.engine.experiment import Experiment, TrainConfig
+from hyperfocal.experiment import Experiment, TrainConfig
 from hyperfocal.models import Backbone, RetinaNet
 
 

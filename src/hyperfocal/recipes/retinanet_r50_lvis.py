@@ -21,7 +21,7 @@ also has Faster R-CNN and Seesaw, Table 2 more on Faster R-CNN; this package has
 detector.
 """
 
-from hyperfocal.engine.experiment import Experiment
+from hyperfocal.experiment import Experiment
 from hyperfocal.models import RetinaNet
 from hyperfocal.recipes import improved_baseline_r50_lvis
 

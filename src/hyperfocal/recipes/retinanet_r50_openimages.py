@@ -24,7 +24,7 @@ retinanet_r50_lvis. Any loss can be used (``--loss efl``); the paper only has fo
 
 import dataclasses
 
-from hyperfocal.engine.experiment import Experiment
+from hyperfocal.experiment import Experiment
 from hyperfocal.recipes import improved_baseline_r50_openimages, retinanet_r50_lvis
 
 

@@ -11,7 +11,7 @@ here. Schedule and jitter are those of retinanet_r101_coco.
 
 import dataclasses
 
-from hyperfocal.engine.experiment import Experiment
+from hyperfocal.experiment import Experiment
 from hyperfocal.models import Backbone, as_dense
 from hyperfocal.recipes import retinanet_r101_coco
 

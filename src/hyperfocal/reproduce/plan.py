@@ -12,7 +12,7 @@ from typing import Literal
 
 from hyperfocal.config import override
 from hyperfocal.data.synthetic import SyntheticConfig
-from hyperfocal.engine.experiment import Experiment
+from hyperfocal.experiment import Experiment
 from hyperfocal.models import Backbone, as_dense
 from hyperfocal.recipes import load_recipe
 from hyperfocal.reproduce.runs import Job

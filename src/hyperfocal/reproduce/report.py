@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hyperfocal.engine.checkpoint import write_text_whole
-from hyperfocal.engine.run_folder import write_json
 from hyperfocal.reproduce.judge import Outcome, Results, judge
 from hyperfocal.reproduce.table import Table
+from hyperfocal.runs.json_files import write_json
+from hyperfocal.runs.writing import write_text_whole
 
 LIMITS = (
     "Conclusions are tested on pairs of runs with the same seed, with Student's 95 % interval of "

@@ -13,9 +13,10 @@ from typing import Any
 
 from hyperfocal import config as configs
 from hyperfocal.data.synthetic import generated_with
-from hyperfocal.engine.experiment import Experiment
-from hyperfocal.engine.run_folder import RunFolder, read_json
+from hyperfocal.experiment import Experiment
 from hyperfocal.reproduce.runs import Job
+from hyperfocal.runs.folder import RunFolder
+from hyperfocal.runs.json_files import read_json
 from hyperfocal.types import ConfigError
 
 WHERE = ("out", "resume", "overwrite")

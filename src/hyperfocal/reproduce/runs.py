@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hyperfocal.engine.coordination import StopRequest
-from hyperfocal.engine.run_folder import RunFolder, read_json, write_json
+from hyperfocal.distributed.coordination import StopRequest
 from hyperfocal.reproduce.judge import Outcome
+from hyperfocal.runs.folder import RunFolder
+from hyperfocal.runs.json_files import read_json, write_json
 from hyperfocal.types import HyperfocalError
 
 POLL_SECONDS = 0.1

@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 
 from hyperfocal.data import eval_batches
+from hyperfocal.data.splits import read_split
 from hyperfocal.engine.predict import load
-from hyperfocal.engine.run_folder import RunFolder
-from hyperfocal.engine.splits import read_split
+from hyperfocal.runs.folder import RunFolder
 
 IMAGES = 50
 WARM_UP = 5

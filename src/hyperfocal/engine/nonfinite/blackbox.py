@@ -13,22 +13,19 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
-from hyperfocal.engine.checkpoint import (
-    load_checkpoint,
-    load_weights,
-    save_checkpoint,
-    save_tensors,
-)
+from hyperfocal.distributed.launch import launch
+from hyperfocal.distributed.sharding import full_state, local, whole
 from hyperfocal.engine.nonfinite.causes import broken_boxes
 from hyperfocal.engine.optim import build_optimizer
-from hyperfocal.engine.run_folder import RunFolder, finite, write_json
-from hyperfocal.engine.runtime import launch
-from hyperfocal.engine.sharding import full_state, local, whole
 from hyperfocal.engine.state import TrainState
 from hyperfocal.engine.step import Gradients, Stepper, TrainingForward
 from hyperfocal.fonts import Label, image_label
 from hyperfocal.models import Detector
 from hyperfocal.names import command
+from hyperfocal.runs.checkpoint import load_checkpoint, save_checkpoint
+from hyperfocal.runs.folder import RunFolder
+from hyperfocal.runs.json_files import finite, write_json
+from hyperfocal.runs.weights import load_weights, save_tensors
 from hyperfocal.types import AnnotationSet, Batch, LossTerms, Target
 
 MOST = 5

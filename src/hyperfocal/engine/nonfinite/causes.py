@@ -7,9 +7,9 @@ import math
 import torch
 from torch import nn
 
-from hyperfocal.engine.device import resolve
-from hyperfocal.engine.experiment import TrainConfig
-from hyperfocal.engine.sharding import largest, local
+from hyperfocal.device import resolve
+from hyperfocal.distributed.sharding import largest, local
+from hyperfocal.experiment import TrainConfig
 from hyperfocal.models import Detector
 from hyperfocal.types import Batch
 

@@ -1,0 +1,1 @@
+"""Fine-tuning: a detector starts with the weights of another one."""
