@@ -20,6 +20,7 @@ from hyperfocal.data.samplers import (
 )
 from hyperfocal.data.samples import collate, load_sample, prepare_image
 from hyperfocal.data.settings import DataConfig, Split
+from hyperfocal.data.subset import only_categories
 from hyperfocal.data.transforms import TransformConfig, TransformStep, resized_hw, transform
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "eval_batches",
     "image_repeat_factors",
     "load_sample",
+    "only_categories",
     "prepare_image",
     "raw_from_rows",
     "read_annotations",

@@ -64,6 +64,8 @@ class DataConfig(config.Config):
     """The training split."""
     val: Split = field(default_factory=Split)
     """The validation split."""
+    categories: tuple[str, ...] = ()
+    """Names of the categories to train on; none: all. Objects of the others count as background."""
     format: AnnotationFormat | None = None
     """A dataset format of your own: module:Class (docs/extend.md); none: detected."""
     sampler: SamplerConfig = field(default_factory=PlainSampler.Config)

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hyperfocal.data import DataConfig, SplitName, read_annotations
+from hyperfocal.data import DataConfig, SplitName, only_categories, read_annotations
 from hyperfocal.data.image_checks import Check
 from hyperfocal.data.images import limit_pixels
 from hyperfocal.data.raw import counted
@@ -87,6 +87,16 @@ def read_splits(config: DataConfig, train: AnnotationSet | None = None) -> Split
     splits = Splits(train, read_split(config, "val", train.categories))
     warn_of_shared_images(splits)
     return splits
+
+
+def with_chosen_categories(splits: Splits, names: Sequence[str]) -> Splits:
+    """Both splits with some of their categories, see `only_categories`; all if ``names`` is empty.
+
+    Raises:
+        ConfigError: a name that isn't a category of the training split.
+    """
+    val = None if splits.val is None else only_categories(splits.val, names)
+    return Splits(only_categories(splits.train, names), val)
 
 
 def warn_of_shared_images(splits: Splits) -> None:

@@ -11,7 +11,7 @@ from rich.console import Console
 from hyperfocal.config import check_reloads
 from hyperfocal.config.by_category import with_categories
 from hyperfocal.data import BrokenFileWarning, epoch_length
-from hyperfocal.data.splits import Splits, read_splits
+from hyperfocal.data.splits import Splits, read_splits, with_chosen_categories
 from hyperfocal.device import resolve
 from hyperfocal.distributed.coordination import on_main
 from hyperfocal.distributed.launch import launch, mesh_of
@@ -86,6 +86,7 @@ def _train(
     """`train`, with the run folder locked."""
     if splits is None:
         splits = read_splits(experiment.data)
+    splits = with_chosen_categories(splits, experiment.data.categories)
     read = splits
     on_main(fabric, lambda: check_image_outputs(run, read))
     experiment = with_categories(experiment, splits.train.categories)

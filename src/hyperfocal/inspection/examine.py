@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
-from hyperfocal.data import SplitName
+from hyperfocal.data import SplitName, only_categories
 from hyperfocal.data.images import Header, limit_pixels
 from hyperfocal.data.raw import RawAnnotations, RawImage
 from hyperfocal.data.splits import Splits
@@ -105,6 +105,9 @@ def examine(
         if data.val.annotations is not None:
             known = train.annotations if train is not None else None
             val = _split(experiment, "val", known, findings, stage)
+    train, val = (
+        None if split is None else _restricted(split, data.categories) for split in (train, val)
+    )
     splits = [split for split in (train, val) if split is not None]
     for split in splits:
         findings += check_doubles(split)
@@ -126,6 +129,13 @@ def examine(
         findings += _pictures(splits, decode, stage)
     looked_at = "none" if data.check == "none" else {"none": "headers"}.get(decode, decode)
     return Examination(experiment, tuple(worst_first(findings)), train_set, val_set, fit, looked_at)
+
+
+def _restricted(examined: Examined, categories: Sequence[str]) -> Examined:
+    """The split with the categories that will be trained on."""
+    if examined.annotations is None:
+        return examined
+    return replace(examined, annotations=only_categories(examined.annotations, categories))
 
 
 def _in_memory(name: SplitName, annotations: AnnotationSet) -> Examined:
