@@ -43,7 +43,7 @@ def run(words: list[str]) -> int:
 
     from hyperfocal.data.synthetic import is_generated, make_dataset
     from hyperfocal.reproduce import find_row, find_table
-    from hyperfocal.reproduce.plan import Plan, setting, synthetic_set
+    from hyperfocal.reproduce.plan import Plan, setting, synthetic_set, with_first_stages
     from hyperfocal.reproduce.reuse import link_runs
     from hyperfocal.reproduce.runs import run_jobs, same_or_write
     from hyperfocal.runs.outputs import named_files
@@ -51,7 +51,7 @@ def run(words: list[str]) -> int:
     table = find_table(args.table)
     rows = [r for r in table.rows if r.runnable]
     if args.only:
-        rows = [find_row(table, name) for name in dict.fromkeys(args.only)]
+        rows = with_first_stages(table, [find_row(table, name) for name in args.only])
     own_data = any(word.startswith("--data.train.annotations") for word in flags)
     generates = args.scale == "small" and not own_data
     if args.imbalance is not None and not generates:

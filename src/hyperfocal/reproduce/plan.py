@@ -56,7 +56,13 @@ class Plan:
             base = ("--model", detector) if data in ("lvis", "openimages") else ()
         special = self.table.small_flags if small else ()
         own = row.small_flags if small and row.small_flags is not None else row.flags
-        return (recipe, *base, *self.data, *special, *self.flags, *own, "--seed", str(seed))
+        start = () if row.after is None else ("--model.weights", str(self.folder(row.after, seed)))
+        words = (*base, *self.data, *special, *self.flags, *start, *own)
+        return (recipe, *words, "--seed", str(seed))
+
+    def folder(self, row: str, seed: int) -> Path:
+        """The run folder of a row's training."""
+        return self.out / f"{row}-{seed}"
 
     @property
     def data(self) -> tuple[str, ...]:
@@ -74,12 +80,20 @@ class Plan:
         return tuple(words)
 
     def jobs(self, rows: Sequence[Row], seeds: Sequence[int]) -> list[Job]:
-        """All trainings, seed by seed, so that finished runs can be compared at any time."""
-        return [
-            Job(row.name, seed, self.out / f"{row.name}-{seed}", self.words(row, seed))
-            for seed in seeds
-            for row in rows
-        ]
+        """All trainings, seed by seed, so that finished runs can be compared at any time.
+
+        Args:
+            rows: the rows, and those that they start from (`with_first_stages`).
+            seeds: the seeds.
+        """
+        found: dict[tuple[str, int], Job] = {}
+        for seed in seeds:
+            for row in sorted(rows, key=lambda row: row.after is not None):
+                after = None if row.after is None else found[row.after, seed]
+                words = self.words(row, seed)
+                job = Job(row.name, seed, self.folder(row.name, seed), words, after)
+                found[row.name, seed] = job
+        return [found[row.name, seed] for seed in seeds for row in rows]
 
     def experiment(self, row: Row, seed: int = 0) -> Experiment:
         """The row's settings, checked.
@@ -99,6 +113,12 @@ class Plan:
             if self.synthetic is None and not path.exists():
                 raise ConfigError(f"--data.{name}.annotations {path}: no such file or folder")
         return experiment
+
+
+def with_first_stages(table: Table, rows: Sequence[Row]) -> list[Row]:
+    """The rows in the table's order, with the rows whose weights they start from."""
+    names = {row.name for row in rows} | {row.after for row in rows}
+    return [row for row in table.rows if row.name in names]
 
 
 def synthetic_set(base: SyntheticConfig, imbalance: float) -> SyntheticConfig:

@@ -37,12 +37,28 @@ class Job:
         seed: of the run.
         folder: its run folder.
         words: arguments of `hyperfocal train`, without ``--out`` and ``--resume``.
+        after: the training whose weights it starts from, which has to be finished before.
     """
 
     row: str
     seed: int
     folder: Path
     words: tuple[str, ...]
+    after: Job | None = None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the training that it starts from is finished."""
+        if self.after is None:
+            return True
+        first = self.after.outcome()
+        return first is not None and first.diverged_at is None
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether the training that it starts from has diverged, so that it can't be trained."""
+        first = None if self.after is None else self.after.outcome()
+        return first is not None and first.diverged_at is not None
 
     @property
     def record(self) -> Path:
@@ -68,6 +84,8 @@ class Job:
     def ending(self) -> str:
         """How it ended, in words."""
         outcome = self.outcome()
+        if self.is_blocked and self.after is not None:
+            return f"not trained, because {self.after.row} diverged"
         if outcome is None:
             return "interrupted"
         if outcome.diverged_at is not None:
@@ -117,7 +135,8 @@ def run_jobs(
     """Train the jobs that aren't finished.
 
     Args:
-        jobs: in order; finished ones are skipped.
+        jobs: in order; finished ones are skipped. A job that starts from another one's weights
+            waits for it, and is skipped if that one has diverged.
         at_a_time: number of parallel processes; they use GPUs in turn.
         gpus: number of GPUs.
         done: called when a job has a result, or has failed.
@@ -138,8 +157,15 @@ def run_jobs(
     with StopRequest() as stop:
         try:
             while (waiting and stop.received is None) or running:
-                while waiting and free and stop.received is None:
-                    running.append(_start(waiting.pop(0), free.pop(0), threads, gpus))
+                for job in [job for job in waiting if job.is_blocked]:
+                    waiting.remove(job)
+                    done(job)
+                while free and stop.received is None:
+                    ready = next((job for job in waiting if job.is_ready), None)
+                    if ready is None:
+                        break
+                    waiting.remove(ready)
+                    running.append(_start(ready, free.pop(0), threads, gpus))
                 if stop.received is not None:
                     waiting.clear()
                     _end(running)

@@ -21,6 +21,7 @@ class Row:
         numbers: as published, in the table's columns; empty if the paper has none.
         recipe: its own recipe, if the table compares detectors; None: the table's.
         small_flags: instead of ``flags`` at small scale; None: the same.
+        after: for decoupled training, the row whose trained weights it starts from.
         runnable: False for detectors that aren't implemented (two-stage ones).
     """
 
@@ -30,6 +31,7 @@ class Row:
     recipe: str | None = None
     small_flags: tuple[str, ...] | None = None
     runnable: bool = True
+    after: str | None = None
 
 
 @dataclass(frozen=True)
