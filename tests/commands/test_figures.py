@@ -13,7 +13,8 @@ import torch
 
 import hyperfocal
 from hyperfocal.cli import main
-from hyperfocal.commands.figures import FROM_FUNCTIONS, FROM_RUNS, run_names, spread_out
+from hyperfocal.commands.figures import FROM_FUNCTIONS
+from hyperfocal.commands.figures_of_runs import FROM_RUNS, run_names, spread_out
 from hyperfocal.config import override
 from hyperfocal.data import eval_batches, read_annotations
 from hyperfocal.probes.category_sums import sum_by_category

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from hyperfocal.data import drawing
-from hyperfocal.data.drawing import FILLS, category_look, draw_image
+from hyperfocal.data.drawing import draw_image
+from hyperfocal.data.looks import FILLS, category_look
 
 
 def test_any_two_categories_differ_in_two_of_shape_colour_and_fill():

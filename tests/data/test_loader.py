@@ -321,8 +321,8 @@ def test_ctrl_c_ends_main_and_workers(dataset, coco):
         from hyperfocal.data import loader
         annotations = read_annotations(Path({str(coco.file)!r}), Path({str(coco.images)!r}))
         chosen = DataConfig(train_transform=TransformConfig(short=32), workers=2)
-        start = loader._start_worker
-        loader._start_worker = lambda *given: (time.sleep(1), start(*given))
+        start = loader.start_worker
+        loader.start_worker = lambda *given: (time.sleep(1), start(*given))
         # As a training loop that finishes its step: workers must go on, even half-started ones.
         usual = signal.default_int_handler  # even where the tests run with SIGINT ignored
         signal.signal(signal.SIGINT, lambda *_: print("noted", flush=True))

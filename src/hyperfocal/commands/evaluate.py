@@ -4,133 +4,151 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hyperfocal.commands.inference_options import (
-    add_inference_options,
-    check_max_detections,
-    size_of,
-)
-from hyperfocal.commands.trust import add_trust
+from hyperfocal.commands.evaluate_options import outputs, parse
+from hyperfocal.commands.inference_options import size_of
 from hyperfocal.files import check_outputs
 from hyperfocal.names import say
-from hyperfocal.types import ConfigError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from hyperfocal.engine.evaluate import Evaluation
-    from hyperfocal.experiment import Experiment
-    from hyperfocal.types import AnnotationSet, Detections
-
-DESCRIPTION = """\
-Evaluate detections: COCO's 12 metrics, AP by frequency group, and AP per category.
-
-  hyperfocal evaluate RUN --data.annotations F --data.images D [--protocol P] [--json OUT]
-      [--size SHORT [LONG]] [--max-detections N]
-  hyperfocal evaluate --detections RESULTS.json --data.annotations F [--protocol lvis] [--json OUT]
-      [--max-detections N]
-  hyperfocal evaluate --detections RESULTS.csv --data.annotations BOXES.csv --protocol openimages
-      --data.image-labels F --data.classes F --data.hierarchy F [--train.annotations BOXES.csv]
-
-RESULTS.json has COCO's results format; images may be given by file_name instead of image_id, as in
-predictions.json. Likely mistakes in it are reported.
-APr/APc/APf need training frequencies: they are known for a run, and given in LVIS's file; otherwise
-give the training annotations with --train.annotations.
-RESULTS.csv has the columns ImageID, LabelName, Score, XMin, XMax, YMin, YMax, or is a submission to
-the Open Images Challenge (ImageID, PredictionString); AP1 to AP5 need --train.annotations. A RUN is
-evaluated on Open Images with the same four files and --data.images."""
+    from hyperfocal.experiment import EvaluationConfig, Experiment
+    from hyperfocal.types import AnnotationSet, CategoryCounts, Detections
 
 
 def run(words: list[str]) -> int:
     """Parse the words, evaluate, print the tables."""
-    args = _parse(words)
+    args = parse(words)
     if args.protocol == "openimages" and args.detections is not None:
-        return _openimages(args)
+        return _evaluate_openimages_files(args)
+    return _evaluate_results(args) if args.run is None else _evaluate_run(args)
+
+
+def _evaluate_run(args: argparse.Namespace) -> int:
+    """Detect objects with a trained run and evaluate them."""
     from rich.console import Console
 
     from hyperfocal.config import named
-    from hyperfocal.data import AnnotationFormat, Split, read_annotations
+    from hyperfocal.data import AnnotationFormat, Split
     from hyperfocal.data.images import limit_pixels
     from hyperfocal.data.splits import read_split
-    from hyperfocal.engine.detection_limits import detector_limit, warn_of_cut, warn_of_limits
-    from hyperfocal.engine.evaluate import build_evaluator, measure, warn_of_coco
+    from hyperfocal.engine.detection_limits import detector_limit, warn_of_limits
     from hyperfocal.engine.predict import adjusted
+    from hyperfocal.evaluation import ProtocolConfig
+    from hyperfocal.runs.folder import RunFolder
+
+    console, folder = Console(), RunFolder(args.run)
+    format = named(AnnotationFormat, args.format, "--data.format") if args.format else None
+    protocol = named(ProtocolConfig, args.protocol, "--protocol") if args.protocol else None
+    experiment = adjusted(folder.read_experiment(args.trust), size_of(args), args.max_detections)
+    limit_pixels(experiment.data.max_pixels)
+    trained = folder.read_categories()
+    data = replace(
+        experiment.data,
+        val=Split(args.annotations, args.images, args.classes, args.image_labels, args.hierarchy),
+        format=format or experiment.data.format,
+        bad_images=args.bad_images,
+        follow_links=args.follow_links or experiment.data.follow_links,
+    )
+    annotations = read_split(data, "val", trained.categories, check="headers")
+    config = experiment.evaluation
+    protocol = protocol or config.protocol
+    expand = config.expand_detections and protocol.kind == "openimages"
+    config = _with_limit(
+        replace(config, protocol=protocol, expand_detections=expand or args.expand_detections), args
+    )
+    _check_before(args, annotations, trained.counts, config)
+    most = detector_limit(experiment.model)
+    warn_of_limits(annotations, config, most)
+    found = _detect(args, experiment, annotations, console)
+    transform = experiment.data.val_transform
+    of_run = {"short": transform.short, "long": transform.long, "max_detections": most}
+    _measure(found, annotations, trained.counts, config, args, of_run, console)
+    return 0
+
+
+def _evaluate_results(args: argparse.Namespace) -> int:
+    """Evaluate a COCO results file."""
+    from rich.console import Console
+
+    from hyperfocal.config import named
+    from hyperfocal.data import AnnotationFormat, read_annotations
+    from hyperfocal.engine.detection_limits import warn_of_cut, warn_of_limits
     from hyperfocal.evaluation import CocoProtocol, ProtocolConfig, read_results
     from hyperfocal.experiment import EvaluationConfig
-    from hyperfocal.progress import ProgressBar
-    from hyperfocal.runs.folder import RunFolder
 
     console = Console()
     format = named(AnnotationFormat, args.format, "--data.format") if args.format else None
     protocol = named(ProtocolConfig, args.protocol, "--protocol") if args.protocol else None
-    experiment: Experiment | None = None
-    if args.detections is not None:
-        annotations = read_annotations(
-            args.annotations, args.images, check="none", split="val", format=format
-        )
-        counts = None
-        if args.train_annotations is not None:
-            counts = read_annotations(
-                args.train_annotations,
-                None,
-                check="none",
-                categories=annotations.categories,
-                format=format,
-            ).counts()
-        config = EvaluationConfig(protocol=protocol or CocoProtocol())
-    else:
-        folder = RunFolder(args.run)
-        experiment = folder.read_experiment(args.trust)
-        experiment = adjusted(experiment, size_of(args), args.max_detections)
-        limit_pixels(experiment.data.max_pixels)
-        trained = folder.read_categories()
-        place = Split(
-            args.annotations, args.images, args.classes, args.image_labels, args.hierarchy
-        )
-        data = replace(
-            experiment.data,
-            val=place,
-            format=format or experiment.data.format,
-            bad_images=args.bad_images,
-            follow_links=args.follow_links or experiment.data.follow_links,
-        )
-        annotations = read_split(data, "val", trained.categories, check="headers")
-        counts, config = trained.counts, experiment.evaluation
-        protocol = protocol or config.protocol
-        expand = config.expand_detections and protocol.kind == "openimages"
-        config = replace(
-            config, protocol=protocol, expand_detections=expand or args.expand_detections
-        )
-    if args.max_detections is not None:
-        config = replace(config, max_detections=args.max_detections)
-    images = [record.path for record in annotations.images if record.source is None]
-    check_outputs("--json", _outputs(args), images)
-    build_evaluator(annotations, counts, config)  # fails early if something is missing
-    warn_of_coco(annotations, config)
-    rules = config.protocol.kind or type(config.protocol).__qualname__
-    settings: dict[str, Any] = {"protocol": rules, "limit": config.limit}
-    if experiment is None:
-        warn_of_limits(annotations, config)
-        found = read_results(args.detections, annotations)
-        if len(found) < len(annotations.images):
-            say(console, f"results for {len(found)} of {len(annotations.images)} images")
-        warn_of_cut(found, annotations, config)
-    else:
-        most = detector_limit(experiment.model)
-        warn_of_limits(annotations, config, most)
-        transform = experiment.data.val_transform
-        settings |= {"short": transform.short, "long": transform.long, "max_detections": most}
-        found = _detect(args, experiment, annotations, console)
-    total = len(annotations.images)
-    with ProgressBar(console, "match", total, "images", transient=True) as bar:
-        result = measure(found, annotations, counts, config, bar.advance)
-    _print_result(result, args, settings, console)
+    annotations = read_annotations(
+        args.annotations, args.images, check="none", split="val", format=format
+    )
+    counts = None
+    if args.train_annotations is not None:
+        counts = read_annotations(
+            args.train_annotations,
+            None,
+            check="none",
+            categories=annotations.categories,
+            format=format,
+        ).counts()
+    config = _with_limit(EvaluationConfig(protocol=protocol or CocoProtocol()), args)
+    _check_before(args, annotations, counts, config)
+    warn_of_limits(annotations, config)
+    found = read_results(args.detections, annotations)
+    if len(found) < len(annotations.images):
+        say(console, f"results for {len(found)} of {len(annotations.images)} images")
+    warn_of_cut(found, annotations, config)
+    _measure(found, annotations, counts, config, args, {}, console)
     return 0
 
 
-def _openimages(args: argparse.Namespace) -> int:
+def _with_limit(config: EvaluationConfig, args: argparse.Namespace) -> EvaluationConfig:
+    if args.max_detections is None:
+        return config
+    return replace(config, max_detections=args.max_detections)
+
+
+def _check_before(
+    args: argparse.Namespace,
+    annotations: AnnotationSet,
+    counts: CategoryCounts | None,
+    config: EvaluationConfig,
+) -> None:
+    """Check before the work that the annotations have what the protocol needs."""
+    from hyperfocal.engine.evaluate import build_evaluator, warn_of_coco
+
+    images = [record.path for record in annotations.images if record.source is None]
+    check_outputs("--json", outputs(args), images)
+    build_evaluator(annotations, counts, config)
+    warn_of_coco(annotations, config)
+
+
+def _measure(
+    found: dict[int, Detections],
+    annotations: AnnotationSet,
+    counts: CategoryCounts | None,
+    config: EvaluationConfig,
+    args: argparse.Namespace,
+    settings: dict[str, Any],
+    console: Console,
+) -> None:
+    """Evaluate the detections, and print and write the result."""
+    from hyperfocal.engine.evaluate import measure
+    from hyperfocal.progress import ProgressBar
+
+    rules = config.protocol.kind or type(config.protocol).__qualname__
+    with ProgressBar(console, "match", len(annotations.images), "images", transient=True) as bar:
+        result = measure(found, annotations, counts, config, bar.advance)
+    settings = {"protocol": rules, "limit": config.limit} | settings
+    _print_result(result, args, settings, console)
+
+
+def _evaluate_openimages_files(args: argparse.Namespace) -> int:
+    """Evaluate an Open Images results file (CSV)."""
     import numpy as np
     from rich.console import Console
 
@@ -169,10 +187,6 @@ def _openimages(args: argparse.Namespace) -> int:
     return 0
 
 
-def _outputs(args: argparse.Namespace) -> list[Path]:
-    return [] if args.json is None else [args.json]
-
-
 def _print_result(
     result: Evaluation, args: argparse.Namespace, settings: dict[str, Any], console: Console
 ) -> None:
@@ -209,112 +223,3 @@ def _detect(
         found = detect_all(model.detector, batches, model.device, bar.advance)
     assert found is not None  # it is never asked to stop
     return found
-
-
-def _parse(words: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="hyperfocal evaluate",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("run", nargs="?", type=Path, metavar="RUN", help="a run folder")
-    parser.add_argument(
-        "--detections", type=Path, metavar="F", help="results file instead of a run"
-    )
-    parser.add_argument(
-        "--data.annotations",
-        dest="annotations",
-        type=Path,
-        metavar="F",
-        required=True,
-        help="COCO JSON, YOLO data.yaml, folder of VOC XML, or Open Images CSV of boxes",
-    )
-    parser.add_argument(
-        "--data.format",
-        dest="format",
-        metavar="F",
-        help="module:Class of your own dataset format (default: the run's, else detected)",
-    )
-    parser.add_argument("--data.images", dest="images", type=Path, metavar="D", help="image folder")
-    parser.add_argument(
-        "--train.annotations",
-        dest="train_annotations",
-        type=Path,
-        metavar="F",
-        help="training annotations, for APr/APc/APf of --detections",
-    )
-    parser.add_argument(
-        "--protocol",
-        metavar="P",
-        help="coco, lvis, openimages or module:Class of your own protocol (default: the run's; "
-        "with --detections, coco)",
-    )
-    parser.add_argument(
-        "--data.follow-links",
-        dest="follow_links",
-        action="store_true",
-        help="use image files that are links out of the image folder (default: as in the run)",
-    )
-    parser.add_argument(
-        "--data.bad-images",
-        dest="bad_images",
-        choices=["error", "skip"],
-        default="error",
-        help="if images can't be used: stop, or skip them with a warning",
-    )
-    add_trust(parser)
-    add_inference_options(parser)
-    parser.add_argument("--json", type=Path, metavar="OUT", help="write all metrics as JSON")
-    parser.add_argument("--device", default="auto", help="default: a GPU if there is one")
-    files = {
-        "image_labels": ("--data.image-labels", "image labels CSV"),
-        "classes": ("--data.classes", "class descriptions CSV"),
-        "hierarchy": ("--data.hierarchy", "hierarchy JSON"),
-    }
-    for dest, (option, what) in files.items():
-        parser.add_argument(
-            option, dest=dest, type=Path, metavar="F", help=f"{what}, for openimages"
-        )
-    parser.add_argument(
-        "--expand-detections",
-        action="store_true",
-        help="openimages: assign detections to all ancestors too; the official tool doesn't",
-    )
-    args = parser.parse_args(words)
-    from hyperfocal.runs.folder import RunFolder
-
-    given = [option for dest, (option, _) in files.items() if getattr(args, dest) is not None]
-    if args.protocol == "openimages":
-        missing = [f"{o} ({w})" for o, w in files.values() if o not in given]
-        if missing:
-            raise ConfigError(f"--protocol openimages also needs {', '.join(missing)}")
-        if args.images is not None and args.detections is not None:
-            raise ConfigError(
-                "--protocol openimages needs no images for --detections; remove --data.images"
-            )
-    elif (given or args.expand_detections) and args.run is None:
-        option = (given or ["--expand-detections"])[0]
-        raise ConfigError(f"{option} is for --protocol openimages only")
-    if (args.run is None) == (args.detections is None):
-        raise ConfigError("hyperfocal evaluate needs either a RUN folder or --detections FILE")
-    if args.train_annotations is not None and args.detections is None:
-        raise ConfigError("--train.annotations is only for --detections: a RUN has its frequencies")
-    if args.run is not None and not args.run.exists():
-        raise ConfigError(f"{args.run}: no such run folder")
-    named = {
-        "--data.annotations": args.annotations,
-        "--data.images": args.images,
-        "--detections": args.detections,
-        "--train.annotations": args.train_annotations,
-        **{option: getattr(args, dest) for dest, (option, _) in files.items()},
-    }
-    for option, path in named.items():
-        if path is not None and not path.exists():
-            raise ConfigError(f"{option} {path}: no such file or folder")
-    check_max_detections(args)
-    if args.size is not None and args.run is None:
-        raise ConfigError("--size is only for a RUN: results already have boxes")
-    run_files = [] if args.run is None else RunFolder(args.run).files
-    check_outputs("--json", _outputs(args), [*named.values(), *run_files])
-    return args

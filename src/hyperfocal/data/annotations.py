@@ -16,13 +16,8 @@ from hyperfocal.data.joined import join
 from hyperfocal.data.openimages_split import OpenImagesFiles, read_openimages_split
 from hyperfocal.data.raw import Problems, RawAnnotations, SplitName
 from hyperfocal.data.voc import find_voc, read_voc
-from hyperfocal.data.yolo import (
-    YAML_SUFFIXES,
-    find_yaml,
-    has_labels,
-    has_labels_folder,
-    read_yolo,
-)
+from hyperfocal.data.yolo import read_yolo
+from hyperfocal.data.yolo_layout import YAML_SUFFIXES, find_yaml, has_labels, has_labels_folder
 from hyperfocal.types import AnnotationSet, Category, DataError
 
 

@@ -7,18 +7,19 @@ kind, which gives their number; others are errors.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hyperfocal.data.box_units import in_file_pixels
+from hyperfocal.data.category_labels import labels_by_id, labels_of_boxes
 from hyperfocal.data.image_checks import BadImages, Check, check_images, links_out
 from hyperfocal.data.images import Header
 from hyperfocal.data.lvis import with_labels
 from hyperfocal.data.openimages_split import relabelled
-from hyperfocal.data.raw import Problems, RawAnnotations, RawImage, counted
+from hyperfocal.data.raw import Problems, RawAnnotations, RawImage
 from hyperfocal.files import shown
 from hyperfocal.names import one_name
 from hyperfocal.types import (
@@ -26,7 +27,6 @@ from hyperfocal.types import (
     Category,
     DataError,
     ImageRecord,
-    category_index,
 )
 from hyperfocal.xywh import written_xywh
 
@@ -78,8 +78,8 @@ def check_annotations(
                 f"image id {image.id}: {image.path} is a link out of the image folder; put the "
                 "file itself there, or trust such links with --data.follow-links"
             )
-    label_of = _label_of(raw, categories, problems)
-    labels = _labels(raw, label_of, problems)
+    label_of = labels_by_id(raw, categories, problems)
+    labels = labels_of_boxes(raw, label_of, problems)
     problems.raise_errors()
 
     images, left_out, opened = check_images(raw, check, bad_images, problems, headers)
@@ -137,9 +137,6 @@ def check_annotations(
     return AnnotationSet(raw.source, known, tuple(records), federated, lists)
 
 
-# --------------------------------------------------------------------------- ids and categories
-
-
 def _check_unique(raw: RawAnnotations, problems: Problems) -> None:
     for kind, ids in (
         ("image", [image.id for image in raw.images]),
@@ -162,95 +159,6 @@ def _check_unique(raw: RawAnnotations, problems: Problems) -> None:
 
 def _repeated(values: Iterable[Any]) -> list[Any]:
     return [value for value, count in Counter(values).items() if count > 1]
-
-
-def _label_of(
-    raw: RawAnnotations, categories: Sequence[Category] | None, problems: Problems
-) -> dict[int, int]:
-    if categories is None:
-        return category_index(raw.categories)
-    return _match(raw, categories, problems)
-
-
-def _labels(raw: RawAnnotations, label_of: dict[int, int], problems: Problems) -> NDArray[np.int64]:
-    """Label of each annotation; -1 if its category isn't in ``categories``."""
-    own = category_index(raw.categories)
-    ids, first, inverse, counts = np.unique(
-        raw.category_ids, return_index=True, return_inverse=True, return_counts=True
-    )
-    for value, index, count in zip(ids.tolist(), first.tolist(), counts.tolist(), strict=True):
-        if value not in own:
-            problems.errors.append(
-                f"category id {value} is used {counted(count, 'time times')} (first: "
-                f"{raw.describe(index)}) but is not among the categories; add it there or remove "
-                "these annotations"
-            )
-    used = {value: n for n, value in enumerate(ids.tolist())}
-    for category in raw.categories:
-        if category.id in used and category.id not in label_of:
-            n = used[category.id]
-            problems.warn(
-                int(counts[n]),
-                "box boxes",
-                f"of category {shown(category.name)} (id {category.id}) left out, because the "
-                "training annotations have no such category",
-                raw.describe(int(first[n])),
-            )
-    lookup = np.array([label_of.get(value, -1) for value in ids.tolist()], dtype=np.int64)
-    return np.asarray(lookup[inverse], dtype=np.int64)
-
-
-def _match(raw: RawAnnotations, wanted: Sequence[Category], problems: Problems) -> dict[int, int]:
-    """Map from this source's category ids to labels of ``wanted``.
-
-    Categories are matched by name, and by id only if several have the same name. Two files that
-    number the same categories differently are therefore compatible.
-    """
-    by_both = {(category.id, category.name): n for n, category in enumerate(wanted)}
-    by_name = {category.name: n for n, category in reversed(list(enumerate(wanted)))}
-    by_id = {} if raw.made_up_ids else {category.id: category for category in wanted}
-    names = {category.name for category in raw.categories}
-    labels: dict[int, int] = {}
-    for category in raw.categories:
-        label = by_both.get((category.id, category.name), by_name.get(category.name))
-        if label is not None:
-            labels[category.id] = label
-        elif category.id in by_id and by_id[category.id].name not in names:
-            problems.errors.append(
-                f"category id {category.id} is called {shown(category.name)} here but "
-                f"{shown(by_id[category.id].name)} in the training annotations; give it one name"
-            )
-    if not raw.made_up_ids:  # such a format lists only what occurs
-        _tell_of_matches(raw.categories, wanted, labels, problems)
-    return labels
-
-
-def _tell_of_matches(
-    own: Sequence[Category],
-    wanted: Sequence[Category],
-    labels: Mapping[int, int],
-    problems: Problems,
-) -> None:
-    """Warn about training categories that aren't listed here, and about those with another id."""
-    names = {category.name for category in own}
-    absent = [category.name for category in wanted if category.name not in names]
-    problems.warn(
-        len(absent),
-        "category categories",
-        "of the training annotations not listed here, so none of these boxes is theirs",
-        repr(absent[0]) if absent else "",
-    )
-    other = [c for c in own if c.id in labels and wanted[labels[c.id]].id != c.id]
-    first = f"{other[0].name!r}, id {other[0].id}" if other else ""
-    problems.warn(
-        len(other),
-        "category categories",
-        "with another id than in the training annotations, matched by name",
-        first,
-    )
-
-
-# --------------------------------------------------------------------------- boxes
 
 
 def _rows(

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import signal
-import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -23,6 +19,7 @@ from hyperfocal.data.images import limit_pixels
 from hyperfocal.data.samples import collate, load_sample
 from hyperfocal.data.settings import DataConfig
 from hyperfocal.data.transforms import TransformConfig, apply, make_plan
+from hyperfocal.data.workers import interrupts_held, start_worker
 from hyperfocal.types import AnnotationSet, Batch, ConfigError, DataError, Sample, Target
 
 
@@ -139,13 +136,13 @@ class Batches:
             num_workers=workers,
             collate_fn=_same,
             pin_memory=pin_memory,
-            worker_init_fn=partial(_start_worker, steps.max_pixels),
+            worker_init_fn=partial(start_worker, steps.max_pixels),
             # Its own, so that starting workers takes nothing from torch's global generator.
             generator=torch.Generator(),
         )
 
     def __iter__(self) -> Iterator[Batch]:
-        with _interrupts_held():
+        with interrupts_held():
             items = iter(self._loader)
         for item in items:
             if isinstance(item, _Failure):
@@ -267,44 +264,5 @@ class _Steps(Dataset["_Packed | _Failure"]):
         return apply(sample, plan, self.transform)
 
 
-_OURS = {signal.SIGINT, signal.SIGTERM}
-
-
 def _same(item: Any) -> Any:
     return item
-
-
-@contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Context that blocks signals while workers start; they inherit this until they ignore
-    signals."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _OURS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _start_worker(max_pixels: int, worker: int) -> None:
-    limit_pixels(max_pixels)  # where workers don't inherit it
-    # Ctrl-C and a scheduler's SIGTERM reach the whole process group. The main process decides what
-    # to do about them and ends its workers; one that died by itself would break the checkpoint
-    # being saved. A worker whose main process was killed notices and ends too.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if not hasattr(signal, "pthread_sigmask"):
-        return
-    if hasattr(signal, "sigwaitinfo"):  # Linux: SIGTERM stays blocked, and a thread takes it
-        threading.Thread(target=_end_for_parent, daemon=True).start()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    else:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _OURS)
-
-
-def _end_for_parent() -> None:
-    """Exit on SIGTERM from the main process, and ignore it from others."""
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
-        pass
-    os._exit(0)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperfocal.evaluation.evaluator import Floats
-from hyperfocal.evaluation.result_forms import likely_mistake
+from hyperfocal.evaluation.result_mistakes import likely_mistake
 from hyperfocal.files import shown
 from hyperfocal.types import (
     AnnotationSet,

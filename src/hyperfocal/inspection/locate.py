@@ -17,7 +17,7 @@ from hyperfocal.data.coco import name_in_address
 from hyperfocal.data.file_names import holds_any
 from hyperfocal.data.voc import find_voc
 from hyperfocal.data.yaml_files import load_yaml
-from hyperfocal.data.yolo import find_yaml, has_labels, has_labels_folder
+from hyperfocal.data.yolo_layout import find_yaml, has_labels, has_labels_folder
 from hyperfocal.types import DataError
 
 NAMES: dict[SplitName, tuple[str, ...]] = {

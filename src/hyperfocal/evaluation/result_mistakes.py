@@ -1,4 +1,4 @@
-"""Detection of results files with boxes in another format, unit or scale, or with shifted ids.
+"""Likely mistakes in results files: boxes in another format, unit or scale, and shifted ids.
 
 A mistake is reported if all detections, interpreted in another way, match many ground-truth boxes,
 but don't as written.
