@@ -11,11 +11,16 @@ from torch import nn
 
 from hyperfocal.config import Config, kinds
 from hyperfocal.losses import ClassificationLossConfig
-from hyperfocal.models import DetectorConfig
+from hyperfocal.models import DenseConfig, DetectorConfig
 from hyperfocal.types import CategoryCounts
 
 LOSSES = tuple(kinds(ClassificationLossConfig).values())
 DETECTORS = tuple(kinds(DetectorConfig).values())
+DENSE = tuple(config for config in DETECTORS if issubclass(config, DenseConfig))
+"""Detectors made of a dense head and its criterion."""
+
+SMALL: dict[str, tuple[str, ...]] = {}
+"""Flags by kind that make a detector small, besides a small backbone; dense ones have others."""
 
 
 def kind_of(config: type[Config]) -> str:
@@ -25,6 +30,13 @@ def kind_of(config: type[Config]) -> str:
 
 each_loss = pytest.mark.parametrize("config", LOSSES, ids=kind_of)
 each_detector = pytest.mark.parametrize("config", DETECTORS, ids=kind_of)
+each_dense_detector = pytest.mark.parametrize("config", DENSE, ids=kind_of)
+
+
+def small_flags(config: type[Config]) -> tuple[str, ...]:
+    """Flags that choose a detector and make it small, besides its backbone."""
+    small = ("--model.head.depth", "1") if config in DENSE else SMALL.get(config.kind, ())
+    return ("--model", config.kind, *small)
 
 
 def build_loss(config: type[ClassificationLossConfig], num_classes: int, **settings) -> nn.Module:

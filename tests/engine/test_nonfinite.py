@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
-from tests.components import each_detector
+from tests.components import each_dense_detector
 
 from hyperfocal.cli import main
 from hyperfocal.config import Config, override
@@ -281,7 +281,7 @@ def test_one_image_too_many_says_what_else_helps(
         run(tiny(drawn, "--train.micro-batches", "auto"), tmp_path)
 
 
-@each_detector
+@each_dense_detector
 def test_levels_add_up_to_the_classification_loss(drawn: Path, config: type[Config]) -> None:
     torch.manual_seed(0)
     plan = tiny(drawn, "--model", config.kind, *FROZEN)

@@ -18,7 +18,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from rich.console import Console
 from tests.close import assert_near
-from tests.components import DETECTORS, losses_with
+from tests.components import DENSE, losses_with
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -34,12 +34,12 @@ from hyperfocal.runs.checkpoint import Checkpoints
 from hyperfocal.runs.folder import RunFolder
 from hyperfocal.types import LossTerms
 
-# Every loss with gradient ratios, and every detector. The normaliser of improved_baseline and paa
-# depends on the forward pass, as do the IoUs that a quality loss is given.
+# Every loss with gradient ratios, and every dense detector. The normaliser of improved_baseline and
+# paa depends on the forward pass, as do the IoUs that a quality loss is given.
 RATIOS, QUALITY = losses_with(GradientRatioLoss), losses_with(losses.QualityLoss)
 CASES = [
     *(("improved_baseline" if c in QUALITY else "retinanet", c.kind) for c in RATIOS),
-    *((detector.kind, "efl") for detector in DETECTORS if detector.kind != "retinanet"),
+    *((detector.kind, "efl") for detector in DENSE if detector.kind != "retinanet"),
 ]
 STREAMED = [c.kind for c in losses_with(losses.StreamableLoss) if c in RATIOS]
 each_case = pytest.mark.parametrize("case", CASES, ids="-".join)

@@ -20,7 +20,7 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 from tests.close import assert_same_steps
-from tests.components import each_detector, each_loss
+from tests.components import each_dense_detector, each_detector, each_loss, small_flags
 
 import hyperfocal
 from hyperfocal.config import Config, override
@@ -108,8 +108,7 @@ def test_a_run_leaves_everything_and_reloads(drawn: Path, tmp_path: Path) -> Non
 def test_every_detector_trains_resumes_and_predicts(
     drawn: Path, tmp_path: Path, config: type[Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    flags = ("--model", config.kind, "--model.head.depth", "1", "--loss", "efl", "--sampler", "rfs")
-    flags += ALL_SCORES
+    flags = (*small_flags(config), "--loss", "efl", "--sampler", "rfs", *ALL_SCORES)
     whole = small(drawn, *flags, iterations=4, micro_batches=2)
     run(whole, tmp_path / "whole")
     saved = json.loads(RunFolder(tmp_path / "whole").config.read_text())
@@ -146,8 +145,8 @@ def test_val_metrics_of_the_run_equal_the_evaluate_command(drawn: Path, tmp_path
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:4 images of 4:hyperfocal.types.HyperfocalWarning")
-@each_detector
-def test_every_detector_overfits_four_images(
+@each_dense_detector
+def test_every_dense_detector_overfits_four_images(
     drawn: Path, tmp_path: Path, config: type[DenseConfig]
 ) -> None:
     """With anchors of 24 pixels and more, as the drawn objects are; FCOS has no anchors."""
@@ -161,8 +160,7 @@ def test_every_detector_overfits_four_images(
     four["annotations"] = [a for a in four["annotations"] if a["image_id"] in kept]
     file = tmp_path / "four.json"
     file.write_text(json.dumps(four))
-    flags = ("--model", config.kind, "--model.head.depth", "1")
-    flags += ("--model.anchors.base-scales", *map(str, scales))
+    flags = (*small_flags(config), "--model.anchors.base-scales", *map(str, scales))
     network = ("--model.backbone.name", "lcnet_050")
     experiment = small(drawn, *flags, *network, iterations=160, lr=2e-3, ema_decay=0.9)
     split = Split(file, drawn / "train")

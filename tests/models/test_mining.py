@@ -16,7 +16,7 @@ from hyperfocal.models import ATSS, PAA, Detector, RetinaNet
 from hyperfocal.models.mining import HardNegativeMining, MiningConfig, OnlineHardMining
 from hyperfocal.types import Batch, ConfigError
 
-DETECTORS = pytest.mark.parametrize("kind", components.DETECTORS, ids=components.kind_of)
+DETECTORS = pytest.mark.parametrize("kind", components.DENSE, ids=components.kind_of)
 MININGS = [
     OnlineHardMining(keep=16),
     OnlineHardMining(keep=16, one_to_three=True, divide_by="positives"),

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from tests.close import assert_near
-from tests.components import DETECTORS
+from tests.components import DENSE
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -17,7 +17,7 @@ from hyperfocal.models.detector import Detector
 from hyperfocal.models.layers import StridedConv
 from hyperfocal.types import Batch, Target
 
-CONFIGS = list(DETECTORS)
+CONFIGS = list(DENSE)
 SIZES = [(32, 32), (64, 32), (32, 64), (64, 64), (96, 64)]
 
 

@@ -7,7 +7,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from tests.components import LOSSES, each_detector
+from tests.components import LOSSES, each_dense_detector
 from torch import nn
 
 from hyperfocal.losses import EqualizedFocalLoss, QualityFocalLoss, QualityLoss, SigmoidFocalLoss
@@ -40,7 +40,7 @@ def detector(kind: type, loss: object) -> nn.Module:
     ).build(K, COUNTS)
 
 
-@each_detector
+@each_dense_detector
 @pytest.mark.parametrize("loss", [SigmoidFocalLoss.Config(), QualityFocalLoss.Config()])
 def test_sums_equal_a_loop_over_the_training_loss(config, loss) -> None:
     model = detector(config, loss)
@@ -69,7 +69,7 @@ def test_sums_equal_a_loop_over_the_training_loss(config, loss) -> None:
         )
 
 
-@each_detector
+@each_dense_detector
 def test_samples_are_what_the_loss_is_trained_on(config) -> None:
     """The classification term of the training loss, from the samples."""
     for loss in LOSSES:
