@@ -8,7 +8,7 @@ import pytest
 
 from hyperfocal import files
 from hyperfocal.data.yaml_files import load_yaml
-from hyperfocal.files import load_json, read_text, shown
+from hyperfocal.files import as_utf8, load_json, read_text, shown
 from hyperfocal.types import ConfigError, DataError
 
 
@@ -87,6 +87,28 @@ def test_bad_yaml(tmp_path, monkeypatch, text, what):
     file.write_text(text)
     refused(load_yaml, file, what)
     assert [path.name for path in tmp_path.iterdir()] == ["data.yaml"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf16_with_a_byte_order_mark(tmp_path, encoding):
+    file = tmp_path / "a.json"
+    text = json.dumps({"a": ["Ä", "犬", "🐶"]}, ensure_ascii=False)
+    file.write_bytes(f"\ufeff{text}".encode(encoding))
+    assert read_text(file) == text
+    assert load_json(file) == load_yaml(file) == json.loads(text)
+    with as_utf8(file) as content:
+        assert content == text.encode()
+    size = file.stat().st_size
+    refused(lambda path: read_text(path, size - 1), file, f"more than {size - 1} bytes")
+    file.write_bytes(file.read_bytes()[:-1])  # half a character
+    refused(read_text, file, "nor UTF-16")
+    refused(load_json, file, "not readable as JSON")
+
+
+def test_utf16_without_a_byte_order_mark_is_refused(tmp_path):
+    file = tmp_path / "a.txt"
+    file.write_bytes("Äaß".encode("utf-16-le"))
+    refused(read_text, file, "not UTF-8")
 
 
 def test_text_has_a_limit_and_an_encoding(tmp_path):

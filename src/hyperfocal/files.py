@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import codecs
 import json
+import mmap
 import os
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 from hyperfocal.types import ConfigError, DataError, HyperfocalError
 
@@ -42,7 +45,7 @@ def shown(value: object) -> str:
 
 
 def read_text(path: Path, most: int = MAX_TEXT, error: type[HyperfocalError] = DataError) -> str:
-    """A UTF-8 text file, with or without a byte order mark.
+    """A text file in UTF-8, or in UTF-16 with a byte order mark.
 
     Args:
         path: the file.
@@ -50,8 +53,9 @@ def read_text(path: Path, most: int = MAX_TEXT, error: type[HyperfocalError] = D
         error: class of the error to raise.
 
     Raises:
-        HyperfocalError: of class ``error``: too large, unreadable or not UTF-8. A missing file is
-            a `FileNotFoundError`, so that the caller can report what it was looking for.
+        HyperfocalError: of class ``error``: too large, unreadable or not UTF-8 or UTF-16. A
+            missing file is a `FileNotFoundError`, so that the caller can report what it was looking
+            for.
     """
     try:
         with path.open("rb") as file:
@@ -63,9 +67,52 @@ def read_text(path: Path, most: int = MAX_TEXT, error: type[HyperfocalError] = D
     if len(data) > most:
         raise error(f"{path}: more than {most:,} bytes, too large for a file of this kind")
     try:
-        return data.decode("utf-8-sig")
+        return data.decode(_encoding(data))
     except UnicodeDecodeError as reason:
-        raise error(f"{path}: not UTF-8 text ({reason})") from None
+        raise error(f"{path}: not UTF-8 text, nor UTF-16 ({one_line(reason)})") from None
+
+
+def open_text(path: Path) -> TextIO:
+    """Open a text file like `read_text`, to read it piece by piece; line ends are kept.
+
+    Reading raises `UnicodeError` if it isn't UTF-8 or UTF-16.
+    """
+    with path.open("rb") as file:
+        encoding = _encoding(file.read(2))
+    return path.open(encoding=encoding, newline="")
+
+
+@contextmanager
+def as_utf8(path: Path) -> Iterator[bytes | mmap.mmap]:
+    """The content of a text file as UTF-8, to search it without decoding it.
+
+    A file in UTF-8 isn't loaded into memory; one in UTF-16 is empty if it doesn't fit.
+
+    Raises:
+        ValueError: the file is empty, or isn't UTF-16 despite its byte order mark.
+        OSError: it can't be read.
+    """
+    with (
+        path.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
+    ):
+        if (encoding := _encoding(content[:2])) == "utf-16":
+            fits = len(content) * JSON_GROWTH <= physical_memory()
+            yield bytes(content).decode(encoding).encode() if fits else b""
+        else:
+            yield content
+
+
+def is_utf16(path: Path) -> bool:
+    """Whether a file begins with the byte order mark of UTF-16, as some Windows tools write it."""
+    with path.open("rb") as file:
+        return _encoding(file.read(2)) == "utf-16"
+
+
+def _encoding(start: bytes) -> str:
+    """The encoding of a text file by its first two bytes."""
+    marks = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    return "utf-16" if start.startswith(marks) else "utf-8-sig"
 
 
 def load_json(path: Path, error: type[HyperfocalError] = DataError) -> Any:
@@ -82,7 +129,7 @@ def load_json(path: Path, error: type[HyperfocalError] = DataError) -> Any:
                 f"{path}: {size / 2**30:.1f} GiB of JSON take about {JSON_GROWTH} times as much "
                 f"memory, but this machine has {physical_memory() / 2**30:.1f} GiB; split the file"
             )
-        with path.open(encoding="utf-8-sig") as file:
+        with open_text(path) as file:
             return json.load(file)
     except FileNotFoundError:
         raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from hyperfocal.data.raw import Problems, RawAnnotations, SplitName
 from hyperfocal.data.voc import find_voc, read_voc
 from hyperfocal.data.yolo import read_yolo
 from hyperfocal.data.yolo_layout import YAML_SUFFIXES, find_yaml, has_labels, has_labels_folder
+from hyperfocal.files import as_utf8
 from hyperfocal.types import AnnotationSet, Category, DataError
 
 
@@ -200,10 +200,7 @@ def coco_files(folder: Path) -> list[Path]:
 
 def _has_words(file: Path, words: Sequence[bytes]) -> bool:
     try:
-        with (
-            file.open("rb") as opened,
-            mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as text,
-        ):
+        with as_utf8(file) as text:
             return all(text.find(word) >= 0 for word in words)
     except (OSError, ValueError):  # unreadable, or empty
         return False

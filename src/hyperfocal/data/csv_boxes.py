@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from hyperfocal.data.raw import MAX_SIDE, Problems, RawAnnotations, RawImage, inside
-from hyperfocal.files import shown
+from hyperfocal.files import open_text, shown
 from hyperfocal.types import Category, DataError
 
 CsvFormat = Literal["keras", "tensorflow"]
@@ -190,7 +190,7 @@ def _number(word: str) -> float | None:
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Line number and values of every row that isn't empty."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with open_text(path) as file:
             reader = csv.reader(file)
             for row in reader:
                 if any(word.strip() for word in row):

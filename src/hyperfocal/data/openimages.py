@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from hyperfocal.files import load_json, shown
+from hyperfocal.files import load_json, open_text, shown
 from hyperfocal.types import (
     Category,
     DataError,
@@ -211,7 +211,7 @@ def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, tuple[str, 
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with open_text(path) as file:
             reader = csv.reader(file)
             for row in reader:
                 if row:

@@ -12,7 +12,7 @@ import numpy as np
 from hyperfocal.data.file_names import warn_of_hidden
 from hyperfocal.data.images import SUFFIXES
 from hyperfocal.data.raw import MAX_SIDE, Problems, RawAnnotations, RawImage, SplitName, inside
-from hyperfocal.files import MAX_TEXT, is_file, one_line, read_text, shown
+from hyperfocal.files import MAX_TEXT, is_file, is_utf16, one_line, read_text, shown
 from hyperfocal.names import one_name
 from hyperfocal.types import Category, DataError
 
@@ -134,8 +134,14 @@ def _parse(file: Path, problems: Problems) -> Element | None:
     try:
         if file.stat().st_size > MAX_TEXT:
             raise ValueError(f"more than {MAX_TEXT:,} bytes, too large for one image's annotations")
-        root: Element = defusedxml.ElementTree.parse(file).getroot()
-    except (ParseError, defusedxml.DefusedXmlException, ValueError, LookupError, OSError) as error:
+        if is_utf16(file):  # whatever its declaration says
+            root: Element = defusedxml.ElementTree.fromstring(read_text(file))
+        else:
+            root = defusedxml.ElementTree.parse(file).getroot()
+    except (
+        *(ParseError, defusedxml.DefusedXmlException, ValueError, LookupError, OSError),
+        DataError,
+    ) as error:
         reason = one_line(error) or type(error).__name__
         problems.errors.append(f"{file.name}: not readable as XML ({reason})")
         return None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import mmap
-import os
 import re
 from collections.abc import Iterator
 from contextlib import suppress
@@ -18,6 +17,7 @@ from hyperfocal.data.file_names import holds_any
 from hyperfocal.data.voc import find_voc
 from hyperfocal.data.yaml_files import load_yaml
 from hyperfocal.data.yolo_layout import find_yaml, has_labels, has_labels_folder
+from hyperfocal.files import as_utf8
 from hyperfocal.types import DataError
 
 NAMES: dict[SplitName, tuple[str, ...]] = {
@@ -139,12 +139,12 @@ def _images_of(file: Path, data: Path, name: SplitName) -> Path | None:
 
 def _first_names(file: Path) -> list[str]:
     """Some of a COCO file's image names, without parsing all of it."""
-    with file.open("rb") as opened:
-        if not os.fstat(opened.fileno()).st_size:
-            return []
-        with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as text:
+    try:
+        with as_utf8(file) as text:
             found = _first(_FILE_NAME, text)
             return found or [name_in_address(url) for url in _first(_COCO_URL, text)]
+    except ValueError:  # empty, or not text
+        return []
 
 
 _FILE_NAME, _COCO_URL = (
@@ -153,7 +153,7 @@ _FILE_NAME, _COCO_URL = (
 )
 
 
-def _first(pattern: re.Pattern[bytes], text: mmap.mmap) -> list[str]:
+def _first(pattern: re.Pattern[bytes], text: bytes | mmap.mmap) -> list[str]:
     """The first strings that ``pattern`` matches, except those that aren't JSON."""
     names = []
     for match in itertools.islice(pattern.finditer(text), TRIED_IMAGES):
