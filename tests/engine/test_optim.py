@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from hyperfocal.engine.optim import build_optimizer, lr_factor, set_lr
+from hyperfocal.engine.optim import WeightAverage, build_optimizer, lr_factor, set_lr
 from hyperfocal.experiment import TrainConfig
 from hyperfocal.models import Detector
 from hyperfocal.types import ConfigError
@@ -114,3 +114,32 @@ def test_steps_are_those_of_the_plain_optimizer(name: Any, definition: Any) -> N
         optimizer.step()
         reference.step()
     torch.testing.assert_close(ours.state_dict(), plain.state_dict())
+
+
+def test_weight_average_of_constant_weights_is_the_weights() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    average = WeightAverage(model, 0.99)
+    target = [p.detach().clone() + 1 for p in model.parameters()]
+    with torch.no_grad():
+        for p, t in zip(model.parameters(), target, strict=True):
+            p.copy_(t)
+    model[1].running_mean.fill_(3.0)
+    for _ in range(2000):
+        average.update(model)
+    for p, t in zip(average.model.parameters(), target, strict=True):
+        torch.testing.assert_close(p, t)
+    assert average.model[1].running_mean.tolist() == [3.0, 3.0]
+    assert not average.model.training
+
+
+def test_weight_average_follows_its_formula() -> None:
+    model = nn.Linear(1, 1, bias=False)
+    model.weight.data.fill_(0.0)
+    average = WeightAverage(model, 0.5)
+    expected = 0.0
+    for step in range(6):
+        model.weight.data.fill_(float(step))
+        average.update(model)
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * step
+    assert float(average.model.weight) == pytest.approx(expected)

@@ -14,7 +14,6 @@ import torch
 from torch import nn
 
 from hyperfocal.engine.evaluate import Evaluation
-from hyperfocal.engine.optim import WeightAverage
 from hyperfocal.runs.categories import TrainedCategories
 from hyperfocal.runs.checkpoint import Checkpoints, load_checkpoint, save_checkpoint
 from hyperfocal.runs.folder import RunFolder
@@ -109,35 +108,6 @@ def test_resumed_log_repeats_no_step(tmp_path: Path) -> None:
 def test_read_json_names_the_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"x\.json: no such file"):
         read_json(tmp_path / "x.json")
-
-
-def test_weight_average_of_constant_weights_is_the_weights() -> None:
-    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
-    average = WeightAverage(model, 0.99)
-    target = [p.detach().clone() + 1 for p in model.parameters()]
-    with torch.no_grad():
-        for p, t in zip(model.parameters(), target, strict=True):
-            p.copy_(t)
-    model[1].running_mean.fill_(3.0)
-    for _ in range(2000):
-        average.update(model)
-    for p, t in zip(average.model.parameters(), target, strict=True):
-        torch.testing.assert_close(p, t)
-    assert average.model[1].running_mean.tolist() == [3.0, 3.0]
-    assert not average.model.training
-
-
-def test_weight_average_follows_its_formula() -> None:
-    model = nn.Linear(1, 1, bias=False)
-    model.weight.data.fill_(0.0)
-    average = WeightAverage(model, 0.5)
-    expected = 0.0
-    for step in range(6):
-        model.weight.data.fill_(float(step))
-        average.update(model)
-        decay = min(0.5, (1 + step) / (10 + step))
-        expected = decay * expected + (1 - decay) * step
-    assert float(average.model.weight) == pytest.approx(expected)
 
 
 def test_a_log_that_was_moved_away_begins_anew(tmp_path: Path) -> None:
