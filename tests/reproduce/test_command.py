@@ -17,6 +17,7 @@ import pytest
 from hyperfocal.cli import main
 from hyperfocal.reproduce.runs import Job, run_jobs
 from hyperfocal.reproduce.timing import milliseconds
+from hyperfocal.runs.lock import RunLock
 from hyperfocal.types import HyperfocalError
 
 ROWS = ["--only", "gamma=0", "--only", "gamma=2.0"]
@@ -178,3 +179,28 @@ def test_runs_of_other_settings_are_not_mixed(drawn: Path, tmp_path: Path, capsy
     assert main(words(drawn, out, "--train.iterations", "2")) == 2
     assert "table was '1a', now it is '1b'. Choose another --out" in capsys.readouterr().err
     assert os.listdir(out) == ["reproduce.json"]
+
+
+def test_a_second_command_into_one_folder_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "table"
+    with RunLock(out):
+        assert main(["reproduce", "1b", "--scale", "small", "--out", str(out)]) == 2
+        assert [path.name for path in out.iterdir()] == ["lock.json"]
+    assert f"{out}: another thread of this process is training here" in capsys.readouterr().err
+
+
+def test_the_folder_is_locked_while_rows_train(
+    drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, locked = tmp_path / "table", []
+
+    def run_jobs(*args: object) -> None:
+        locked.append((out / "lock.json").exists())
+
+    monkeypatch.setattr("hyperfocal.reproduce.runs.run_jobs", run_jobs)
+    monkeypatch.setattr("hyperfocal.commands.reproduce._Report.time", lambda self: None)
+    assert main(words(drawn, out, "--train.iterations", "2")) == 0
+    assert locked == [True]
+    assert not (out / "lock.json").exists()

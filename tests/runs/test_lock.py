@@ -108,6 +108,43 @@ def test_a_killed_process_leaves_a_lock_that_is_taken_at_once(
     assert not (tmp_path / "lock.json").exists()
 
 
+def test_a_second_thread_is_refused_until_the_first_ends(
+    tmp_path: Path, hold: Callable[[Path], subprocess.Popen[str]]
+) -> None:
+    (tmp_path / "link").symlink_to("run")
+
+    def second(folder: Path) -> str:
+        """What a thread is told that trains in a folder; empty if it may."""
+        found: list[str] = []
+
+        def enter() -> None:
+            try:
+                with RunLock(folder):
+                    found.append("")
+            except ConfigError as error:
+                found.append(str(error))
+
+        thread = threading.Thread(target=enter)
+        thread.start()
+        thread.join(60)
+        return found[0]
+
+    with RunLock(tmp_path / "run"):
+        for name in ("run", "link"):
+            assert "another thread of this process is training here" in second(tmp_path / name)
+        # The lock between processes isn't lost by that.
+        other = subprocess.run(
+            [sys.executable, "-c", HOLD, str(tmp_path / "run")],
+            capture_output=True, text=True, input="", timeout=60,
+        )  # fmt: skip
+        assert f"process {os.getpid()} has been training here" in other.stderr
+    assert second(tmp_path / "run") == ""
+    hold(tmp_path / "run")
+    with pytest.raises(ConfigError, match="has been training"), RunLock(tmp_path / "run"):
+        pass
+    assert "has been training" in second(tmp_path / "run")  # not "another thread": it is free
+
+
 @pytest.mark.parametrize("flag", ["--resume", "--overwrite"])
 def test_a_training_beside_another_is_refused_and_changes_nothing(
     drawn: Path, tmp_path: Path, hold: Callable[[Path], subprocess.Popen[str]], flag: str

@@ -46,6 +46,7 @@ def run(words: list[str]) -> int:
     from hyperfocal.reproduce.plan import Plan, setting, synthetic_set, with_first_stages
     from hyperfocal.reproduce.reuse import link_runs
     from hyperfocal.reproduce.runs import run_jobs, same_or_write
+    from hyperfocal.runs.lock import RunLock
     from hyperfocal.runs.outputs import named_files
 
     table = find_table(args.table)
@@ -71,36 +72,38 @@ def run(words: list[str]) -> int:
     }  # fmt: skip
     written = [out / n for n in ("reproduce.json", "table.md", "table.json", "timing.json")]
     check_outputs("--out", written, named_files(experiments[0]))
-    if changed := same_or_write(out / "reproduce.json", manifest):
-        raise ConfigError(f"{out} contains other runs: {changed}. Choose another --out.")
-
     console = Console()
-    if synthetic is not None and not is_generated(out / "data", synthetic):
-        say(console, f"generating a long-tailed dataset in {out / 'data'} ...")
-        make_dataset(out / "data", synthetic)
-    jobs = plan.jobs(rows, range(args.seeds))
-    if linked := link_runs(jobs, experiments, args.reuse):
-        say(console, f"{linked} runs are reused from other tables")
-    every = plan.jobs([r for r in table.rows if r.runnable], range(args.seeds))
-    report = _Report(
-        plan, every, setting(experiments[0], plan), command("hyperfocal", "reproduce", *words)
-    )
-    progress = _Progress(console, jobs)
+    with RunLock(out, lambda text: say(console, text)):
+        if changed := same_or_write(out / "reproduce.json", manifest):
+            raise ConfigError(f"{out} contains other runs: {changed}. Choose another --out.")
+        if synthetic is not None and not is_generated(out / "data", synthetic):
+            say(console, f"generating a long-tailed dataset in {out / 'data'} ...")
+            make_dataset(out / "data", synthetic)
+        jobs = plan.jobs(rows, range(args.seeds))
+        if linked := link_runs(jobs, experiments, args.reuse):
+            say(console, f"{linked} runs are reused from other tables")
+        every = plan.jobs([r for r in table.rows if r.runnable], range(args.seeds))
+        report = _Report(
+            plan, every, setting(experiments[0], plan), command("hyperfocal", "reproduce", *words)
+        )
+        progress = _Progress(console, jobs)
 
-    def done(job: Job) -> None:
-        progress.report(job)
+        def done(job: Job) -> None:
+            progress.report(job)
+            report.write()
+
         report.write()
-
-    report.write()
-    stopped = run_jobs(jobs, args.jobs, _gpus(), done)
-    if stopped is not None:
-        console.print(f"Stopped by {stopped}; all runs are saved. Repeat the command to continue.")
-        return 130 if stopped == "SIGINT" else 0
-    if table.timed:
-        report.time()
-    report.write()
-    say(console, out / "table.md")
-    return 0
+        stopped = run_jobs(jobs, args.jobs, _gpus(), done)
+        if stopped is not None:
+            console.print(
+                f"Stopped by {stopped}; all runs are saved. Repeat the command to continue."
+            )
+            return 130 if stopped == "SIGINT" else 0
+        if table.timed:
+            report.time()
+        report.write()
+        say(console, out / "table.md")
+        return 0
 
 
 class _Report:

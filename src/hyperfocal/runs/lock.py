@@ -1,7 +1,8 @@
 """One writer per run folder: ``RUN/lock.json`` names the process that trains there.
 
 Between processes of one machine the operating system's lock on that file decides. It is released
-when its process ends, even if killed, so a file left behind is recognised as stale at once. Such
+when its process ends, even if killed, so a file left behind is recognised as stale at once. It
+doesn't keep the threads of one process apart: a table of the folders they hold does. Such
 locks don't work across all machines, so the owner also touches the file every few seconds; a file
 of another machine is stale if it isn't touched for longer.
 """
@@ -38,6 +39,10 @@ BEAT = 5.0
 SILENCE = 30.0
 """Seconds without a touch after which a run on another machine is considered ended."""
 
+_held: dict[tuple[int, int, int], RunLock] = {}
+"""The locks that threads of this process hold, by process (forks copy the table), device and inode
+of the folder."""
+
 
 @dataclass(frozen=True)
 class Holder:
@@ -49,7 +54,7 @@ class Holder:
 
 
 class RunLock:
-    """While entered, no other process can train in a run folder.
+    """While entered, no other process or thread can train in a run folder.
 
     The folder is created if missing, and removed again if nothing was written to it.
 
@@ -58,7 +63,7 @@ class RunLock:
         notify: called with a message while waiting to see whether another machine's lock is stale.
 
     Raises:
-        ConfigError: on entering, if another process trains there; the message names it.
+        ConfigError: on entering, if another process or thread trains there; the message names it.
         HyperfocalError: on entering, if the folder can't be written.
     """
 
@@ -66,6 +71,7 @@ class RunLock:
         self.folder, self.path, self.notify = folder, folder / "lock.json", notify
         self._descriptor: int | None = None
         self._made: list[Path] = []
+        self._key = (0, 0, 0)
         self._ended = threading.Event()
 
     def __enter__(self) -> RunLock:
@@ -73,8 +79,20 @@ class RunLock:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._made = missing  # the innermost first
-            while not self._take():
-                pass
+            found = self.folder.stat()
+            self._key = (os.getpid(), found.st_dev, found.st_ino)
+            # Before the file is opened: closing it would release the other thread's system lock.
+            if _held.setdefault(self._key, self) is not self:
+                raise ConfigError(
+                    f"{self.folder}: another thread of this process is training here. Wait until "
+                    "it ends, or choose another --out."
+                )
+            try:
+                while not self._take():
+                    pass
+            except BaseException:
+                del _held[self._key]
+                raise
         except OSError as error:
             self._remove_folders()
             raise HyperfocalError(f"{self.folder}: can't be written ({error.strerror})") from None
@@ -91,6 +109,7 @@ class RunLock:
         with contextlib.suppress(OSError):
             self.path.unlink()
         os.close(self._descriptor)
+        del _held[self._key]
         self._remove_folders()
 
     def _take(self) -> bool:
