@@ -164,7 +164,7 @@ class EvaluationConfig(Config):
 class Experiment(Config):
     """All settings of a run, as passed to `hyperfocal train` and saved in its config.json.
 
-    Example:
+    Examples:
         >>> import dataclasses
         >>> from hyperfocal.recipes import load_recipe
         >>> experiment = dataclasses.replace(load_recipe("demo"), seed=7)

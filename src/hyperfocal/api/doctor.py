@@ -27,7 +27,7 @@ class Diagnosis:
         examination: all findings and statistics.
         advice: suggested settings; None if no training split could be read.
 
-    Example:
+    Examples:
         >>> import hyperfocal
         >>> found = hyperfocal.doctor(("train.json", "train"), recipe="demo", verbose=False)
         >>> [finding.kind for finding in found.findings if finding.kind == "no_val"]
@@ -105,7 +105,7 @@ def doctor(
     Raises:
         HyperfocalError: settings or data that can't be read at all.
 
-    Example:
+    Examples:
         >>> import hyperfocal
         >>> found = hyperfocal.doctor(
         ...     ("train.json", "train"), ("val.json", "val"), recipe="demo", verbose=False

@@ -72,7 +72,7 @@ def evaluate(
     Raises:
         HyperfocalError: data or detections that can't be used; the message says how to fix it.
 
-    Example:
+    Examples:
         >>> import hyperfocal
         >>> data = ("val.json", "val")
         >>> found = hyperfocal.evaluate("runs/mine", data, verbose=False)

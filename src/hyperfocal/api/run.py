@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class Run:
     """A run folder as an object. `hyperfocal.train` and `hyperfocal.load` return one.
 
-    Example:
+    Examples:
         >>> import hyperfocal
         >>> run = hyperfocal.load("runs/mine")
         >>> run.metrics["AP"] <= run.metrics["AP50"]
@@ -170,7 +170,7 @@ def load(
         ConfigError: the folder, its config or its weights are missing or damaged, there is no such
             device, or a component comes from a module that isn't trusted.
 
-    Example:
+    Examples:
         >>> import hyperfocal
         >>> run = hyperfocal.load("runs/mine")
         >>> len(run.predict("val/000001.jpg"))

@@ -56,7 +56,7 @@ def train(
         HyperfocalError: settings or data that can't be used, before the first step (the message
             says how to fix it); or training that failed.
 
-    Example:
+    Examples:
         >>> import hyperfocal
         >>> run = hyperfocal.train(
         ...     "demo",

@@ -1,6 +1,6 @@
 """Typed configs: frozen dataclasses that are saved as JSON and changed by command-line flags.
 
-A component has its settings in a nested ``Config`` with a ``build(...)`` method::
+A component has its settings in a nested ``Config`` with a ``build(...)`` method:
 
     class SigmoidFocalLoss(StreamableLoss):
         @dataclass(frozen=True)

@@ -73,7 +73,7 @@ def read_annotations(
             folder; no images, no categories or no usable boxes. The message names the file, the id
             and the fix.
 
-    Example:
+    Examples:
         >>> train = read_annotations("train.json", "images")  # doctest: +SKIP
         >>> val = read_annotations(
         ...     "val.json", "images", categories=train.categories

@@ -58,7 +58,7 @@ class BatchStream:
         groups: ``(M,)`` bool, the group of each image; all images of a batch are from the same
             group (see `portrait`). None: no groups.
 
-    Example:
+    Examples:
         >>> from hyperfocal.data.samplers import PlainSampler
         >>> stream = BatchStream(PlainSampler(5, seed=0), batch_size=2)
         >>> batches = stream.from_step(0)

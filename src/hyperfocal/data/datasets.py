@@ -54,7 +54,7 @@ def annotations_of(
     Raises:
         DataError: an object of another kind, or an item that can't be used.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from hyperfocal import annotations_of
         >>> data = [(np.zeros((32, 32, 3), np.uint8), {"boxes": [[4, 4, 20, 20]], "labels": [0]})]

@@ -116,7 +116,7 @@ def read_image(path: str | Path) -> Tensor:
     Raises:
         DataError: missing, unreadable, truncated or too large; names the file.
 
-    Example:
+    Examples:
         >>> read_image("shelf.jpg").shape  # doctest: +SKIP
         torch.Size([3, 480, 640])
     """
@@ -143,7 +143,7 @@ def to_image(value: Image.Image | NDArray[np.generic] | Tensor) -> Tensor:
     Raises:
         DataError: another type, layout or dtype, an empty image, or floats outside [0, 1].
 
-    Example:
+    Examples:
         >>> to_image(np.zeros((4, 6), dtype=np.uint8)).shape
         torch.Size([3, 4, 6])
     """

@@ -84,7 +84,7 @@ def category_repeat_factors(counts: CategoryCounts, threshold: float) -> NDArray
     Returns:
         ``(K,)`` float64, at least 1.
 
-    Example:
+    Examples:
         >>> counts = CategoryCounts(images=(1, 101), instances=(1, 300), num_images=100_170)
         >>> category_repeat_factors(counts, 0.001).round(4)
         array([10.0085,  1.    ])
@@ -197,7 +197,7 @@ class ImageWeightSampler:
     """Image weights by category: each image is sampled by the frequency of its categories.
 
     A category in ``n_c`` images is sampled with a probability proportional to ``n_c^power``, and
-    then one of its images uniformly, so that an image's weight is::
+    then one of its images uniformly, so that an image's weight is:
 
         w = Σ_c n_c^(power - 1)    over the categories c in the image
 

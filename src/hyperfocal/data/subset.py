@@ -39,7 +39,7 @@ def only_categories(annotations: AnnotationSet, names: Sequence[str]) -> Annotat
         ConfigError: a name that no category has, or a repeated name.
         DataError: none of the categories has a box.
 
-    Example:
+    Examples:
         >>> import hyperfocal
         >>> from hyperfocal.data import only_categories
         >>> split = hyperfocal.read_annotations("train.json", "train")

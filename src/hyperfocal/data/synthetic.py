@@ -5,7 +5,7 @@ categories differ in at least two of the three. The number of training images de
 geometrically from the first category to the last. The validation split is balanced, so that the AP
 of rare categories is measured as precisely as that of frequent ones.
 
-Files written by `make_dataset`::
+Files written by `make_dataset`:
 
     out/
       synthetic.json           its settings

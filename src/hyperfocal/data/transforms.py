@@ -143,7 +143,7 @@ def transform(sample: Sample, settings: TransformConfig, rng: np.random.Generato
         image ``(3, H', W')`` uint8, or float32 in [0, 1] with ``resize="bilinear_float"``; boxes
         in its frame; ``original_hw`` as it was.
 
-    Example:
+    Examples:
         >>> target = Target(torch.tensor([[1.0, 2.0, 3.0, 4.0]]), torch.tensor([0]))
         >>> sample = Sample(torch.zeros(3, 8, 10, dtype=torch.uint8), target, 1, (8, 10))
         >>> settings = TransformConfig(short=16, flip=1.0)

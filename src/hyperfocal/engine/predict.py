@@ -23,7 +23,7 @@ from hyperfocal.types import Category, ConfigError, Detections
 class Predictor:
     """A trained detector with its transforms and categories, as returned by `hyperfocal.load`.
 
-    Example::
+    Detections of some images, best first:
 
         model = hyperfocal.load("runs/demo")
         for found in model.predict(["a.jpg", "b.jpg"]):

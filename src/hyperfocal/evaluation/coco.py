@@ -38,7 +38,7 @@ class CocoEvaluator(Evaluator):
     named after the groups. Each is a mean over categories with ground truth; without any (COCO's
     -1) it is nan.
 
-    Example:
+    Examples:
         >>> evaluator = CocoEvaluator(val, counts=train.counts())  # doctest: +SKIP
         >>> evaluator.update(detections, batch.image_ids)  # doctest: +SKIP
         >>> evaluator.compute()["APr"]  # doctest: +SKIP

@@ -20,7 +20,7 @@ class FrequencyGroups(Config):
     al. 2019): rare 1-10 images, common 11-100, frequent more. Categories without training images
     belong to no group, because they can't be learned.
 
-    Example:
+    Examples:
         >>> groups = FrequencyGroups()
         >>> tuple(groups.group_of(images) for images in (0, 10, 11, 101))
         (None, 'r', 'c', 'f')

@@ -3,7 +3,7 @@
 Categories are grouped by their number of training boxes. Each foreground group has its own softmax
 over its categories and one more logit, "others"; a background group has two logits, background and
 others. Each group's loss is the mean softmax cross entropy over the rows selected for it, and the
-groups' losses are summed::
+groups' losses are summed:
 
     L = Σ_g mean over selected rows of -log softmax_g(x)[member or others]
 

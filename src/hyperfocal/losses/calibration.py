@@ -2,7 +2,7 @@
 
 Focal loss isn't a proper loss: where the true probability of a category is η, the expected loss is
 minimal at some p closer to 1/2 (and, with alpha, shifted). Setting the derivative of the expected
-loss to 0 gives the inverse map. With ::
+loss to 0 gives the inverse map. With :
 
     φ(v) = (1 - v)^γ - γ (1 - v)^(γ-1) v log v,     h(v) = v / φ(v)
 
@@ -50,7 +50,7 @@ def posterior_from_focal(
         DataError: values outside [0, 1] (checked on the CPU).
         ConfigError: negative gamma, or alpha not inside (0, 1).
 
-    Example:
+    Examples:
         >>> import torch
         >>> from hyperfocal.losses import posterior_from_focal
         >>> posterior_from_focal(torch.tensor([0.3734, 0.5, 0.7498]), gamma=2.0)

@@ -1,6 +1,6 @@
 """Weights from category counts: effective number of samples, and inverse frequency.
 
-Formula, for a category with n_c samples among C categories::
+Formula, for a category with n_c samples among C categories:
 
     effective number   E_c = (1 - β^n_c) / (1 - β)           w_c ∝ 1 / E_c
     inverse frequency  w_c ∝ n_c^-power
@@ -52,7 +52,7 @@ def class_balanced_weights(counts: Sequence[int] | Tensor, beta: float = 0.999) 
     Raises:
         ConfigError: beta outside [0, 1), or negative counts.
 
-    Example:
+    Examples:
         >>> from hyperfocal.losses import class_balanced_weights
         >>> class_balanced_weights([1000, 100, 10], beta=0.999)
         tensor([0.0422, 0.2800, 2.6778])

@@ -1,6 +1,6 @@
 """Sigmoid (binary, one-vs-all) cross entropy, with or without alpha balance.
 
-Formula, with p_t = σ(x_t), x_t = x for a positive and -x for a negative::
+Formula, with p_t = σ(x_t), x_t = x for a positive and -x for a negative:
 
     CE = -log p_t            α-CE = -α_t log p_t,   α_t = α for a positive, 1 - α for a negative
 
@@ -66,7 +66,7 @@ def sigmoid_cross_entropy(
         ConfigError: alpha outside [0, 1], an unknown reduction, a bad normalizer,
             or "fused" where the fused form doesn't apply.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from hyperfocal.losses import sigmoid_cross_entropy
         >>> logits = torch.zeros(3, 2)

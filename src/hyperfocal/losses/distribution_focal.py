@@ -1,7 +1,7 @@
 """Distribution focal loss (DFL): a box side as a distribution over distances.
 
 Formula, for a distance t (in units of the stride) between the integers i and i + 1, and the softmax
-S over the bins 0..n::
+S over the bins 0..n:
 
     DFL = -[(i + 1 - t) log S_i + (t - i) log S_{i+1}]
     predicted distance = Σ_k k·S_k        (`expected_distance`)
@@ -14,6 +14,9 @@ weight 0.25, averaged over the four sides.
 Use it where object borders are ambiguous (occlusion, blur, shadow): the spread of the distribution
 is the uncertainty of a side. It needs 4 (n + 1) box outputs instead of 4, and distances above n
 strides can't be represented.
+
+It stands alone: no detector of this package has 4 (n + 1) box outputs, so no setting selects it.
+Call it in a head of your own.
 """
 
 from __future__ import annotations
@@ -85,7 +88,10 @@ def expected_distance(logits: Tensor) -> Tensor:
 
 
 class DistributionFocalLoss(nn.Module):
-    """`distribution_focal_loss`, summed and divided by a normalizer."""
+    """`distribution_focal_loss`, summed and divided by a normalizer.
+
+    It stands alone: no detector of this package predicts distributions, so no setting selects it.
+    """
 
     def forward(
         self,

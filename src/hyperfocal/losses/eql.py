@@ -1,6 +1,6 @@
 """Equalization loss (EQL): objects of other categories aren't negatives of rare categories.
 
-Formula, with y_j = 1 at the label of row r::
+Formula, with y_j = 1 at the label of row r:
 
     w_j = 1 - E(r) T_j (1 - y_j)
     EQL = Σ_j w_j CE(x_j)

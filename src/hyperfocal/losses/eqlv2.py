@@ -1,6 +1,6 @@
 """Equalization loss v2 (EQLv2).
 
-Formula, with the category's accumulated gradient ratio g_j (positive over negative)::
+Formula, with the category's accumulated gradient ratio g_j (positive over negative):
 
     f(g) = 1 / (1 + exp(-γ_e (g - μ)))
     q_j = f(g_j)                       weight of a negative

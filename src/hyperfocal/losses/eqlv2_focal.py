@@ -1,6 +1,6 @@
 """Equalization loss v2 (EQLv2) on focal loss.
 
-Formula, with the weights r_j of positives and q_j of negatives of `equalization_loss_v2`::
+Formula, with the weights r_j of positives and q_j of negatives of `equalization_loss_v2`:
 
     Σ_j [y_j r_j + (1 - y_j) q_j] α_t (1 - p_t)^γ (-log p_t)
 

@@ -1,6 +1,6 @@
 """Equalized focal loss (EFL): focal loss with a separate focusing parameter per category.
 
-Formula, for category j with its gradient ratio g_j in [0, 1]::
+Formula, for category j with its gradient ratio g_j in [0, 1]:
 
     γ_j = γ_b + s (1 - g_j)
     EFL = - Σ_j α_t (γ_j / γ_b) (1 - p_t)^γ_j log p_t
@@ -10,7 +10,7 @@ to [0, 1]. A rare category has almost only negatives: g_j is near 0 and γ_j nea
 many easy negatives contribute little, while the factor γ_j/γ_b keeps the loss of its hard examples.
 With all g_j = 1, or s = 0, it is focal loss.
 
-Gradient with respect to the logit, g_j held constant::
+Gradient with respect to the logit, g_j held constant:
 
     y α_t (γ_j / γ_b) (1 - p_t)^γ_j (γ_j p_t log p_t + p_t - 1)
 
@@ -208,7 +208,7 @@ class EqualizedFocalLoss(GradientRatioLoss, StreamableLoss):
         ratio_of: the gradients that the ratios compare, see `RatioOf`.
         backend: see `sigmoid_focal_loss`.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from hyperfocal.losses import EqualizedFocalLoss
         >>> loss = EqualizedFocalLoss(num_classes=3)

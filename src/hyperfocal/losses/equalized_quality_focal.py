@@ -1,6 +1,6 @@
 """Equalized quality focal loss (EQFL): equalized focal loss with the box quality as target.
 
-Formula, with the γ_j of `equalized_focal_loss` and the q of `quality_focal_loss`::
+Formula, with the γ_j of `equalized_focal_loss` and the q of `quality_focal_loss`:
 
     EQFL = Σ_j (γ_j / γ_b) |q_j - p_j|^γ_j (-q_j log p_j - (1 - q_j) log(1 - p_j))
 

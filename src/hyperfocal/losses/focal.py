@@ -1,10 +1,10 @@
 """Sigmoid focal loss.
 
-Formula, with p_t = σ(x_t), x_t = x for a positive and -x for a negative::
+Formula, with p_t = σ(x_t), x_t = x for a positive and -x for a negative:
 
     FL = -α_t (1 - p_t)^γ log p_t,   α_t = α for a positive, 1 - α for a negative
 
-Gradient with respect to the logit (the paper's eq. 10, times α_t)::
+Gradient with respect to the logit (the paper's eq. 10, times α_t):
 
     dFL/dx = y (1 - p_t)^γ (γ p_t log p_t + p_t - 1)
 
@@ -76,7 +76,7 @@ def sigmoid_focal_loss(
         ConfigError: alpha outside [0, 1], negative gamma, an unknown reduction, a bad normalizer,
             or "fused" where the fused form doesn't apply.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from hyperfocal.losses import sigmoid_focal_loss
         >>> logits = torch.zeros(1000, 80, requires_grad=True)

@@ -1,6 +1,6 @@
 """FL*, the focal loss's alternative form.
 
-Formula, with x_t = x for a positive and -x for a negative::
+Formula, with x_t = x for a positive and -x for a negative:
 
     p*_t = σ(γ x_t + β)
     FL*  = -α_t log(p*_t) / γ

@@ -1,6 +1,6 @@
 """Gradient harmonizing mechanism (GHM): examples weighted by inverse density of gradient norms.
 
-Formula, for classification, with g = |σ(x) - y| in M equal bins on [0, 1]::
+Formula, for classification, with g = |σ(x) - y| in M equal bins on [0, 1]:
 
     GHM-C = (1/n) Σ CE(x) / R_bin(g)
 

@@ -1,6 +1,6 @@
 """Gradient harmonizing mechanism for box regression (GHM-R).
 
-Formula, with d = pred - target, and bins and counts as for `ghm_classification_loss`::
+Formula, with d = pred - target, and bins and counts as for `ghm_classification_loss`:
 
     ASL1(d) = sqrt(d² + μ²) - μ,   g = |d| / sqrt(d² + μ²)
     GHM-R   = (1/n) Σ ASL1(d) / R_bin(g)
@@ -12,6 +12,10 @@ Source: Gradient Harmonized Single-stage Detector (Li et al., AAAI 2019): M = 10
 
 Use it together with GHM for classification. Unlike smooth L1, whose gradient is ±1 for all large
 errors, g distinguishes outliers from large errors, and outliers are down-weighted.
+
+It stands alone: it has no ``kind`` for ``model.box_loss``, because it divides by its own counts and
+not by the detector's normalizer. Call it in a loop of your own, and ``step()`` after each optimizer
+step.
 """
 
 from __future__ import annotations
@@ -80,6 +84,8 @@ def _regression_terms(inputs: Inputs, mu: float, bins: int) -> tuple[Tensor, Ten
 
 class GHMRegressionLoss(SmoothedCounts, BoxLoss):
     """GHM-R with counts smoothed over steps; the mean of the harmonised distance.
+
+    It stands alone: no setting of a detector selects it. Call ``step()`` after each optimizer step.
 
     Args:
         mu: where the loss changes from quadratic to linear.

@@ -1,6 +1,6 @@
 """Hinge loss on the probability of the true class, a negative result of the focal-loss paper.
 
-Formula::
+Formula:
 
     L = α_t max(0, m - p_t)
 

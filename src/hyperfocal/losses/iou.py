@@ -1,6 +1,6 @@
 """Losses on decoded boxes: IoU and generalised IoU.
 
-Formulas for a predicted and a true box, where hull is the smallest enclosing box::
+Formulas for a predicted and a true box, where hull is the smallest enclosing box:
 
     IoU loss     -log IoU   or   1 - IoU
     GIoU loss    1 - IoU + (|hull| - |union|) / |hull|        in [0, 2]
@@ -101,7 +101,7 @@ def giou_loss(
         DataError: shapes that differ or aren't ``(..., 4)``.
         ConfigError: an unknown reduction or a bad normalizer.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from hyperfocal.losses import giou_loss
         >>> a, b = torch.tensor([[0.0, 0, 1, 1]]), torch.tensor([[2.0, 0, 3, 1]])

@@ -1,11 +1,11 @@
 """Quality focal loss (QFL): focal loss whose target is the quality of the predicted box.
 
 Formula, with p = σ(x) and q = IoU of the predicted box with its object at the label of a positive,
-0 everywhere else::
+0 everywhere else:
 
     QFL = |q - p|^β (-q log p - (1 - q) log(1 - p))
 
-Gradient with respect to the logit, q held constant::
+Gradient with respect to the logit, q held constant:
 
     |q - p|^β (p - q) + β |q - p|^(β-1) sign(p - q) p (1 - p) (-q log p - (1 - q) log(1 - p))
 

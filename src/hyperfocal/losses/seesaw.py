@@ -1,6 +1,6 @@
 """Seesaw loss: softmax cross entropy with reduced negative gradients on rarer categories.
 
-Formula, for a row of label i, with N the samples seen of each category and q = softmax(x)::
+Formula, for a row of label i, with N the samples seen of each category and q = softmax(x):
 
     M_ij = min(1, N_j / N_i)^p                     mitigation: j is rarer than i
     C_ij = max(1, q_j / q_i)^c                     compensation: j is predicted over i

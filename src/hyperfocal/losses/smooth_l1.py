@@ -1,6 +1,6 @@
 """Smooth L1 loss for box regression; beta = 0 is L1.
 
-Formula, with d = pred - target::
+Formula, with d = pred - target:
 
     ½ d²/β   where |d| < β,     |d| - ½ β   elsewhere
 

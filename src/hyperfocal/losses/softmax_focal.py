@@ -1,10 +1,10 @@
 """Softmax focal loss.
 
-Formula, with q = softmax(x), label c and a weight z_c::
+Formula, with q = softmax(x), label c and a weight z_c:
 
     L = -z_c (1 - q_c)^γ log q_c
 
-Gradient with respect to the logit::
+Gradient with respect to the logit:
 
     dL/dx_k = z_c [γ (1 - q_c)^(γ-1) q_c log q_c - (1 - q_c)^γ] (1[k = c] - q_k)
 
@@ -76,7 +76,7 @@ def softmax_focal_loss(
         DataError: shapes, dtypes or (on the CPU) label values that don't fit, or C < 2.
         ConfigError: a setting out of range, or a number alpha without ``background``.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from hyperfocal.losses import softmax_focal_loss
         >>> logits = torch.zeros(2, 2)

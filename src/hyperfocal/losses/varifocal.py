@@ -1,7 +1,7 @@
 """Varifocal loss (VFL): soft targets for objects, focal weighting for negatives only.
 
 Formula, with p = σ(x) and q = IoU of the predicted box with its object at the label of a positive,
-0 everywhere else::
+0 everywhere else:
 
     VFL = q (-q log p - (1 - q) log(1 - p))    where q > 0
           -α p^γ log(1 - p)                    where q = 0

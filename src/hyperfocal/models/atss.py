@@ -29,7 +29,7 @@ class ATSS(DenseDetector):
         config: the settings; default: `ATSS.Config()`.
         settings: settings that override the config's, see `DenseConfig.with_settings`.
 
-    Example:
+    Examples:
         >>> import hyperfocal, torch
         >>> from hyperfocal.models import Backbone
         >>> small = Backbone.Config("test_resnet", pretrained=False)

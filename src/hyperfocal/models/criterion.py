@@ -70,12 +70,12 @@ class Positives(NamedTuple):
 class DenseCriterion(nn.Module):
     """Loss of a dense detector: classification, boxes, and quality if it has a quality branch.
 
-    Without a quality branch, with z_b the divisor of image b (see `LossNormalizer`)::
+    Without a quality branch, with z_b the divisor of image b (see `LossNormalizer`):
 
         Σ_b (classification_b + w_b · box_b) / z_b
 
     With N positives, quality logits q_i and targets t_i (centerness, or the IoU of the predicted
-    box)::
+    box):
 
         (Σ classification + w_q Σ_i BCE(q_i, t_i)) / N  +  w_b Σ_i t_i · box_i / Σ_i t_i
 

@@ -52,7 +52,7 @@ class DetectorConfig(Config, role=True):
 class Detector(nn.Module, ABC):
     """Base class of detectors.
 
-    An optimizer step can be split into micro-batches::
+    An optimizer step can be split into micro-batches:
 
         z = model.divisors(batch, parts)
         for part in parts:
@@ -119,7 +119,7 @@ class Detector(nn.Module, ABC):
         Raises:
             DataError: no targets in training mode, or images or targets of wrong shapes.
 
-        Example::
+        In a training loop, and then for detections:
 
             model = hyperfocal.RetinaNet(num_classes=3)
             losses = model(images, targets)

@@ -32,7 +32,7 @@ class FCOS(DenseDetector):
         config: the settings; default: `FCOS.Config()`.
         settings: settings that override the config's, see `DenseConfig.with_settings`.
 
-    Example:
+    Examples:
         >>> import hyperfocal, torch
         >>> from hyperfocal.models import Backbone
         >>> small = Backbone.Config("test_resnet", pretrained=False)

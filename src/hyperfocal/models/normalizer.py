@@ -29,7 +29,7 @@ class LossNormalizer(nn.Module):
     """Divisors for each image of a batch from the number of positive priors.
 
     With n_b positives in image b, N their sum over every process and R the number of processes
-    (whose gradients are averaged, hence the division by R)::
+    (whose gradients are averaged, hence the division by R):
 
         global      z_b = max(N, 1) / R
         per_image   z_b = max(n_b, 1) · B / R, with B the images of all processes

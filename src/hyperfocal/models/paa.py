@@ -28,7 +28,7 @@ class PAA(DenseDetector):
         config: the settings; default: `PAA.Config()`.
         settings: settings that override the config's, see `DenseConfig.with_settings`.
 
-    Example:
+    Examples:
         >>> import hyperfocal, torch
         >>> from hyperfocal.models import Backbone
         >>> small = Backbone.Config("test_resnet", pretrained=False)

@@ -23,7 +23,7 @@ class RetinaNet(DenseDetector):
         config: the settings; default: `RetinaNet.Config()`.
         settings: settings that override the config's, see `DenseConfig.with_settings`.
 
-    Example:
+    Examples:
         >>> import hyperfocal, torch
         >>> from hyperfocal.models import Backbone
         >>> small = Backbone.Config("test_resnet", pretrained=False)

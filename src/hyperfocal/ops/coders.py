@@ -1,11 +1,11 @@
 """Box coding: the conversion between boxes and a network's box outputs.
 
-Deltas (R-CNN): for a box g and an anchor a, with centres x, y and sizes w, h::
+Deltas (R-CNN): for a box g and an anchor a, with centres x, y and sizes w, h:
 
     dx = (gx - ax) / aw · wx      dy = (gy - ay) / ah · wy
     dw = log(gw / aw) · ww        dh = log(gh / ah) · wh
 
-Distances (FCOS) from a location, the centre of a square of one stride, to the sides of a box::
+Distances (FCOS) from a location, the centre of a square of one stride, to the sides of a box:
 
     linear   (l, t, r, b) / stride, with negative values clamped to 0
     exp      log(l, t, r, b)

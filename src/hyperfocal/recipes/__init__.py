@@ -1,7 +1,7 @@
 """Recipes: one module each, whose ``recipe()`` returns a complete `Experiment`.
 
 The first line of a recipe's docstring is its purpose; the rest starts with its command and has the
-expected accuracy and time. A user's recipe is a file of the same form::
+expected accuracy and time. A user's recipe is a file of the same form:
 
     # my_recipe.py: Cracks in weld seams, 5 categories.
     import dataclasses

@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # only for annotations: the losses don't need NumPy
 class Category:
     """One category: its name and its id in the annotation file.
 
-    Example:
+    Examples:
         >>> import hyperfocal
         >>> hyperfocal.Category(id=7, name="ant").name
         'ant'
@@ -115,7 +115,7 @@ class AnnotationSet:
         federated: None unless the file has LVIS's lists of verified categories.
         openimages: None unless read from Open Images' files with labels and hierarchy.
 
-    Example:
+    Examples:
         >>> import hyperfocal
         >>> split = hyperfocal.read_annotations("train.json", "train")
         >>> len(split.images), split.images[0].boxes.shape[1]

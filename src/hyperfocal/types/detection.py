@@ -62,7 +62,7 @@ class LossTerms:
             ``quality`` (centerness, IoU branch).
         positives: scalar, number of positive priors in this process's batch (not part of the loss).
 
-    Example:
+    Examples:
         >>> import torch
         >>> from hyperfocal.types import LossTerms
         >>> terms = LossTerms({"classification": torch.tensor(1.0), "box": torch.tensor(0.5)},
@@ -99,7 +99,7 @@ class Detections:
         xywh: ``(N, 4)`` float64 x, y, width, height in a results file, if `as_xywh` of ``boxes``
             differs in the last digits; else None.
 
-    Example:
+    Examples:
         >>> import hyperfocal, torch
         >>> box = torch.tensor([[1.0, 2.0, 30.0, 40.0]])
         >>> found = hyperfocal.Detections(box, torch.tensor([0.9]), torch.tensor([0]))

@@ -6,7 +6,7 @@ class HyperfocalError(Exception):
 
     The command line prints only the message and exits with status 2.
 
-    Example:
+    Examples:
         >>> import hyperfocal
         >>> try:
         ...     hyperfocal.load("nowhere")
@@ -19,7 +19,7 @@ class HyperfocalError(Exception):
 class ConfigError(HyperfocalError, ValueError):
     """An invalid or unknown setting.
 
-    Example:
+    Examples:
         >>> import hyperfocal
         >>> from hyperfocal.recipes import load_recipe
         >>> try:
@@ -33,7 +33,7 @@ class ConfigError(HyperfocalError, ValueError):
 class DataError(HyperfocalError, ValueError):
     """Annotations or images that can't be used.
 
-    Example:
+    Examples:
         >>> import hyperfocal
         >>> try:
         ...     hyperfocal.read_annotations("train.jsn")
@@ -46,7 +46,7 @@ class DataError(HyperfocalError, ValueError):
 class HyperfocalWarning(UserWarning):
     """Input was corrected or skipped, or looks wrong; the run continues.
 
-    Example:
+    Examples:
         >>> import hyperfocal, warnings
         >>> warnings.simplefilter("error", hyperfocal.HyperfocalWarning)  # stop at the first one
     """

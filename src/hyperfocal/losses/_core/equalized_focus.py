@@ -67,7 +67,7 @@ def first_gradient_ratio(
 ) -> Tensor:
     """Initial gradient ratios of EFL, where all probabilities are the prior π; not clamped to 1.
 
-    Formula, for a category with n⁺ positives and n⁻ negatives::
+    Formula, for a category with n⁺ positives and n⁻ negatives:
 
         g = α (1-π)^γ (1 - π - γ π log π) n⁺ / ((1-α) π^γ (π - γ (1-π) log(1-π)) n⁻)
 
@@ -89,7 +89,7 @@ def first_gradient_ratio(
         ConfigError: a prior that isn't between 0 and 1.
         DataError: counts of different shapes.
 
-    Example:
+    Examples:
         >>> import torch
         >>> positives = torch.tensor([5000, 50])
         >>> ratio = first_gradient_ratio(0.01, positives, 1_000_000_000 - positives)

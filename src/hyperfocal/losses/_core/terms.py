@@ -1,6 +1,6 @@
 """Elementwise functions of the sigmoid losses, accurate at every logit.
 
-With the logit x, the label y = ±1 and x_t = y·x, so that p_t = σ(x_t)::
+With the logit x, the label y = ±1 and x_t = y·x, so that p_t = σ(x_t):
 
     cross_entropy_term   CE(x_t) = -log p_t
                          dCE/dx_t = p_t - 1
