@@ -26,7 +26,7 @@ from hyperfocal.losses import (
     sigmoid_focal_loss,
     step_losses,
 )
-from hyperfocal.losses._core import inputs
+from hyperfocal.losses._core import checks
 from hyperfocal.models import Backbone, DenseHead, PixelNorm, RetinaNet
 from hyperfocal.models.pixels import padding
 from hyperfocal.ops import box_iou, decode_deltas, encode_deltas
@@ -467,7 +467,7 @@ def test_a_training_step_waits_once_for_a_gpu(
     monkeypatch.setattr(
         model.head, "box_outputs_at", lambda x, _, where: model.head._from_all_box_outputs(x, where)
     )
-    monkeypatch.setattr(inputs, "check_range", lambda *_: None)  # looks at CPU tensors alone
+    monkeypatch.setattr(checks, "check_range", lambda *_: None)  # looks at CPU tensors alone
     model(batch)  # anchors are kept
     with Waits() as waits:
         total = model(batch).total

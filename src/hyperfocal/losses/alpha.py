@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from hyperfocal.losses._core.inputs import Number
+from hyperfocal.losses._core.checks import Number
 from hyperfocal.types import ConfigError
 
 Alpha = float | None | tuple[float, ...] | str

@@ -29,7 +29,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from hyperfocal.losses._core.inputs import check_scalar, prepare_softmax
+from hyperfocal.losses._core.checks import check_scalar
+from hyperfocal.losses._core.inputs import prepare_softmax
 from hyperfocal.losses._core.terms import cross_entropy_term
 from hyperfocal.losses.softmax_focal import true_class_logit
 from hyperfocal.types import ConfigError, DataError

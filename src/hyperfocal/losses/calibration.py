@@ -25,7 +25,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hyperfocal.losses._core.inputs import Number, check_range, check_scalar, per_category, widest
+from hyperfocal.losses._core.checks import Number, check_range, check_scalar, per_category
+from hyperfocal.losses._core.inputs import widest
 from hyperfocal.types import DataError
 
 _INSIDE = 1e-6

@@ -32,8 +32,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from hyperfocal.losses._core.checks import Number, check_scalar, integer_labels
 from hyperfocal.losses._core.counts import require_counts
-from hyperfocal.losses._core.inputs import Number, check_scalar, integer_labels
 from hyperfocal.losses.focal import sigmoid_focal_loss
 from hyperfocal.losses.roles import ClassificationLossConfig
 from hyperfocal.types import CategoryCounts, ConfigError

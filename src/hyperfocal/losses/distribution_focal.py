@@ -24,13 +24,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from hyperfocal.losses._core.inputs import (
-    Number,
-    Reduction,
-    check_range,
-    prepare_softmax,
-    reduce_rows,
-)
+from hyperfocal.losses._core.checks import Number, check_range
+from hyperfocal.losses._core.inputs import Reduction, prepare_softmax, reduce_rows
 from hyperfocal.types import DataError
 
 CLIP = 0.1

@@ -25,8 +25,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from hyperfocal.losses._core.checks import Number, check_scalar
 from hyperfocal.losses._core.counts import require_counts
-from hyperfocal.losses._core.inputs import Number, Reduction, check_scalar, prepare, reduce
+from hyperfocal.losses._core.inputs import Reduction, prepare, reduce
 from hyperfocal.losses._core.one_vs_all import label_index, one_vs_all
 from hyperfocal.losses._core.terms import cross_entropy_term
 from hyperfocal.losses.roles import ClassificationLossConfig

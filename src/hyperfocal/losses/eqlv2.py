@@ -30,14 +30,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from hyperfocal.losses._core.inputs import (
-    Inputs,
-    Number,
-    Reduction,
-    check_scalar,
-    prepare,
-    reduce,
-)
+from hyperfocal.losses._core.checks import Number, check_scalar
+from hyperfocal.losses._core.inputs import Inputs, Reduction, prepare, reduce
 from hyperfocal.losses._core.memory import BALANCED, GradientRatioLoss
 from hyperfocal.losses._core.one_vs_all import one_vs_all, one_vs_all_sums
 from hyperfocal.losses._core.terms import cross_entropy_slope, cross_entropy_term

@@ -23,14 +23,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from hyperfocal.losses._core.inputs import (
-    Inputs,
-    Number,
-    Reduction,
-    per_category,
-    reduce,
-    scalar_normalizer,
-)
+from hyperfocal.losses._core.checks import Number, per_category, scalar_normalizer
+from hyperfocal.losses._core.inputs import Inputs, Reduction, reduce
 from hyperfocal.losses._core.memory import GradientRatioLoss
 from hyperfocal.losses._core.one_vs_all import balance, one_vs_all, one_vs_all_sums, times
 from hyperfocal.losses._core.terms import focal_slope, focal_term

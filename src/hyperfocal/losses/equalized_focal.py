@@ -42,22 +42,14 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
+from hyperfocal.losses._core.checks import Number, check_choice, check_scalar, scalar_normalizer
 from hyperfocal.losses._core.equalized_focus import (
     MIN_GAMMA,
     Factors,
     equalized_settings,
     focus_and_factor,
 )
-from hyperfocal.losses._core.inputs import (
-    Inputs,
-    Number,
-    Reduction,
-    check_choice,
-    check_scalar,
-    prepare,
-    reduce,
-    scalar_normalizer,
-)
+from hyperfocal.losses._core.inputs import Inputs, Reduction, prepare, reduce
 from hyperfocal.losses._core.memory import GradientRatioLoss
 from hyperfocal.losses._core.one_vs_all import balance, one_vs_all, one_vs_all_sums, times
 from hyperfocal.losses._core.terms import cross_entropy_slope, focal_slope, focal_term

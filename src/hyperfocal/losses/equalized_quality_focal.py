@@ -22,15 +22,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from hyperfocal.losses._core.checks import Number, check_scalar, scalar_normalizer
 from hyperfocal.losses._core.equalized_focus import MIN_GAMMA, equalized_settings, focus_and_factor
-from hyperfocal.losses._core.inputs import (
-    Number,
-    Reduction,
-    check_scalar,
-    prepare,
-    reduce,
-    scalar_normalizer,
-)
+from hyperfocal.losses._core.inputs import Reduction, prepare, reduce
 from hyperfocal.losses._core.memory import GradientRatioLoss
 from hyperfocal.losses._core.one_vs_all import (
     at_label,

@@ -28,7 +28,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from hyperfocal.losses._core.inputs import Number, Reduction, per_category, prepare, reduce
+from hyperfocal.losses._core.checks import Number, per_category
+from hyperfocal.losses._core.inputs import Reduction, prepare, reduce
 from hyperfocal.losses._core.one_vs_all import balance, one_vs_all
 from hyperfocal.losses._core.terms import focal_term
 from hyperfocal.losses.alpha import MUST, Alpha, as_number, is_alpha, keep_alpha

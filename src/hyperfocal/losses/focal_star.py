@@ -22,7 +22,8 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from hyperfocal.losses._core.inputs import Number, Reduction, check_scalar, prepare, reduce, widest
+from hyperfocal.losses._core.checks import Number, check_scalar
+from hyperfocal.losses._core.inputs import Reduction, prepare, reduce, widest
 from hyperfocal.losses._core.one_vs_all import balance, one_vs_all
 from hyperfocal.losses._core.terms import cross_entropy_term
 from hyperfocal.losses.alpha import MUST, Alpha, as_number, is_alpha, keep_alpha

@@ -25,13 +25,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from hyperfocal.losses._core.inputs import (
-    Inputs,
-    Number,
-    Reduction,
-    prepare,
-    reduce,
-)
+from hyperfocal.losses._core.checks import Number
+from hyperfocal.losses._core.inputs import Inputs, Reduction, prepare, reduce
 from hyperfocal.losses._core.memory import keep_pending, take_pending, world_size
 from hyperfocal.losses._core.one_vs_all import one_vs_all
 from hyperfocal.losses._core.terms import cross_entropy_slope, cross_entropy_term

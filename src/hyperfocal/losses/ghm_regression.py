@@ -25,14 +25,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from hyperfocal.losses._core.inputs import (
-    Inputs,
-    Number,
-    Reduction,
-    check_scalar,
-    prepare_boxes,
-    reduce,
-)
+from hyperfocal.losses._core.checks import Number, check_scalar
+from hyperfocal.losses._core.inputs import Inputs, Reduction, prepare_boxes, reduce
 from hyperfocal.losses.ghm import SmoothedCounts, harmonising_weights, histogram
 from hyperfocal.losses.roles import BoxLoss
 

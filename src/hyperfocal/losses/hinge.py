@@ -22,7 +22,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from hyperfocal.losses._core.inputs import Number, Reduction, prepare, reduce
+from hyperfocal.losses._core.checks import Number
+from hyperfocal.losses._core.inputs import Reduction, prepare, reduce
 from hyperfocal.losses._core.one_vs_all import balance, one_vs_all
 from hyperfocal.losses.alpha import MUST, Alpha, as_number, is_alpha, keep_alpha
 from hyperfocal.losses.roles import ClassificationLossConfig

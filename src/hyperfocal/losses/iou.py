@@ -26,13 +26,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from hyperfocal.losses._core.inputs import (
-    Number,
-    Reduction,
-    check_choice,
-    prepare_boxes,
-    reduce_rows,
-)
+from hyperfocal.losses._core.checks import Number, check_choice
+from hyperfocal.losses._core.inputs import Reduction, prepare_boxes, reduce_rows
 from hyperfocal.losses.roles import BoxLoss, BoxLossConfig
 
 EPS = 1e-7

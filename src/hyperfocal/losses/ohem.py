@@ -21,7 +21,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hyperfocal.losses._core.inputs import check_scalar
+from hyperfocal.losses._core.checks import check_scalar
 from hyperfocal.types import ConfigError, DataError
 
 

@@ -25,7 +25,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from hyperfocal.losses._core.inputs import Number, Reduction, per_category, prepare, reduce
+from hyperfocal.losses._core.checks import Number, per_category
+from hyperfocal.losses._core.inputs import Reduction, prepare, reduce
 from hyperfocal.losses._core.one_vs_all import one_vs_all_soft
 from hyperfocal.losses._core.terms import focal_term, soft_focal_term
 from hyperfocal.losses.kernels import Backend, focal_settings, fused_sum, serves

@@ -27,16 +27,8 @@ import math
 import torch
 from torch import Tensor
 
-from hyperfocal.losses._core.inputs import (
-    Number,
-    Reduction,
-    check_scalar,
-    integer_labels,
-    prepare_softmax,
-    reduce,
-    reduce_rows,
-    widest,
-)
+from hyperfocal.losses._core.checks import Number, check_scalar, integer_labels
+from hyperfocal.losses._core.inputs import Reduction, prepare_softmax, reduce, reduce_rows, widest
 from hyperfocal.losses._core.memory import take_pending
 from hyperfocal.losses._core.terms import cross_entropy_term
 from hyperfocal.losses.roles import LossWithMemory

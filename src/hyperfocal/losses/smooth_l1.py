@@ -21,7 +21,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from hyperfocal.losses._core.inputs import Number, Reduction, check_scalar, prepare_boxes, reduce
+from hyperfocal.losses._core.checks import Number, check_scalar
+from hyperfocal.losses._core.inputs import Reduction, prepare_boxes, reduce
 from hyperfocal.losses.roles import BoxLoss, BoxLossConfig
 
 

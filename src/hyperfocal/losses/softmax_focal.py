@@ -27,15 +27,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from hyperfocal.losses._core.inputs import (
-    Number,
-    Reduction,
-    check_scalar,
-    per_category,
-    prepare_softmax,
-    reduce_rows,
-    widest,
-)
+from hyperfocal.losses._core.checks import Number, check_scalar, per_category
+from hyperfocal.losses._core.inputs import Reduction, prepare_softmax, reduce_rows, widest
 from hyperfocal.losses._core.one_vs_all import at_label, times
 from hyperfocal.losses._core.terms import focal_term
 from hyperfocal.types import ConfigError

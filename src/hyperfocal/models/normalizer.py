@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from hyperfocal.losses._core.inputs import check_choice
+from hyperfocal.losses._core.checks import check_choice
 from hyperfocal.ops import constant_like
 
 NormalizerKind = Literal["global", "per_image", "ema"]

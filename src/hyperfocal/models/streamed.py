@@ -16,7 +16,7 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, nn
 
-from hyperfocal.losses._core.inputs import Number, check_scalar, integer_labels
+from hyperfocal.losses._core.checks import Number, check_scalar, integer_labels
 from hyperfocal.losses._core.memory import GradientRatioLoss
 from hyperfocal.losses.kernels import Settings
 from hyperfocal.losses.kernels.function import OnlyOnce, Problem, scaled, solve

@@ -8,7 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from hyperfocal.losses._core.inputs import Inputs, Number, check_choice, per_category
+from hyperfocal.losses._core.checks import Number, check_choice, per_category
+from hyperfocal.losses._core.inputs import Inputs
 from hyperfocal.losses._core.terms import focal_slope
 from hyperfocal.losses.kernels import Settings, focal_settings
 from hyperfocal.types import ConfigError, DataError

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hyperfocal.losses._core.inputs import Inputs, Number, check_range, per_category
+from hyperfocal.losses._core.checks import Number, check_range, per_category
+from hyperfocal.losses._core.inputs import Inputs
 from hyperfocal.types import DataError
 
 Term = Callable[..., Tensor]

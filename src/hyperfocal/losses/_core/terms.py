@@ -26,7 +26,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hyperfocal.losses._core.inputs import Number, widest
+from hyperfocal.losses._core.checks import Number
+from hyperfocal.losses._core.inputs import widest
 
 
 def softplus(x: Tensor) -> Tensor:

@@ -19,15 +19,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from hyperfocal.losses._core.inputs import (
+from hyperfocal.losses._core.checks import (
     Number,
-    Reduction,
     check_choice,
     check_range,
     per_category,
-    prepare,
     scalar_normalizer,
 )
+from hyperfocal.losses._core.inputs import Reduction, prepare
 from hyperfocal.losses.kernels.function import DTYPES, FusedSum, Problem, has_kernel
 from hyperfocal.types import ConfigError, DataError
 
