@@ -11,6 +11,7 @@ import pytest
 
 from hyperfocal import config
 from hyperfocal.models import DetectorConfig
+from hyperfocal.recipes import load_recipe
 from hyperfocal.types import ConfigError
 
 
@@ -115,6 +116,65 @@ def test_override_reaches_optional_components() -> None:
     assert config.override(Top(1), ["--model.extra", "square"], "test").model.extra == Square()
 
 
+def refusal(flag: str) -> str:
+    """The error of a flag without a value; empty if it is accepted or printed by the parser."""
+    try:
+        config.override(load_recipe("demo"), [flag], "test")
+    except ConfigError as error:
+        return str(error)
+    except SystemExit:
+        pass
+    return ""
+
+
+@pytest.mark.parametrize(
+    ("words", "proposed"),
+    [
+        ("--los focal", "--loss"),
+        ("--model.los focal", "--loss"),
+        ("--los.alpha 0.3", "--loss.alpha"),
+        ("--model.loss.alhpa 0.3", "--loss.alpha"),
+        ("--samplr=rfs", "--sampler"),
+        ("--epoch 3", "--epochs"),
+        ("--train.epoch 3", "--epochs"),
+        ("--train.lrr 0.1", "--lr"),
+        ("--batchsize 4", "--train.batch-size or --evaluation.batch-size"),
+        ("--train.batchSize 4", "--train.batch-size"),
+        ("--max-detection 4", "--max-detections"),
+        ("--precison bf16", "--train.precision"),
+        ("--overwrit", "--overwrite"),
+        ("--data.train.anotations a.json", "--data.train.annotations"),
+    ],
+)
+def test_the_closest_flag_is_proposed_as_people_type_it(words: str, proposed: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config.override(load_recipe("demo"), words.split(), "hyperfocal train demo")
+    assert str(caught.value).endswith(
+        f": no such setting (did you mean {proposed}?). `hyperfocal train demo --help` lists all "
+        "settings."
+    )
+    for flag in proposed.split(" or "):  # without a value, it is refused only for that, if at all
+        assert "no such setting" not in refusal(flag)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--nothing-like-it 3", "--nothing-like-it: no such setting."),
+        ("--loss.scale 4", "--loss.scale: --loss focal has no such setting; it has alpha, gamma; "),
+        ("--loss.scale 4", "--loss efl and eqfl would have it"),
+        ("--sampler.threshold 1", "--sampler plain has no such setting; --sampler rfs would have"),
+        ("--lr 0.1 0.2", "0.2: not a flag"),
+        ("stray", "stray: not a flag"),
+    ],
+)
+def test_a_flag_without_a_close_one(words: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config.override(load_recipe("demo"), words.split(), "test")
+    assert said in str(caught.value)
+    assert "did you mean" not in str(caught.value)
+
+
 @pytest.mark.parametrize("words", [["--modl.fast"], ["--steps", "many"], ["--loss.radius", "-2"]])
 def test_override_refuses_misspelt_flags_and_impossible_values(words: list[str]) -> None:
     with pytest.raises((SystemExit, ConfigError)) as error:
@@ -129,7 +189,6 @@ def test_override_names_the_kinds_there_are() -> None:
 
 def test_swapping_the_detector_keeps_what_both_share_and_was_set() -> None:
     from hyperfocal.config import override
-    from hyperfocal.recipes import load_recipe
 
     before = load_recipe("demo")
     for kind in set(config.kinds(DetectorConfig)) - {"retinanet"}:
@@ -146,7 +205,6 @@ def test_swapping_the_detector_keeps_what_both_share_and_was_set() -> None:
 
 
 def test_every_short_name_leads_to_a_setting() -> None:
-    from hyperfocal.recipes import load_recipe
 
     for name, path in config.ALIASES.items():
         holder: object = load_recipe("demo")

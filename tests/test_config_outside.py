@@ -190,10 +190,9 @@ def test_what_cannot_be_named(module: Path, name: str, said: str) -> None:
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_a_setting_of_it_that_is_misspelt_is_named(module: Path, capsys) -> None:
-    with pytest.raises(SystemExit):
+def test_a_setting_of_it_that_is_misspelt_is_named(module: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--loss\.powr.*did you mean --loss\.power\?"):
         override(Top(), ["--loss", "my_parts:MyLoss", "--loss.powr", "5"], "test")
-    assert "--model.loss.power" in capsys.readouterr().err
 
 
 # --------------------------------------------------------------------------- Python

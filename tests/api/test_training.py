@@ -128,7 +128,7 @@ def test_workers_give_the_batches_of_the_main_process(tmp_path: Path, tiny: dict
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"train.lrr": 0.1}, "train.lr"),
+        ({"train.lrr": 0.1}, r"did you mean --lr\?"),
         ({"loss": "eqfl_"}, "did you mean"),
         ({"train.iterations": "many"}, "many"),
         ({"train.lr": -1.0}, "lr = -1.0, but it must be > 0"),

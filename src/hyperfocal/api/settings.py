@@ -98,7 +98,7 @@ def _parsed(experiment: Experiment, words: list[str]) -> Experiment:
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(printed):
-            return override(experiment, words, prog="settings")
+            return override(experiment, words, prog="hyperfocal train RECIPE")
     except SystemExit:
         frame = str.maketrans("", "", "╭╮╰╯│─")
         lines = [line.translate(frame).strip() for line in printed.getvalue().splitlines()]

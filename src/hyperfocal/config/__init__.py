@@ -29,7 +29,8 @@ package or from modules that the caller trusts by name (`outside`).
 """
 
 from hyperfocal.config.base import Config, did_you_mean, kinds, walk, with_field
-from hyperfocal.config.flags import ALIASES, named, override
+from hyperfocal.config.flag_names import ALIASES
+from hyperfocal.config.flags import named, override
 from hyperfocal.config.json_form import check_reloads, dump, load, load_file
 from hyperfocal.config.outside import import_file, modules_of, trusted
 

@@ -16,25 +16,11 @@ from hyperfocal.config.base import (
     walk,
     with_field,
 )
+from hyperfocal.config.flag_names import ALIASES, SHARED, unknown_flag
 from hyperfocal.config.outside import find_named
 from hyperfocal.types import ConfigError
 
 C = TypeVar("C", bound=Config)
-
-ALIASES = {
-    "loss": "model.loss",
-    "mining": "model.mining",
-    "sampler": "data.sampler",
-    "lr": "train.lr",
-    "epochs": "train.epochs",
-    "on-nonfinite": "train.on-nonfinite",
-}
-"""Short names of common flags."""
-
-SHARED = {
-    "max-detections": ("model.inference.max-detections", "evaluation.max-detections"),
-}
-"""Flags that set several fields."""
 
 
 def override(config: C, args: Sequence[str], prog: str, description: str = "") -> C:
@@ -52,9 +38,8 @@ def override(config: C, args: Sequence[str], prog: str, description: str = "") -
         description: first lines of ``--help``.
 
     Raises:
-        ConfigError: an unknown kind or an invalid value.
-        SystemExit: status 2 after printing an unknown flag, with the closest match, or a value of
-            the wrong type; status 0 after ``--help``.
+        ConfigError: an unknown flag or kind, with the closest match; or an invalid value.
+        SystemExit: status 2 after printing a value of the wrong type; status 0 after ``--help``.
     """
     import tyro
 
@@ -63,16 +48,20 @@ def override(config: C, args: Sequence[str], prog: str, description: str = "") -
     given = {word.partition("=")[0].replace("_", "-") for word in words if word.startswith("--")}
     words += _unset_alternatives(config, given)
     try:
-        return tyro.cli(
+        found, unknown = tyro.cli(
             type(config),
             prog=prog,
             description="\n\n".join((*([description] if description else []), _kinds(config))),
             default=config,
             args=words,
             config=(tyro.conf.AvoidSubcommands,),
+            return_unknown_args=True,
         )
     except ConfigError as error:
         raise ConfigError(str(error)) from None
+    if unknown:
+        raise ConfigError(f"{unknown_flag(config, unknown)}. `{prog} --help` lists all settings.")
+    return found
 
 
 def _kinds(config: Config) -> str:
