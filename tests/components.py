@@ -14,7 +14,11 @@ from hyperfocal.losses import ClassificationLossConfig
 from hyperfocal.models import DenseConfig, DetectorConfig
 from hyperfocal.types import CategoryCounts
 
-LOSSES = tuple(kinds(ClassificationLossConfig).values())
+ALL_LOSSES = tuple(kinds(ClassificationLossConfig).values())
+OWN_LOGITS = tuple(config for config in ALL_LOSSES if config().has_own_logits)
+"""Losses for classifiers whose number of logits follows the loss."""
+LOSSES = tuple(config for config in ALL_LOSSES if config not in OWN_LOGITS)
+"""Losses of K sigmoids, which dense detectors use."""
 DETECTORS = tuple(kinds(DetectorConfig).values())
 DENSE = tuple(config for config in DETECTORS if issubclass(config, DenseConfig))
 """Detectors made of a dense head and its criterion."""

@@ -22,7 +22,11 @@ COUNTS = CategoryCounts(images=(90, 10, 1), instances=(500, 12, 1), num_images=1
 
 def build_all() -> list[torch.nn.Module]:
     of_detectors = [build_loss(config, 3) for config in losses_with(losses.LossWithMemory)]
-    return [*of_detectors, losses.SeesawLoss(3, objectness=False)]
+    return [
+        *of_detectors,
+        losses.SeesawLoss(3, objectness=False),
+        losses.EqualizationLossV2WithObjectness(3),
+    ]
 
 
 def batch() -> tuple[torch.Tensor, torch.Tensor]:
@@ -33,7 +37,7 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
 def feed(
     loss: torch.nn.Module, x: torch.Tensor, labels: torch.Tensor, normalizer: float = 6.0
 ) -> None:
-    loss(x if isinstance(loss, losses.SeesawLoss) else x[:, :3], labels, normalizer)
+    loss(x[:, : losses.num_logits(loss, 3)], labels, normalizer)
 
 
 def train_one_rank(rank: int, port: int, results: str) -> None:

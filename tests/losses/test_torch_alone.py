@@ -56,7 +56,7 @@ built = 0
 for config in kinds(hyperfocal.losses.ClassificationLossConfig).values():
     torch.manual_seed(0)
     loss = config().build(3, counts)
-    logits = torch.randn(6, 3, requires_grad=True)
+    logits = torch.randn(6, hyperfocal.losses.num_logits(loss, 3), requires_grad=True)
     labels = torch.tensor([0, 1, 2, 3, 3, -1])
     quality = torch.tensor([0.5, 0.6, 0.7, 0.0, 0.0, 0.0])
     more = {"quality": quality} if isinstance(loss, hyperfocal.losses.QualityLoss) else {}

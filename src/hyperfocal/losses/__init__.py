@@ -30,7 +30,12 @@ from hyperfocal.losses.distribution_focal import (
     expected_distance,
 )
 from hyperfocal.losses.eql import EqualizationLoss, equalization_loss, rare_categories
-from hyperfocal.losses.eqlv2 import EqualizationLossV2, eqlv2_scores, equalization_loss_v2
+from hyperfocal.losses.eqlv2 import (
+    EqualizationLossV2,
+    EqualizationLossV2WithObjectness,
+    eqlv2_scores,
+    equalization_loss_v2,
+)
 from hyperfocal.losses.eqlv2_focal import EqualizationLossV2Focal, equalization_loss_v2_focal
 from hyperfocal.losses.equalized_focal import EqualizedFocalLoss, equalized_focal_loss
 from hyperfocal.losses.equalized_quality_focal import (
@@ -50,12 +55,23 @@ from hyperfocal.losses.roles import (
     BoxLossConfig,
     ClassificationLossConfig,
     LossWithMemory,
+    LossWithOwnLogits,
     QualityLoss,
     StreamableLoss,
+    category_logits,
+    class_scores,
+    initial_bias,
+    num_logits,
 )
 from hyperfocal.losses.seesaw import SeesawLoss, seesaw_loss, seesaw_scores
 from hyperfocal.losses.smooth_l1 import SmoothL1Loss, smooth_l1_loss
-from hyperfocal.losses.softmax_focal import SoftmaxFocalLoss, softmax_focal_loss, softmax_prior_bias
+from hyperfocal.losses.softmax_cross_entropy import ClassBalancedSoftmax, SoftmaxCrossEntropyLoss
+from hyperfocal.losses.softmax_focal import (
+    SoftmaxFocalClassifierLoss,
+    SoftmaxFocalLoss,
+    softmax_focal_loss,
+)
+from hyperfocal.losses.softmax_logits import SoftmaxLogits, softmax_prior_bias
 from hyperfocal.losses.varifocal import VarifocalLoss, varifocal_loss
 
 __all__ = [
@@ -64,11 +80,13 @@ __all__ = [
     "BoxLossConfig",
     "CategoryGroups",
     "ClassBalancedFocalLoss",
+    "ClassBalancedSoftmax",
     "ClassificationLossConfig",
     "DistributionFocalLoss",
     "EqualizationLoss",
     "EqualizationLossV2",
     "EqualizationLossV2Focal",
+    "EqualizationLossV2WithObjectness",
     "EqualizedFocalLoss",
     "EqualizedQualityFocalLoss",
     "FocalStarLoss",
@@ -78,18 +96,24 @@ __all__ = [
     "HingeLoss",
     "IoULoss",
     "LossWithMemory",
+    "LossWithOwnLogits",
     "QualityFocalLoss",
     "QualityLoss",
     "SeesawLoss",
     "SigmoidCrossEntropyLoss",
     "SigmoidFocalLoss",
     "SmoothL1Loss",
+    "SoftmaxCrossEntropyLoss",
+    "SoftmaxFocalClassifierLoss",
     "SoftmaxFocalLoss",
+    "SoftmaxLogits",
     "StreamableLoss",
     "VarifocalLoss",
     "bags_scores",
     "balanced_group_softmax_loss",
+    "category_logits",
     "class_balanced_weights",
+    "class_scores",
     "distribution_focal_loss",
     "eqlv2_scores",
     "equalization_loss",
@@ -105,8 +129,10 @@ __all__ = [
     "giou_loss",
     "hard_negatives",
     "hinge_loss",
+    "initial_bias",
     "inverse_frequency_weights",
     "iou_loss",
+    "num_logits",
     "online_hard_examples",
     "posterior_from_focal",
     "posterior_from_softmax_focal",

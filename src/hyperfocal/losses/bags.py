@@ -25,15 +25,19 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from hyperfocal.losses._core.checks import check_scalar
+from hyperfocal.losses._core.checks import Number, check_scalar, scalar_normalizer
+from hyperfocal.losses._core.counts import require_counts
 from hyperfocal.losses._core.inputs import prepare_softmax
 from hyperfocal.losses._core.terms import cross_entropy_term
+from hyperfocal.losses.roles import ClassificationLossConfig, LossWithOwnLogits
 from hyperfocal.losses.softmax_focal import true_class_logit
-from hyperfocal.types import ConfigError, DataError
+from hyperfocal.losses.softmax_logits import softmax_prior_bias
+from hyperfocal.types import CategoryCounts, ConfigError, DataError
 
 
 @dataclass(frozen=True)
@@ -159,7 +163,7 @@ def _pick(candidates: Tensor, most: Tensor, generator: torch.Generator | None) -
     return candidates & (rank < most)
 
 
-class BalancedGroupSoftmaxLoss(nn.Module):
+class BalancedGroupSoftmaxLoss(LossWithOwnLogits):
     """`balanced_group_softmax_loss` with its groups.
 
     Args:
@@ -167,11 +171,77 @@ class BalancedGroupSoftmaxLoss(nn.Module):
         beta: maximum number of rows of other categories sampled per row of the group's own.
     """
 
+    @dataclass(frozen=True)
+    class Config(ClassificationLossConfig):
+        """Settings of `BalancedGroupSoftmaxLoss`."""
+
+        kind: ClassVar[str] = "bags"
+        adds_up: ClassVar[bool] = False
+
+        cuts: tuple[int, ...] = (10, 100, 1000)
+        """Numbers of training boxes that divide the categories into groups."""
+        beta: float = 8.0
+        """Maximum number of rows of other categories sampled per row of a group's own."""
+
+        def __post_init__(self) -> None:
+            increase = list(self.cuts) == sorted(set(self.cuts))
+            self._require(increase and all(n > 0 for n in self.cuts), "cuts", "increasing numbers")
+            self._require(self.beta >= 0, "beta", "at least 0")
+
+        @property
+        def has_own_logits(self) -> bool:
+            """True."""
+            return True
+
+        def build(
+            self, num_classes: int, counts: CategoryCounts | None = None
+        ) -> BalancedGroupSoftmaxLoss:
+            """The loss, with groups from the training split's boxes per category."""
+            instances = require_counts(counts, num_classes, self.kind).instances
+            groups = CategoryGroups.from_counts(instances, self.cuts)
+            return BalancedGroupSoftmaxLoss(groups, self.beta)
+
     def __init__(self, groups: CategoryGroups, beta: float = 8.0) -> None:
         super().__init__()
         self.groups = groups
         self.beta = beta
 
-    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Scalar: the sum of the groups' means."""
-        return balanced_group_softmax_loss(logits, targets, self.groups, beta=self.beta)
+    @property
+    def num_logits(self) -> int:
+        """See `CategoryGroups.num_logits`."""
+        return self.groups.num_logits
+
+    @property
+    def category_logits(self) -> tuple[int, ...]:
+        """Index of each category's logit in its group."""
+        place = {
+            category: part.start + n
+            for members, part in zip(self.groups.columns, self.groups.slices(), strict=True)
+            for n, category in enumerate(members)
+        }
+        return tuple(place[category] for category in range(len(place)))
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """`bags_scores`."""
+        rows = bags_scores(logits.reshape(-1, self.num_logits), self.groups)
+        return rows.reshape(*logits.shape[:-1], -1)
+
+    def initial_bias(self, prior: float) -> Tensor:
+        """The background group gives objects probability ``prior``; other biases are 0."""
+        bias = torch.zeros(self.num_logits)
+        bias[0] = softmax_prior_bias(1, prior)
+        return bias
+
+    def forward(self, logits: Tensor, targets: Tensor, normalizer: Number | None = None) -> Tensor:
+        """Scalar: the sum of the groups' means.
+
+        Args:
+            logits: ``(N, num_logits)``.
+            targets: ``(N,)`` labels.
+            normalizer: total number of rows of a step; the sum of means is multiplied by this
+                call's share of it. None: the share is 1.
+        """
+        loss = balanced_group_softmax_loss(logits, targets, self.groups, beta=self.beta)
+        if normalizer is None:
+            return loss
+        return loss * (targets >= 0).sum() / scalar_normalizer(normalizer)

@@ -35,7 +35,8 @@ from hyperfocal.losses._core.inputs import Inputs, Reduction, prepare, reduce
 from hyperfocal.losses._core.memory import BALANCED, GradientRatioLoss
 from hyperfocal.losses._core.one_vs_all import one_vs_all, one_vs_all_sums
 from hyperfocal.losses._core.terms import cross_entropy_slope, cross_entropy_term
-from hyperfocal.losses.roles import ClassificationLossConfig
+from hyperfocal.losses.roles import ClassificationLossConfig, LossWithOwnLogits
+from hyperfocal.losses.softmax_logits import softmax_prior_bias
 from hyperfocal.types import CategoryCounts, ConfigError, DataError
 
 START = 100.0
@@ -167,16 +168,25 @@ class EqualizationLossV2(GradientRatioLoss):
         """Gradient ratio at which the weight of negatives is 1/2."""
         boost: float = 4.0
         """The maximum weight of positives is 1 + boost."""
+        objectness: bool = False
+        """One more logit, the probability of the background, as in the paper; only for detectors
+        whose classifier follows its loss, such as Faster R-CNN."""
 
         def __post_init__(self) -> None:
             for name in ("steepness", "midpoint", "boost"):
                 self._require(getattr(self, name) >= 0, name, "at least 0")
 
+        @property
+        def has_own_logits(self) -> bool:
+            """Whether there is an objectness logit."""
+            return self.objectness
+
         def build(
             self, num_classes: int, counts: CategoryCounts | None = None
         ) -> EqualizationLossV2:
             """The loss for ``num_classes`` categories; ``counts`` isn't used."""
-            return EqualizationLossV2(num_classes, self.steepness, self.midpoint, self.boost)
+            kind = EqualizationLossV2WithObjectness if self.objectness else EqualizationLossV2
+            return kind(num_classes, self.steepness, self.midpoint, self.boost)
 
     def __init__(
         self,
@@ -200,3 +210,31 @@ class EqualizationLossV2(GradientRatioLoss):
             sums = one_vs_all_sums(inputs, cross_entropy_slope, own=own, rest=rest)
             self.remember(*(total[: len(self.ratio)] for total in sums))
         return reduce(loss, inputs, "sum", normalizer)
+
+
+class EqualizationLossV2WithObjectness(EqualizationLossV2, LossWithOwnLogits):
+    """`EqualizationLossV2` for logits ``(..., K + 1)``, with the background's last.
+
+    The last logit is trained on all rows with weight 1, and a category's score is its probability
+    times that of not being background (`eqlv2_scores`).
+    """
+
+    @property
+    def num_logits(self) -> int:
+        """K + 1."""
+        return len(self.ratio) + 1
+
+    @property
+    def category_logits(self) -> tuple[int, ...]:
+        """``0..K-1``."""
+        return tuple(range(len(self.ratio)))
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """`eqlv2_scores`."""
+        return eqlv2_scores(logits)
+
+    def initial_bias(self, prior: float) -> Tensor:
+        """Each category and objectness start at ``prior``."""
+        bias = torch.full((self.num_logits,), -softmax_prior_bias(1, prior))
+        bias[-1] = softmax_prior_bias(1, prior)
+        return bias

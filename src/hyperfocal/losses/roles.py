@@ -7,17 +7,20 @@ the name of a method:
 - `StreamableLoss`: a dense head may compute it a few categories at a time.
 - `QualityLoss`: it also takes ``quality``, the IoU of each predicted box.
 - `LossWithMemory`: it has a state that changes once per optimizer step.
+- `LossWithOwnLogits`: its logits aren't one sigmoid per category (softmax, groups, objectness).
 
 A box loss is a `BoxLoss`, which declares whether it compares boxes or deltas.
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from hyperfocal.config import Config
 from hyperfocal.losses.kernels import Settings
@@ -53,6 +56,66 @@ class LossWithMemory(nn.Module, ABC):
         """Add the pending statistics of all processes to the state; a collective operation."""
 
 
+class LossWithOwnLogits(nn.Module, ABC):
+    """A loss whose logits aren't one sigmoid per category.
+
+    It declares how many logits a classifier gives per row and how scores are computed from them,
+    so that a classifier can follow any of them. Labels are still ``0..K-1``, ``K`` for background
+    and ``-1`` for ignored.
+    """
+
+    @property
+    @abstractmethod
+    def num_logits(self) -> int:
+        """Number of logits per row."""
+
+    @property
+    @abstractmethod
+    def category_logits(self) -> tuple[int, ...]:
+        """Index of each category's logit, K numbers, by which fine-tuning copies a classifier."""
+
+    @abstractmethod
+    def scores(self, logits: Tensor) -> Tensor:
+        """Scores ``(..., K)`` in [0, 1], float32 or better, of ``(..., num_logits)``."""
+
+    @abstractmethod
+    def initial_bias(self, prior: float) -> Tensor:
+        """Biases ``(num_logits,)`` of a classifier that first gives objects probability ``prior``.
+
+        Args:
+            prior: probability in (0, 1) that a row is an object of any category.
+        """
+
+
+def num_logits(loss: nn.Module, num_classes: int) -> int:
+    """Number of logits per row that a loss takes: K, unless it is a `LossWithOwnLogits`."""
+    return loss.num_logits if isinstance(loss, LossWithOwnLogits) else num_classes
+
+
+def category_logits(loss: nn.Module, num_classes: int) -> tuple[int, ...]:
+    """Index of each category's logit."""
+    if isinstance(loss, LossWithOwnLogits):
+        return loss.category_logits
+    return tuple(range(num_classes))
+
+
+def class_scores(loss: nn.Module, logits: Tensor) -> Tensor:
+    """Scores ``(..., K)`` in [0, 1] of logits ``(..., num_logits)``, float32 or better."""
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return loss.scores(logits) if isinstance(loss, LossWithOwnLogits) else logits.sigmoid()
+
+
+def initial_bias(loss: nn.Module, num_classes: int, prior: float) -> Tensor:
+    """Biases ``(num_logits,)`` of a classifier for an initial object probability.
+
+    Of sigmoids each category has probability ``prior``; a `LossWithOwnLogits` gives it to all
+    categories together.
+    """
+    if isinstance(loss, LossWithOwnLogits):
+        return loss.initial_bias(prior)
+    return torch.full((num_classes,), -math.log((1 - prior) / prior))
+
+
 class BoxLoss(nn.Module):
     """A loss of P boxes: ``loss(pred (P, 4), target (P, 4), weight=(P,))`` returns a scalar."""
 
@@ -62,14 +125,20 @@ class BoxLoss(nn.Module):
 
 @dataclass(frozen=True)
 class ClassificationLossConfig(Config, role=True):
-    """Settings of a classification loss for a dense detector's K sigmoid outputs.
+    """Settings of a classification loss.
 
-    Every subclass, of this package or another, is a valid ``model.loss``.
+    Every subclass, of this package or another, is a valid ``model.loss``. Dense detectors have K
+    sigmoid outputs per anchor and take the losses without logits of their own.
     """
 
     adds_up: ClassVar[bool] = True
     """Whether the loss is a sum over all logits, divided by the normalizer, so that the background
     contributes in proportion to its size."""
+
+    @property
+    def has_own_logits(self) -> bool:
+        """Whether it builds a `LossWithOwnLogits`, which dense detectors can't use."""
+        return False
 
     @abstractmethod
     def build(self, num_classes: int, counts: CategoryCounts | None = None) -> nn.Module:

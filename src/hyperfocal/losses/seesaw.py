@@ -23,6 +23,8 @@ There is no variant for a dense detector's sigmoids.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -31,9 +33,14 @@ from hyperfocal.losses._core.checks import Number, check_scalar, integer_labels
 from hyperfocal.losses._core.inputs import Reduction, prepare_softmax, reduce, reduce_rows, widest
 from hyperfocal.losses._core.memory import take_pending
 from hyperfocal.losses._core.terms import cross_entropy_term
-from hyperfocal.losses.roles import LossWithMemory
+from hyperfocal.losses.roles import (
+    ClassificationLossConfig,
+    LossWithMemory,
+    LossWithOwnLogits,
+)
 from hyperfocal.losses.softmax_focal import true_class_logit
-from hyperfocal.types import ConfigError, DataError
+from hyperfocal.losses.softmax_logits import softmax_prior_bias
+from hyperfocal.types import CategoryCounts, ConfigError, DataError
 
 
 def seesaw_loss(
@@ -94,7 +101,7 @@ def seesaw_scores(logits: Tensor) -> Tensor:
     return torch.softmax(logits[..., :-2], -1) * objectness
 
 
-class SeesawLoss(LossWithMemory):
+class SeesawLoss(LossWithMemory, LossWithOwnLogits):
     """Seesaw loss that accumulates sample counts, summed and divided by a normalizer.
 
     Labels are ``0..K-1``, ``K`` for background and ``-1`` for ignored. With objectness the logits
@@ -116,6 +123,36 @@ class SeesawLoss(LossWithMemory):
     counts: Tensor
     pending: Tensor
 
+    @dataclass(frozen=True)
+    class Config(ClassificationLossConfig):
+        """Settings of `SeesawLoss`."""
+
+        kind: ClassVar[str] = "seesaw"
+
+        p: float = 0.8
+        """Exponent of the mitigation, by which rarer categories are spared as negatives."""
+        q: float = 2.0
+        """Exponent of the compensation, by which wrongly predicted categories are penalised."""
+        eps: float = 0.01
+        """Lower bound of the true category's score in the compensation's ratio."""
+        objectness: bool = True
+        """Two further logits for object and background; without them the background is a category
+        like the others."""
+
+        def __post_init__(self) -> None:
+            self._require(self.p >= 0, "p", "at least 0")
+            self._require(self.q >= 0, "q", "at least 0")
+            self._require(0 < self.eps <= 1, "eps", "in (0, 1]")
+
+        @property
+        def has_own_logits(self) -> bool:
+            """True."""
+            return True
+
+        def build(self, num_classes: int, counts: CategoryCounts | None = None) -> SeesawLoss:
+            """The loss for ``num_classes`` categories; it counts samples itself."""
+            return SeesawLoss(num_classes, self.p, self.q, self.eps, self.objectness)
+
     def __init__(
         self,
         num_classes: int,
@@ -134,10 +171,30 @@ class SeesawLoss(LossWithMemory):
         self.register_buffer("counts", torch.zeros(columns, dtype=torch.int64))
         self.register_buffer("pending", torch.zeros(columns, dtype=torch.int64))
 
+    @property
+    def num_logits(self) -> int:
+        """K + 2 with objectness, else K + 1."""
+        return self.num_classes + 1 + self.objectness
+
+    @property
+    def category_logits(self) -> tuple[int, ...]:
+        """``0..K-1``."""
+        return tuple(range(self.num_classes))
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """`seesaw_scores`, or softmax probabilities without objectness."""
+        return seesaw_scores(logits) if self.objectness else torch.softmax(logits, -1)[..., :-1]
+
+    def initial_bias(self, prior: float) -> Tensor:
+        """See `LossWithOwnLogits.initial_bias`."""
+        bias = torch.zeros(self.num_logits)
+        # With objectness, the softmax over object and background has one object logit.
+        bias[-1] = softmax_prior_bias(1 if self.objectness else self.num_classes, prior)
+        return bias
+
     def forward(self, logits: Tensor, targets: Tensor, normalizer: Number = 1.0) -> Tensor:
         """Scalar: the sum over rows that aren't ignored, over ``normalizer``."""
-        k, columns = self.num_classes, len(self.counts)
-        expected = k + 2 if self.objectness else k + 1
+        k, columns, expected = self.num_classes, len(self.counts), self.num_logits
         if logits.shape[-1] != expected:
             raise DataError(f"there are {logits.shape[-1]} logits, but there must be {expected}")
         targets = integer_labels(targets, k)

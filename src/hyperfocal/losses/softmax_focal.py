@@ -23,6 +23,8 @@ compete at background locations.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +33,9 @@ from hyperfocal.losses._core.checks import Number, check_scalar, per_category
 from hyperfocal.losses._core.inputs import Reduction, prepare_softmax, reduce_rows, widest
 from hyperfocal.losses._core.one_vs_all import at_label, times
 from hyperfocal.losses._core.terms import focal_term
-from hyperfocal.types import ConfigError
+from hyperfocal.losses.roles import ClassificationLossConfig
+from hyperfocal.losses.softmax_logits import SoftmaxLogits
+from hyperfocal.types import CategoryCounts, ConfigError
 
 
 def softmax_focal_loss(
@@ -100,17 +104,6 @@ def true_class_logit(logits: Tensor, index: Tensor) -> Tensor:
     return logits.gather(-1, index) - others.logsumexp(-1, keepdim=True)
 
 
-def softmax_prior_bias(num_classes: int, prior: float = 0.01) -> float:
-    """Bias of the background logit, others 0, for which any category has probability ``prior``.
-
-    Raises:
-        ConfigError: a prior outside (0, 1).
-    """
-    if not 0 < prior < 1:
-        raise ConfigError(f"prior = {prior!r}, but it must be in (0, 1)")
-    return math.log(num_classes * (1 - prior) / prior)
-
-
 def _class_weights(alpha: Number | None, background: int | None, logits: Tensor) -> Number | None:
     c = logits.shape[-1]
     if background is not None and not 0 <= background < c:
@@ -165,6 +158,60 @@ class SoftmaxFocalLoss(nn.Module):
             alpha=self.alpha,
             gamma=self.gamma,
             background=self.background,
+            reduction="sum",
+            normalizer=normalizer,
+        )
+
+
+class SoftmaxFocalClassifierLoss(SoftmaxLogits):
+    """`softmax_focal_loss` for a detector's classifier, summed and divided by a normalizer.
+
+    Args:
+        num_classes: K; logits are ``(..., K + 1)``, the background last.
+        alpha: weight of every category; the background gets 1 - alpha. None: 1 for both.
+        gamma: focusing parameter.
+    """
+
+    @dataclass(frozen=True)
+    class Config(ClassificationLossConfig):
+        """Settings of `SoftmaxFocalClassifierLoss`."""
+
+        kind: ClassVar[str] = "softmax_focal"
+
+        alpha: float | None = 0.25
+        """Weight of every category, the background gets 1 - alpha; none: 1 for both."""
+        gamma: float = 2.0
+        """Focusing parameter; 0 is cross entropy."""
+
+        def __post_init__(self) -> None:
+            self._require(self.alpha is None or 0 <= self.alpha <= 1, "alpha", "in [0, 1] or none")
+            self._require(self.gamma >= 0, "gamma", "at least 0")
+
+        @property
+        def has_own_logits(self) -> bool:
+            """True."""
+            return True
+
+        def build(
+            self, num_classes: int, counts: CategoryCounts | None = None
+        ) -> SoftmaxFocalClassifierLoss:
+            """The loss for ``num_classes`` categories; ``counts`` isn't used."""
+            return SoftmaxFocalClassifierLoss(num_classes, self.alpha, self.gamma)
+
+    def __init__(self, num_classes: int, alpha: float | None = 0.25, gamma: float = 2.0) -> None:
+        super().__init__(num_classes)
+        self.alpha = alpha
+        self.gamma = gamma
+
+    def forward(self, logits: Tensor, targets: Tensor, normalizer: Number = 1.0) -> Tensor:
+        """Scalar: the sum over rows ``(..., K + 1)`` that aren't ignored, over ``normalizer``."""
+        self.check_width(logits)
+        return softmax_focal_loss(
+            logits,
+            targets,
+            alpha=self.alpha,
+            gamma=self.gamma,
+            background=None if self.alpha is None else self.num_classes,
             reduction="sum",
             normalizer=normalizer,
         )

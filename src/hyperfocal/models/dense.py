@@ -17,6 +17,7 @@ from hyperfocal.losses import (
     BoxLossConfig,
     ClassificationLossConfig,
     GIoULoss,
+    LossWithOwnLogits,
     SigmoidFocalLoss,
     SmoothL1Loss,
 )
@@ -241,6 +242,8 @@ class DenseConfig(DetectorConfig):
                 f"model.weights = {self.weights} and model.backbone.weights = {own}: set only one; "
                 "a detector's weights include its backbone's"
             )
+        if self.loss.has_own_logits:
+            raise ConfigError(no_sigmoids(self.kind, self.loss.kind))
         self._require(self.box_weight >= 0, "box_weight", "at least 0")
         self._require(self.stream_from >= 0, "stream_from", "at least 0")
         self._require(
@@ -310,6 +313,8 @@ class DenseConfig(DetectorConfig):
                 f"weights = {self.weights}: they are matched by category names, which a detector "
                 "doesn't have; use hyperfocal.fine_tuning.transfer.build_detector"
             )
+        if isinstance(own := built.get("loss"), LossWithOwnLogits):
+            raise ConfigError(no_sigmoids(self.kind, type(own).__name__))
         backbone: Any = built.get("backbone") or self.backbone.build()
         neck: Any = built.get("neck") or self.neck.build(backbone.channels)
         head: Any = built.get("head") or self.head.build(
@@ -368,6 +373,15 @@ class QualityConfig(DenseConfig):
     """Quality branch, and how it enters the score."""
     inference: Inference.Config = field(default_factory=lambda: Inference.Config(nms_iou=0.6))
     """Selection and suppression of detections."""
+
+
+def no_sigmoids(detector: str, loss: str) -> str:
+    """The message for a loss that a dense detector can't use."""
+    return (
+        f"{detector}: loss = {loss} has logits of its own (softmax, groups or objectness), but a "
+        "dense detector has one sigmoid per category; use a loss such as focal or efl, or a "
+        "detector whose classifier follows its loss"
+    )
 
 
 def as_dense(model: DetectorConfig) -> DenseConfig:
