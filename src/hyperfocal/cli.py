@@ -16,6 +16,7 @@ commands:
   demo                      train and evaluate on a synthetic long-tailed dataset (5 to 12 min)
   doctor DATA [flags]       find problems in a dataset and recommend settings
   train RECIPE [flags]      train and evaluate a detector on your images
+  train --resume RUN        continue a run with its own settings
   evaluate RUN [flags]      evaluate a trained detector on annotated images
   evaluate --detections F   evaluate a results file in COCO format
   predict RUN PATH...       write annotated images and predictions.json

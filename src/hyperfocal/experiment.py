@@ -184,7 +184,8 @@ class Experiment(Config):
     out: Path | None = None
     """Run folder; default runs/RECIPE."""
     resume: bool = False
-    """Resume from the newest checkpoint in the run folder; without one, start a new run."""
+    """Resume from the newest checkpoint in the run folder; without one, start a new run.
+    ``train --resume RUN`` does so with the run's own settings."""
     overwrite: bool = False
     """Replace an earlier run in the run folder."""
     accept_changed_data: bool = False

@@ -36,7 +36,8 @@ def train(
 
     Args:
         recipe: a name from ``hyperfocal recipes``, the path of a recipe file or of a run folder, or
-            an `Experiment`.
+            an `Experiment`. The run folder ``out`` itself, with ``{"resume": True}``, resumes that
+            run with its own settings.
         train: the training split: ``(annotations, images)`` as paths, an `AnnotationSet`, a
             ``supervision.DetectionDataset`` or a torch Dataset (`hyperfocal.annotations_of`).
         val: the validation split, of the same kinds; None trains without evaluation.
@@ -77,7 +78,7 @@ def train(
     from hyperfocal.runs.folder import RunFolder
 
     console = Console(quiet=not verbose)
-    experiment = as_experiment(recipe, settings, trust)
+    experiment = as_experiment(_resumed(recipe, out, settings, trust), settings, trust)
     name = "experiment" if not isinstance(recipe, str | Path) else Path(recipe).stem
     place = Path(out) if out is not None else experiment.out or Path("runs") / name
     experiment = with_files(experiment, train, val, place)
@@ -103,6 +104,25 @@ def train(
             "settings={'resume': True}.",
         )
     return Run(place, stopped_by=result.stopped_by, trust=result.trust)
+
+
+def _resumed(
+    recipe: str | Path | Experiment,
+    out: str | Path | None,
+    settings: Settings | None,
+    trust: Sequence[str],
+) -> str | Path | Experiment:
+    """The settings of the run in ``out`` if the recipe is that folder and is to be resumed."""
+    from hyperfocal.data import Split
+    from hyperfocal.recipes import load_run
+
+    if out is None or not isinstance(recipe, str | Path) or not (settings or {}).get("resume"):
+        return recipe
+    if not Path(recipe).is_dir() or Path(recipe).resolve() != Path(out).resolve():
+        return recipe
+    run = load_run(Path(out), trust)
+    data = dataclasses.replace(run.data, train=Split(), val=Split())  # given as arguments
+    return dataclasses.replace(run, data=data)
 
 
 def with_files(experiment: Experiment, train: Data, val: Data | None, out: Path) -> Experiment:

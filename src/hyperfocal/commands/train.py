@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 from hyperfocal.commands.trust import take_trust
@@ -22,11 +23,16 @@ detector and settings are used. `--model.weights RUN` starts any recipe from a t
 `--loss my_losses:MyLoss` uses your own loss; the other components work the same way. `--trust
 my_losses` allows the components of a run folder (docs/extend.md).
 `hyperfocal train RECIPE --help` lists every setting with its default.
+`hyperfocal train --resume RUN` continues a run with the settings in RUN/config.json, and so does
+`train RUN --out RUN --resume`; settings beside it override them.
 Annotations: COCO JSON, a YOLO data.yaml, a folder of Pascal VOC XML, or the CSV of Open Images."""
 
 
 def run(words: list[str]) -> int:
     """Parse the flags of the recipe, train, and print a summary."""
+    resumed = words[:1] == ["--resume"] and not "".join(words[1:2]).startswith("-")
+    if resumed:
+        words = words[1:]
     if not words or words[0].startswith("-"):
         parser = argparse.ArgumentParser(
             prog="hyperfocal train",
@@ -40,12 +46,16 @@ def run(words: list[str]) -> int:
     name, *flags = words
     trust, flags = take_trust(flags)
     from hyperfocal.config import override
-    from hyperfocal.recipes import load_recipe
+    from hyperfocal.recipes import load_recipe, load_run
 
-    experiment = override(
-        load_recipe(name, trust), flags, prog=command("hyperfocal", "train", name)
-    )
+    own = resumed or _resumes_itself(name, flags)
+    start = load_run(Path(name), trust) if own else load_recipe(name, trust)
+    experiment = override(start, flags, prog=command("hyperfocal", "train", name))
     out = experiment.out or Path("runs") / Path(name).stem
+    if own and not _same_folder(out, Path(name)):
+        raise ConfigError(
+            f"--resume {command(name)} continues the run in its own folder: leave --out away"
+        )
     from rich.console import Console
 
     from hyperfocal.api.pictures import close_training
@@ -57,7 +67,8 @@ def run(words: list[str]) -> int:
     if not result.is_main:
         return 0
     if result.stopped_by is not None:
-        again = command("hyperfocal", *(w for w in sys.argv[1:] if w != "--resume"), "--resume")
+        given = sys.argv[1:] if resumed else [w for w in sys.argv[1:] if w != "--resume"]
+        again = command("hyperfocal", *given, *([] if resumed else ["--resume"]))
         say(
             console,
             f"Stopped by {result.stopped_by}; the run is saved in {out}. To resume:\n  {again}",
@@ -66,3 +77,27 @@ def run(words: list[str]) -> int:
         return 130 if result.stopped_by == "SIGINT" else 0
     close_training(result, console)
     return 0
+
+
+def _resumes_itself(name: str, flags: list[str]) -> bool:
+    """Whether ``train RUN ... --resume`` resumes RUN, rather than a fine-tuning of its weights.
+
+    A fine-tuning names its data, and has another run folder.
+    """
+    if "--resume" not in flags or not Path(name).is_dir():
+        return False
+    out = _value(flags, "--out")
+    if out is not None:
+        return _same_folder(Path(out), Path(name))
+    return _value(flags, "--data.train.annotations") is None
+
+
+def _value(flags: list[str], flag: str) -> str | None:
+    """The value of ``FLAG VALUE`` or ``FLAG=VALUE``, the last one; None if it isn't given."""
+    values = [word.partition("=")[2] for word in flags if word.startswith(f"{flag}=")]
+    values += [value for word, value in pairwise(flags) if word == flag]
+    return values[-1] if values else None
+
+
+def _same_folder(a: Path, b: Path) -> bool:
+    return a.resolve() == b.resolve()

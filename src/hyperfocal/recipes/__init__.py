@@ -57,6 +57,22 @@ def load_recipe(name: str, trust: Sequence[str] = ()) -> Experiment:
     return experiment
 
 
+def load_run(path: Path, trust: Sequence[str] = ()) -> Experiment:
+    """The experiment of a run, to resume it in its own folder.
+
+    Args:
+        path: the run folder.
+        trust: trusted modules for components from outside the package.
+
+    Raises:
+        ConfigError: it isn't a run folder, or has components that aren't trusted.
+    """
+    found = RunFolder(path).read_experiment(trust)
+    return dataclasses.replace(
+        found, out=path, resume=True, overwrite=False, accept_changed_data=False
+    )
+
+
 class PublishedRow(NamedTuple):
     """One row of a published table.
 
