@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from hyperfocal.data.openimages import read_boxes
+from hyperfocal.data.formats.openimages import read_boxes
 from hyperfocal.evaluation import evaluate_openimages
 from hyperfocal.progress import ProgressBar
 from hyperfocal.types import Category, OpenImagesBoxes, OpenImagesTruth

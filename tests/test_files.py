@@ -7,7 +7,7 @@ import json
 import pytest
 
 from hyperfocal import files
-from hyperfocal.data.yaml_files import load_yaml
+from hyperfocal.data.formats.yaml_files import load_yaml
 from hyperfocal.files import as_utf8, load_json, read_text, shown
 from hyperfocal.types import ConfigError, DataError
 

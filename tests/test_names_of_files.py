@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hyperfocal import config
 from hyperfocal.data import Split, read_annotations, read_image
-from hyperfocal.data.openimages_split import OpenImagesFiles
+from hyperfocal.data.formats.openimages_split import OpenImagesFiles
 from hyperfocal.evaluation import read_results, write_results
 from hyperfocal.experiment import Experiment, TrainConfig
 from hyperfocal.figures import draw_detections, training_curves

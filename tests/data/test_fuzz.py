@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from hyperfocal.data import read_annotations, read_image
+from hyperfocal.data.formats.yaml_files import load_yaml
 from hyperfocal.data.images import read_header
-from hyperfocal.data.yaml_files import load_yaml
 from hyperfocal.evaluation.results import read_results
 from hyperfocal.files import load_json
 from hyperfocal.types import HyperfocalError, HyperfocalWarning

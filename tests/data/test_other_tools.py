@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from hyperfocal.data import DataConfig, Split, read_annotations
-from hyperfocal.data.openimages_split import OpenImagesFiles
-from hyperfocal.data.segmentation import segmentation_box
+from hyperfocal.data.formats.openimages_split import OpenImagesFiles
+from hyperfocal.data.formats.segmentation import segmentation_box
 from hyperfocal.data.splits import read_splits
 from hyperfocal.types import AnnotationSet, ConfigError, DataError, HyperfocalWarning
 

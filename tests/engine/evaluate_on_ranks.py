@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 from hyperfocal.data import eval_batches, read_annotations
-from hyperfocal.data.openimages_split import OpenImagesFiles
+from hyperfocal.data.formats.openimages_split import OpenImagesFiles
 from hyperfocal.engine.evaluate import detect_all, measure
 from hyperfocal.engine.predict import load
 from hyperfocal.runs.folder import RunFolder

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from hyperfocal import cli
-from hyperfocal.data.openimages import read_boxes, read_openimages
+from hyperfocal.data.formats.openimages import read_boxes, read_openimages
 from hyperfocal.evaluation import OpenImagesEvaluator, evaluate_openimages
 from hyperfocal.types import (
     AnnotationSet,

@@ -152,7 +152,7 @@ def _evaluate_openimages_files(args: argparse.Namespace) -> int:
     import numpy as np
     from rich.console import Console
 
-    from hyperfocal.data.openimages import read_boxes, read_classes, read_openimages
+    from hyperfocal.data.formats.openimages import read_boxes, read_classes, read_openimages
     from hyperfocal.engine.evaluate import Evaluation
     from hyperfocal.evaluation import evaluate_openimages
     from hyperfocal.evaluation.result_checks import check_openimages_results

@@ -202,8 +202,8 @@ def find_images(words: list[str]) -> list[Path]:
         DataError: a word matches no image.
     """
     from hyperfocal.data.file_names import visible_files, warn_of_hidden
+    from hyperfocal.data.formats.raw import Problems
     from hyperfocal.data.images import SUFFIXES
-    from hyperfocal.data.raw import Problems
 
     found: dict[Path, None] = {}
     for word in words:

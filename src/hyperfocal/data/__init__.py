@@ -4,10 +4,16 @@ from hyperfocal.data.annotations import read_annotations
 from hyperfocal.data.batches import BatchStream, Sampled
 from hyperfocal.data.broken import BrokenFileWarning
 from hyperfocal.data.datasets import annotations_of
-from hyperfocal.data.formats import AnnotationFormat, Row, raw_from_rows
+from hyperfocal.data.formats import (
+    AnnotationFormat,
+    RawAnnotations,
+    RawImage,
+    Row,
+    SplitName,
+    raw_from_rows,
+)
 from hyperfocal.data.images import read_image, to_image
 from hyperfocal.data.loader import epoch_length, eval_batches, train_batches
-from hyperfocal.data.raw import RawAnnotations, RawImage, SplitName
 from hyperfocal.data.samplers import (
     ClassBalancedSampler,
     ImageWeightSampler,

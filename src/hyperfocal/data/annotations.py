@@ -6,17 +6,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hyperfocal.data.checks import check_annotations
-from hyperfocal.data.coco import read_coco
-from hyperfocal.data.csv_boxes import csv_format, read_csv
 from hyperfocal.data.file_names import with_files
-from hyperfocal.data.formats import AnnotationFormat
+from hyperfocal.data.formats.base import AnnotationFormat
+from hyperfocal.data.formats.coco import read_coco
+from hyperfocal.data.formats.csv_boxes import csv_format, read_csv
+from hyperfocal.data.formats.openimages_split import OpenImagesFiles, read_openimages_split
+from hyperfocal.data.formats.raw import Problems, RawAnnotations, SplitName
+from hyperfocal.data.formats.voc import find_voc, read_voc
+from hyperfocal.data.formats.yolo import read_yolo
+from hyperfocal.data.formats.yolo_layout import (
+    YAML_SUFFIXES,
+    find_yaml,
+    has_labels,
+    has_labels_folder,
+)
 from hyperfocal.data.image_checks import BadImages, Check
 from hyperfocal.data.joined import join
-from hyperfocal.data.openimages_split import OpenImagesFiles, read_openimages_split
-from hyperfocal.data.raw import Problems, RawAnnotations, SplitName
-from hyperfocal.data.voc import find_voc, read_voc
-from hyperfocal.data.yolo import read_yolo
-from hyperfocal.data.yolo_layout import YAML_SUFFIXES, find_yaml, has_labels, has_labels_folder
 from hyperfocal.files import as_utf8
 from hyperfocal.types import AnnotationSet, Category, DataError
 

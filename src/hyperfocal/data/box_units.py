@@ -10,8 +10,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from hyperfocal.data.formats.raw import Problems, RawAnnotations, RawImage, counted
 from hyperfocal.data.images import Header
-from hyperfocal.data.raw import Problems, RawAnnotations, RawImage, counted
 from hyperfocal.files import shown
 
 LEAST_SIDE = 8

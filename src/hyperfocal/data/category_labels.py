@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperfocal.data.raw import Problems, RawAnnotations, counted
+from hyperfocal.data.formats.raw import Problems, RawAnnotations, counted
 from hyperfocal.files import shown
 from hyperfocal.types import Category, category_index
 

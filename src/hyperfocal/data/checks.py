@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from hyperfocal.data.box_units import in_file_pixels
 from hyperfocal.data.category_labels import labels_by_id, labels_of_boxes
+from hyperfocal.data.formats.lvis import with_labels
+from hyperfocal.data.formats.openimages_split import relabelled
+from hyperfocal.data.formats.raw import Problems, RawAnnotations, RawImage
 from hyperfocal.data.image_checks import BadImages, Check, check_images, links_out
 from hyperfocal.data.images import Header
-from hyperfocal.data.lvis import with_labels
-from hyperfocal.data.openimages_split import relabelled
-from hyperfocal.data.raw import Problems, RawAnnotations, RawImage
 from hyperfocal.files import shown
 from hyperfocal.names import one_name
 from hyperfocal.types import (

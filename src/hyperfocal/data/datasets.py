@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from hyperfocal.data.checks import check_annotations
-from hyperfocal.data.coco import read_coco
 from hyperfocal.data.file_names import with_files
-from hyperfocal.data.raw import Problems, RawAnnotations, RawImage, SplitName
+from hyperfocal.data.formats.coco import read_coco
+from hyperfocal.data.formats.raw import Problems, RawAnnotations, RawImage, SplitName
 from hyperfocal.data.torch_dataset import BACKGROUND_NAMES, Advance, DatasetImages, read_targets
 from hyperfocal.types import AnnotationSet, Category, DataError
 

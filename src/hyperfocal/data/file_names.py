@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
-from hyperfocal.data.raw import Problems, RawAnnotations, RawImage, inside
+from hyperfocal.data.formats.raw import Problems, RawAnnotations, RawImage, inside
 from hyperfocal.files import is_file, is_folder, shown
 
 IGNORED_FOLDERS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN"})

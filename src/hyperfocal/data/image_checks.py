@@ -9,8 +9,8 @@ from dataclasses import replace
 from typing import Literal, NamedTuple, TypeVar
 
 from hyperfocal.data.file_names import FileNames
+from hyperfocal.data.formats.raw import MAX_SHOWN, Problems, RawAnnotations, RawImage
 from hyperfocal.data.images import Header, read_header, read_image
-from hyperfocal.data.raw import MAX_SHOWN, Problems, RawAnnotations, RawImage
 from hyperfocal.files import is_file, shown
 from hyperfocal.types import DataError
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperfocal.data.raw import Problems, RawAnnotations
+from hyperfocal.data.formats.raw import Problems, RawAnnotations
 from hyperfocal.types import Category, DataError
 
 

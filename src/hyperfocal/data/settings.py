@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Literal
 
 from hyperfocal import config
-from hyperfocal.data.formats import AnnotationFormat
+from hyperfocal.data.formats.base import AnnotationFormat
+from hyperfocal.data.formats.openimages_split import OpenImagesFiles
 from hyperfocal.data.images import MAX_PIXELS
-from hyperfocal.data.openimages_split import OpenImagesFiles
 from hyperfocal.data.samplers import PlainSampler, SamplerConfig
 from hyperfocal.data.transforms import TransformConfig
 

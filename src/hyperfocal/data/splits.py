@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hyperfocal.data import DataConfig, SplitName, only_categories, read_annotations
+from hyperfocal.data.formats.raw import counted
 from hyperfocal.data.image_checks import Check
 from hyperfocal.data.images import limit_pixels
-from hyperfocal.data.raw import counted
 from hyperfocal.data.same_files import files_in_both
 from hyperfocal.types import AnnotationSet, Category, ConfigError, HyperfocalWarning
 

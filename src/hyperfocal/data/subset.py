@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from hyperfocal.config import did_you_mean
-from hyperfocal.data.lvis import with_labels
-from hyperfocal.data.openimages_split import relabelled
+from hyperfocal.data.formats.lvis import with_labels
+from hyperfocal.data.formats.openimages_split import relabelled
 from hyperfocal.files import shown
 from hyperfocal.types import (
     AnnotationSet,

@@ -20,8 +20,8 @@ from torch import Tensor
 from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat
 
 from hyperfocal.data.checks import check_annotations
+from hyperfocal.data.formats.raw import RawAnnotations, RawImage
 from hyperfocal.data.images import Header, to_image
-from hyperfocal.data.raw import RawAnnotations, RawImage
 from hyperfocal.types import AnnotationSet, Category, DataError, ImageRecord, Sample, Target
 
 BACKGROUND_NAMES = ("__background__", "background")

@@ -39,7 +39,7 @@ def evaluate_openimages(
     the area under the precision envelope over all recalls.
 
     Args:
-        truth: the result of `hyperfocal.data.openimages.read_openimages`.
+        truth: the result of `hyperfocal.data.formats.openimages.read_openimages`.
         detections: ``value`` is the score; ties go to the earlier row.
         expand_detections: add each detection for all ancestors too. The official tool doesn't.
         max_detections: detections used per image; None: all, as in the official tool.

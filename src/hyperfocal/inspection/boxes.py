@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperfocal.data.raw import counted
+from hyperfocal.data.formats.raw import counted
 from hyperfocal.inspection.findings import Finding
 from hyperfocal.inspection.reading import Examined
 from hyperfocal.names import one_name

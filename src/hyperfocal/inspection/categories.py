@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hyperfocal.data.raw import RawAnnotations, SplitName
+from hyperfocal.data.formats.raw import RawAnnotations, SplitName
 from hyperfocal.evaluation import FrequencyGroups
 from hyperfocal.files import shown
 from hyperfocal.inspection.findings import Case, Finding, Severity

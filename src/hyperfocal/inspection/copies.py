@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from hyperfocal.data import load_sample
+from hyperfocal.data.formats.raw import counted
 from hyperfocal.data.images import read_image
-from hyperfocal.data.raw import counted
 from hyperfocal.data.same_files import identical_files
 from hyperfocal.inspection.findings import Case, Finding
 from hyperfocal.types import DataError, ImageRecord

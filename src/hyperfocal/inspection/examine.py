@@ -10,8 +10,8 @@ from typing import Literal
 import numpy as np
 
 from hyperfocal.data import SplitName, only_categories
+from hyperfocal.data.formats.raw import RawAnnotations, RawImage
 from hyperfocal.data.images import Header, limit_pixels
-from hyperfocal.data.raw import RawAnnotations, RawImage
 from hyperfocal.data.splits import Splits
 from hyperfocal.experiment import Experiment
 from hyperfocal.inspection.anchors import Fit, check_anchors, measure_fit

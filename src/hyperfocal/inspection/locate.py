@@ -12,11 +12,11 @@ from pathlib import Path
 
 from hyperfocal.data import Split, SplitName
 from hyperfocal.data.annotations import coco_files
-from hyperfocal.data.coco import name_in_address
 from hyperfocal.data.file_names import holds_any
-from hyperfocal.data.voc import find_voc
-from hyperfocal.data.yaml_files import load_yaml
-from hyperfocal.data.yolo_layout import find_yaml, has_labels, has_labels_folder
+from hyperfocal.data.formats.coco import name_in_address
+from hyperfocal.data.formats.voc import find_voc
+from hyperfocal.data.formats.yaml_files import load_yaml
+from hyperfocal.data.formats.yolo_layout import find_yaml, has_labels, has_labels_folder
 from hyperfocal.files import as_utf8
 from hyperfocal.types import DataError
 

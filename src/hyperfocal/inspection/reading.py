@@ -16,11 +16,11 @@ from hyperfocal.data.annotations import read_raw
 from hyperfocal.data.box_units import image_sizes, in_file_pixels
 from hyperfocal.data.checks import check_annotations
 from hyperfocal.data.file_names import with_files
-from hyperfocal.data.formats import AnnotationFormat
+from hyperfocal.data.formats.base import AnnotationFormat
+from hyperfocal.data.formats.raw import Problems, RawAnnotations, counted
 from hyperfocal.data.image_checks import links_out, look_at_images
 from hyperfocal.data.images import Header
 from hyperfocal.data.joined import join
-from hyperfocal.data.raw import Problems, RawAnnotations, counted
 from hyperfocal.files import shown
 from hyperfocal.inspection.findings import Case, Finding, Severity
 from hyperfocal.types import AnnotationSet, Category, DataError

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperfocal.data.file_names import holds_any
-from hyperfocal.data.lvis import read_federated
-from hyperfocal.data.raw import MAX_SIDE, Problems, RawAnnotations, RawImage, inside
-from hyperfocal.data.segmentation import segmentation_box
+from hyperfocal.data.formats.lvis import read_federated
+from hyperfocal.data.formats.raw import MAX_SIDE, Problems, RawAnnotations, RawImage, inside
+from hyperfocal.data.formats.segmentation import segmentation_box
 from hyperfocal.files import MAX_SHOWN, load_json, shown, whole_number
 from hyperfocal.types import Category, DataError
 

@@ -28,8 +28,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from hyperfocal import config
-from hyperfocal.data.drawing import draw_image
-from hyperfocal.data.looks import COLOURS, FILLS, category_look
+from hyperfocal.data.synthetic.drawing import draw_image
+from hyperfocal.data.synthetic.looks import COLOURS, FILLS, category_look
 from hyperfocal.types import Category, ConfigError, DataError
 
 DRAWING_VERSION = 1

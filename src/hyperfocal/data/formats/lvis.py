@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from hyperfocal.data.raw import Problems
+from hyperfocal.data.formats.raw import Problems
 from hyperfocal.files import shown
 from hyperfocal.types import Federated
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hyperfocal.config import Config
-from hyperfocal.data.raw import Problems, RawAnnotations, RawImage, SplitName, inside
+from hyperfocal.data.formats.raw import Problems, RawAnnotations, RawImage, SplitName, inside
 from hyperfocal.files import shown
 from hyperfocal.types import Category
 

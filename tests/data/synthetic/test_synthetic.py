@@ -143,7 +143,7 @@ def test_an_interrupted_drawing_leaves_nothing(tmp_path, monkeypatch):
     def fail(*args: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("hyperfocal.data.synthetic.draw_image", fail)
+    monkeypatch.setattr("hyperfocal.data.synthetic.dataset.draw_image", fail)
     with pytest.raises(KeyboardInterrupt):
         make_dataset(tmp_path / "set", SMALL)
     assert list(tmp_path.iterdir()) == []

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from hyperfocal.data.file_names import CASE, FileNames, warn_of_hidden
-from hyperfocal.data.raw import Problems, RawAnnotations, RawImage, SplitName
-from hyperfocal.data.yolo_labels import PoseSigns, read_labels
-from hyperfocal.data.yolo_layout import (
+from hyperfocal.data.formats.raw import Problems, RawAnnotations, RawImage, SplitName
+from hyperfocal.data.formats.yolo_labels import PoseSigns, read_labels
+from hyperfocal.data.formats.yolo_layout import (
     find_yaml,
     has_labels_folder,
     is_label,

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from hyperfocal.data import read_annotations
-from hyperfocal.data.openimages_split import OpenImagesFiles
+from hyperfocal.data.formats.openimages_split import OpenImagesFiles
 from hyperfocal.types import AnnotationSet, Category, DataError
 
 

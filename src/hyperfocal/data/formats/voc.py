@@ -10,8 +10,15 @@ import defusedxml.ElementTree
 import numpy as np
 
 from hyperfocal.data.file_names import warn_of_hidden
+from hyperfocal.data.formats.raw import (
+    MAX_SIDE,
+    Problems,
+    RawAnnotations,
+    RawImage,
+    SplitName,
+    inside,
+)
 from hyperfocal.data.images import SUFFIXES
-from hyperfocal.data.raw import MAX_SIDE, Problems, RawAnnotations, RawImage, SplitName, inside
 from hyperfocal.files import MAX_TEXT, is_file, is_utf16, one_line, read_text, shown
 from hyperfocal.names import one_name
 from hyperfocal.types import Category, DataError

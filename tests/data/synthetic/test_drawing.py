@@ -5,9 +5,9 @@ import itertools
 import numpy as np
 import pytest
 
-from hyperfocal.data import drawing
-from hyperfocal.data.drawing import draw_image
-from hyperfocal.data.looks import FILLS, category_look
+from hyperfocal.data.synthetic import drawing
+from hyperfocal.data.synthetic.drawing import draw_image
+from hyperfocal.data.synthetic.looks import FILLS, category_look
 
 
 def test_any_two_categories_differ_in_two_of_shape_colour_and_fill():

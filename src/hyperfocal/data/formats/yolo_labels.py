@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from hyperfocal.data.raw import Problems
+from hyperfocal.data.formats.raw import Problems
 from hyperfocal.files import read_text
 from hyperfocal.types import DataError
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from hyperfocal.data.raw import MAX_SIDE, Problems, RawAnnotations, RawImage, inside
+from hyperfocal.data.formats.raw import MAX_SIDE, Problems, RawAnnotations, RawImage, inside
 from hyperfocal.files import open_text, shown
 from hyperfocal.types import Category, DataError
 

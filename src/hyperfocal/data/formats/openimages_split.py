@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from hyperfocal.config import Config
-from hyperfocal.data.openimages import read_boxes, read_classes, read_hierarchy, read_labels
-from hyperfocal.data.raw import RawAnnotations, RawImage, inside
+from hyperfocal.data.formats.openimages import read_boxes, read_classes, read_hierarchy, read_labels
+from hyperfocal.data.formats.raw import RawAnnotations, RawImage, inside
 from hyperfocal.files import shown
 from hyperfocal.types import Category, DataError, OpenImagesLists
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-from hyperfocal.data.looks import COLOURS, SHAPES, Look, category_look
+from hyperfocal.data.synthetic.looks import COLOURS, SHAPES, Look, category_look
 
 Pixels = NDArray[np.floating]
 

@@ -7,10 +7,10 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from hyperfocal.data.file_names import visible_files
+from hyperfocal.data.formats.raw import Problems
+from hyperfocal.data.formats.yaml_files import load_yaml
+from hyperfocal.data.formats.yolo_labels import MAX_DIGITS
 from hyperfocal.data.images import SUFFIXES
-from hyperfocal.data.raw import Problems
-from hyperfocal.data.yaml_files import load_yaml
-from hyperfocal.data.yolo_labels import MAX_DIGITS
 from hyperfocal.files import is_file, is_folder, read_text, shown
 from hyperfocal.types import Category, DataError
 
