@@ -314,7 +314,7 @@ def test_parts_of_killed_writers_are_swept(tmp_path: Path) -> None:
 
 
 def test_settings_that_may_change_in_mid_run_exist(drawn: Path) -> None:
-    assert {name for name, _ in changes.flat(configs.dump(tiny(drawn)))} >= changes.FREE
+    assert {name for name, _ in configs.by_name(configs.dump(tiny(drawn)))} >= changes.FREE
 
 
 def test_other_settings_on_resuming_are_named(drawn: Path, tmp_path: Path) -> None:

@@ -31,12 +31,13 @@ package or from modules that the caller trusts by name (`outside`).
 from hyperfocal.config.base import Config, did_you_mean, kinds, walk, with_field
 from hyperfocal.config.flag_names import ALIASES
 from hyperfocal.config.flags import named, override
-from hyperfocal.config.json_form import check_reloads, dump, load, load_file
+from hyperfocal.config.json_form import by_name, check_reloads, dump, load, load_file
 from hyperfocal.config.outside import import_file, modules_of, trusted
 
 __all__ = [
     "ALIASES",
     "Config",
+    "by_name",
     "check_reloads",
     "did_you_mean",
     "dump",

@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 import json
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -183,6 +183,15 @@ def _required(cls: type[Config]) -> set[str]:
         for field in dataclasses.fields(cls)
         if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
     }
+
+
+def by_name(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Name and value of each setting of a config in JSON form, such as ``train.lr``."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from by_name(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
 
 
 def check_reloads(config: Config) -> None:

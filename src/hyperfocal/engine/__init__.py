@@ -1,1 +1,1 @@
-"""The training engine, which uses only the interface of detectors, never a concrete one."""
+"""Training, evaluation and prediction, through the interface that all detectors have."""

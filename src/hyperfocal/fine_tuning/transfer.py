@@ -22,7 +22,6 @@ from hyperfocal.files import shown
 from hyperfocal.fine_tuning.source import Source, check_backbone, read_source, some
 from hyperfocal.losses._core.memory import own_buffers
 from hyperfocal.models import Detector, DetectorConfig
-from hyperfocal.runs.changes import flat
 from hyperfocal.types import Category, CategoryCounts
 
 OF_TRAINING = (
@@ -252,7 +251,7 @@ def _differences(own: Mapping[str, Any], source: Mapping[str, Any]) -> list[tupl
     """Settings that affect the meaning of the weights and differ between the detectors."""
     if not source:
         return []
-    mine, theirs = dict(flat(own)), dict(flat(source))
+    mine, theirs = dict(configs.by_name(own)), dict(configs.by_name(source))
     return [
         (name, mine[name], theirs[name])
         for name in mine

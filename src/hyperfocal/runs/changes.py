@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any
 
 from hyperfocal import config as configs
 from hyperfocal.data.splits import Splits
@@ -71,10 +70,10 @@ def check_data(splits: Splits, run: RunFolder, accept: bool) -> None:
 def warn_of_changes(experiment: Experiment, run: RunFolder) -> None:
     """Warn of settings that differ from the run's config.json and change its result."""
     try:
-        before = dict(flat(read_json(run.config)))
+        before = dict(configs.by_name(read_json(run.config)))
     except ConfigError:
         return  # `RunFolder.start` rewrites it
-    now = dict(flat(configs.dump(experiment)))
+    now = dict(configs.by_name(configs.dump(experiment)))
     changed = [
         f"{name} = {now.get(name)} (was {before.get(name)})"
         for name in sorted(now.keys() | before.keys())
@@ -87,15 +86,6 @@ def warn_of_changes(experiment: Experiment, run: RunFolder) -> None:
             HyperfocalWarning,
             stacklevel=3,
         )
-
-
-def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Settings by dotted name."""
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
 
 
 def category_changes(before: Sequence[Category], now: Sequence[Category]) -> list[str]:
