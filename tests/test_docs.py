@@ -178,3 +178,9 @@ def test_recipes_and_tables_that_are_named_exist() -> None:
     for name, text in told.items():
         for recipe in re.findall(r"\b((?:retinanet|fcos|atss|paa|improved_baseline)_r\w+)", text):
             assert recipe in names, f"{name}: {recipe}"
+
+
+def test_examples_are_in_the_section_that_mkdocstrings_shows_as_code() -> None:
+    heading = re.compile(r"^ *Example::?$", re.MULTILINE)
+    wrong = [file for file in SOURCE.rglob("*.py") if heading.search(file.read_text())]
+    assert not wrong, "write 'Examples:'"

@@ -38,7 +38,7 @@ class SoftmaxCrossEntropyLoss(SoftmaxLogits):
         num_classes: K; logits are ``(..., K + 1)``, the background last.
         weights: ``(K,)``, one per category; the background has weight 1. None: 1.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from hyperfocal.losses import SoftmaxCrossEntropyLoss
         >>> loss = SoftmaxCrossEntropyLoss(num_classes=3)
