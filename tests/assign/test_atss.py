@@ -112,12 +112,21 @@ def test_of_equally_near_anchors_the_first_count(grid_priors: GridPriors) -> Non
     assert positive == [9]  # row 1, column 1 of the first level, before (1, 2), (2, 1), (2, 2)
 
 
-def test_a_batch_is_its_images_and_empty_images_are_background(grid_priors: GridPriors) -> None:
-    found = ATSSAssigner.Config().build(K)(
-        grid_priors((2.0,)), (target([(8, 8, 20, 20, 1)]), target([]))
-    )
-    counts = found.positives(K).sum(dim=1).tolist()
-    assert counts[0] > 0 == counts[1]
+@pytest.mark.parametrize("top_k", [2, 9])
+def test_a_batch_is_its_images_and_empty_images_are_background(
+    grid_priors: GridPriors, top_k: int
+) -> None:
+    priors = grid_priors((2.0,))
+    several = [(8, 8, 20, 20, 1), (30, 20, 30, 40, 2)]
+    targets = (target(several), target([]), target(several[:1]))
+    found = ATSSAssigner.Config(top_k=top_k).build(K)(priors, targets)
+    for image, own in enumerate(targets):
+        labels, rows = assign_atss(priors, own, K, top_k)
+        assert found.labels[image].equal(labels)
+        assert found.gt_index[image].equal(rows)
+    counts = found.positives(K).sum(dim=1)
+    assert counts[0] > counts[2] > counts[1] == 0
+    assert set(found.labels[0].tolist()) == {1, 2, K}
 
 
 def test_impossible_settings_are_named() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -130,12 +131,39 @@ def test_the_smallest_of_several_objects_wins() -> None:
     assert (labels[1].item(), rows[1].item()) == (1, 1)
 
 
-def test_a_batch_is_its_images_and_empty_images_are_background(grid_priors: GridPriors) -> None:
+def test_a_range_is_from_half_of_its_strides_to_all_of_them() -> None:
+    # On a middle level of stride 8: from 16 to 32 pixels with 4 strides.
+    for size, label in ((30, K), (34, 1), (62, 1), (66, K)):
+        box = [(50 - size // 2, 50 - size // 2, size, size, 1)]
+        assert assigned(points((50, 50)), box, range_strides=4.0) == [label], size
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"radius": None},
+        {"radius": 0.7},
+        {"range_strides": 4.0},
+        {"radius": None, "range_strides": 4.0, "range_limits": "open"},
+    ],
+    ids=str,
+)
+def test_a_batch_is_its_images_and_empty_images_are_background(
+    grid_priors: GridPriors, settings: dict[str, Any]
+) -> None:
+    settings = dict(settings)
     priors = grid_priors()
-    found = FCOSAssigner.Config().build(K)(priors, (target([(8, 8, 20, 20, 1)]), target([])))
-    assert found.positives(K).sum(dim=1).tolist()[1] == 0
-    assert found.positives(K).sum(dim=1).tolist()[0] > 0
-    assert found.labels[1].unique().tolist() == [K]
+    boxes = [(8, 8, 20, 20, 1), (4, 4, 60, 56, 2), (4, 4, 40, 40, 0)]
+    targets = (target(boxes), target([]), target(boxes[:1]))
+    found = FCOSAssigner.Config(**settings).build(K)(priors, targets)
+    for image, own in enumerate(targets):
+        labels, rows = assign_fcos(priors, own, K, **settings)
+        assert found.labels[image].equal(labels)
+        assert found.gt_index[image].equal(rows)
+    assert found.positives(K).sum(dim=1)[1] == 0
+    # The last setting matters here.
+    del settings[list(settings)[-1]]
+    assert not found.labels[0].equal(assign_fcos(priors, targets[0], K, **settings)[0])
 
 
 def test_impossible_settings_are_named() -> None:

@@ -1,5 +1,7 @@
 """The vectorised assigner against one written as the rule is read, and against cases by hand."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -188,13 +190,24 @@ def test_a_zero_area_box_makes_no_positive(mode: LowQuality) -> None:
     assert assign([IOU_05], [[3.0, 3, 3, 3]], [0], mode)[0] == [K]
 
 
-def test_a_batch_is_its_images() -> None:
-    priors = Priors(torch.tensor([IOU_05, IOU_03]), torch.full((2,), 8.0), (2,))
-    target = Target(torch.tensor([GT]), torch.tensor([1]))
+@pytest.mark.parametrize(
+    ("settings", "labels"),
+    [
+        ({}, [1, -1, K]),
+        ({"positive": 0.6}, [1, -1, K]),  # the best one is rescued
+        ({"positive": 0.6, "low_quality": "off"}, [-1, -1, K]),
+        ({"positive": 0.45}, [1, 1, K]),
+        ({"negative": 0.2}, [1, -1, -1]),
+    ],
+    ids=str,
+)
+def test_a_batch_is_its_images(settings: dict[str, Any], labels: list[int]) -> None:
+    priors = Priors(torch.tensor([IOU_05, IOU_045, IOU_03]), torch.full((3,), 8.0), (3,))
+    target = Target(torch.tensor([[50.0, 50, 60, 60], GT]), torch.tensor([0, 1]))
     empty = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long))
-    found = MaxIoUAssigner.Config().build(K)(priors, (target, empty))
-    assert found.labels.tolist() == [[1, K], [K, K]]
-    assert found.positives(K).sum(dim=1).tolist() == [1, 0]
+    found = MaxIoUAssigner.Config(**settings).build(K)(priors, (empty, target))
+    assert found.labels.tolist() == [[K] * 3, labels]
+    assert found.gt_index.tolist() == [[0] * 3, [int(label == 1) for label in labels]]
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hyperfocal.assign import CornerCases, PAAAssigner, fit_mixtures, split_by_cost
-from hyperfocal.types import Priors, Target
+from hyperfocal.types import Assignment, Priors, Target
 
 K = 3
 
@@ -157,6 +157,16 @@ def test_corner_cases() -> None:
     assert split([1.0, 1.0, 1.0])[0] is True  # equal costs: the components are the same
 
 
+@pytest.mark.parametrize("rule", ["official", "mmdetection"])
+def test_the_assigner_chooses_by_its_rule(rule: CornerCases) -> None:
+    cost = torch.tensor([0.41, 0.89, 0.91, 0.95, 1.09, 1.72])  # as above
+    priors = Priors(torch.tensor([[0.0, 0, 8, 8]]).repeat(6, 1), torch.full((6,), 8.0), (6,))
+    candidates = Assignment(torch.full((1, 6), 2), torch.zeros(1, 6, dtype=torch.long))
+    assigner = PAAAssigner.Config(corner_cases=rule).build(K)
+    chosen = assigner.choose(candidates, cost, priors)
+    assert chosen.positives(K)[0].tolist() == split(cost.tolist(), corner_cases=rule)
+
+
 def test_only_the_cheapest_of_a_level_are_looked_at() -> None:
     cost = [0.1, 0.2, 0.3, 0.4, 9.0]
     assert split(cost, top_k=1) == [True, False, False, False, False]
@@ -185,7 +195,19 @@ def test_candidates_then_choice(grid_priors: Callable[..., Priors]) -> None:
     cost = torch.rand(int(positive.sum()), generator=torch.Generator().manual_seed(0))
     chosen = assigner.choose(candidates, cost, priors)
     kept = chosen.positives(K)
+    # As the slow split of each image's objects selects them.
+    level = torch.repeat_interleave(torch.arange(3), torch.tensor(priors.level_sizes))
+    image, prior = positive.nonzero(as_tuple=True)
+    box = 2 * image + candidates.gt_index[image, prior]
+    allowed = slow_split(cost.tolist(), box.tolist(), level[prior].tolist(), 9, "official")
+    for b, sets in allowed.items():
+        assert {i for i in range(len(cost)) if box[i] == b and kept[image[i], prior[i]]} in sets
+    assert 0 < kept.sum() < positive.sum()
     assert (kept <= positive).all()
+    for name in ("labels", "gt_index"):
+        assert getattr(chosen, name)[kept].equal(getattr(candidates, name)[kept])
+    assert (chosen.labels[~kept] == K).all()
+    assert (chosen.gt_index[~kept] == 0).all()
     for row in (0, 1):
         for image in (0, 2):  # every object keeps its cheapest candidate
             own = positive[image] & (candidates.gt_index[image] == row)
@@ -193,5 +215,9 @@ def test_candidates_then_choice(grid_priors: Callable[..., Priors]) -> None:
             everywhere[positive] = cost
             assert kept[image, everywhere[image].where(own, math.inf).argmin()]
     assert kept[1].sum() == 0
+    few = PAAAssigner.Config(top_k=1, candidate_iou=0.3).build(K)
+    fewer = few(priors, (target, empty, target))
+    assert fewer.positives(K).sum() < positive.sum()
+    assert few.choose(candidates, cost, priors).positives(K).sum() <= 4 * len(priors.level_sizes)
     none = assigner(priors, (empty,))
     assert assigner.choose(none, torch.zeros(0), priors).labels.unique().tolist() == [K]

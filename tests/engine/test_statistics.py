@@ -115,13 +115,19 @@ def test_a_few_categories_at_a_time_equal_all(drawn, whole, tmp_path) -> None:
         assert_same(run(streamed, tmp_path / case[1]), whole(case))
 
 
-def test_ghm_counts_a_step_as_a_whole(drawn, tmp_path) -> None:
-    """Its weights differ within a step, as documented; so the counts can be held to one step."""
-    settings = experiment(drawn, ("retinanet", "ghm"), "--train.iterations", "1")
+def test_ghm_counts_a_step_as_a_whole(drawn, tmp_path, monkeypatch) -> None:
+    """The weights within a step differ, as documented, so the counts of one step are compared."""
+    normal = nn.init.normal_
+    # Initial logits that fill all bins; the usual ones are nearly equal and fill two.
+    monkeypatch.setattr(nn.init, "normal_", lambda w, std: normal(w, std=15 * std))
+    flags = ("--train.iterations", "1", "--model.head.prior-probability", "0.3")
+    settings = experiment(drawn, ("retinanet", "ghm"), *flags)
     parts = override(settings, ["--train.micro-batches", "4"], "test")
     one, four = run(settings, tmp_path / "one"), run(parts, tmp_path / "four")
     assert one["counts"].sum() > 1000
-    assert_near(four["counts"], one["counts"])
+    assert (one["counts"] > 0).sum() > 20
+    # A logit on the border of two bins may round to either.
+    assert (four["counts"] - one["counts"]).abs().sum() < 1e-3 * one["counts"].sum()
 
 
 @pytest.mark.parametrize("case", CASES[1::2], ids="-".join)

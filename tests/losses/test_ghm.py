@@ -51,20 +51,30 @@ def test_soft_targets_are_binned_by_their_own_error(some_logits):
 
 
 def test_momentum_smooths_over_steps():
-    loss = GHMClassificationLoss.Config(bins=10, momentum=0.75).build(3)
+    loss = GHMClassificationLoss.Config(bins=10, momentum=0.6).build(3)
     smoothed = torch.zeros(10)
-    for seed in range(3):
-        x = torch.randn(30, 3, generator=torch.Generator().manual_seed(seed)) - seed
+    filled = set()
+    for seed, place in enumerate((0.0, 3.0, -1.0)):  # each step fills other bins
+        x = 0.5 * torch.randn(30, 3, generator=torch.Generator().manual_seed(seed)) + place
         labels = torch.arange(30) % 4
         y = torch.nn.functional.one_hot(labels, 4)[:, :3].float()
         counts = bin_counts((x.sigmoid() - y).abs(), 10)
-        smoothed = torch.where(counts > 0, 0.75 * smoothed + 0.25 * counts, smoothed)
+        smoothed = torch.where(counts > 0, 0.6 * smoothed + 0.4 * counts, smoothed)
+        filled.add(tuple(counts > 0))
         torch.testing.assert_close(
             loss(x, labels, 17.0), written_out(x, y, counts, smoothed, bins=10)
         )
         loss.step()
         torch.testing.assert_close(loss.counts, smoothed)
         assert (loss.pending == 0).all()
+    assert len(filled) == 3
+    # In evaluation the state is used as it is; bins that it doesn't know, by this call's counts.
+    x = 4 * torch.randn(30, 3, generator=torch.Generator().manual_seed(3))
+    counts = bin_counts((x.sigmoid() - y).abs(), 10)
+    known = torch.where(smoothed > 0, smoothed, counts.float())
+    assert ((smoothed > 0) & (counts > 0)).any()
+    torch.testing.assert_close(loss.eval()(x, labels), written_out(x, y, counts, known, bins=10))
+    torch.testing.assert_close(loss.counts, smoothed)
 
 
 def test_state_freezes_in_eval_and_travels_with_pending_counts(some_logits, some_labels):
@@ -107,6 +117,9 @@ def test_regression_is_its_formula():
     got = ghm_regression_loss(pred, target, reduction="mean")
     torch.testing.assert_close(got, want)
     assert gradcheck(lambda p: ghm_regression_loss(p, target), pred.requires_grad_())
+    wide = ghm_regression_loss(pred, target, mu=0.5, bins=4, reduction="mean")
+    torch.testing.assert_close(GHMRegressionLoss(0.5, 4, momentum=0)(pred, target), wide)
+    assert not torch.isclose(wide, want)
     loss = GHMRegressionLoss(momentum=0)
     torch.testing.assert_close(loss(pred, target, 9.0), want)
     loss.step()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import inspect
 import pkgutil
 import socket
 
@@ -66,7 +67,9 @@ def test_two_processes_equal_one(tmp_path):
     x, labels = batch()
     for one, zeroth, first in zip(build_all(), *ranks, strict=True):
         feed(one, x, labels)
+        before = {name: value.clone() for name, value in one.state_dict().items()}
         one.step()
+        assert any(not value.equal(before[name]) for name, value in one.state_dict().items())
         for name, value in one.state_dict().items():
             assert zeroth[name].equal(first[name])
             share = 2 if isinstance(one, losses.GHMClassificationLoss) else 1
@@ -103,8 +106,20 @@ def test_every_classification_config_builds_a_trainable_loss(config):
     assert (grad[labels < 0] == 0).all()
 
 
-@pytest.mark.parametrize("name", [m.name for m in pkgutil.iter_modules(losses.__path__)])
+WITH_EXAMPLES = [
+    module.name
+    for module in pkgutil.iter_modules(losses.__path__)
+    if ">>> " in inspect.getsource(importlib.import_module(f"hyperfocal.losses.{module.name}"))
+]
+
+
+def test_the_losses_used_most_have_examples():
+    assert {"focal", "cross_entropy", "equalized_focal"} <= set(WITH_EXAMPLES)
+
+
+@pytest.mark.parametrize("name", WITH_EXAMPLES)
 def test_examples_in_docstrings(name):
     module = importlib.import_module(f"hyperfocal.losses.{name}")
-    failed, _ = doctest.testmod(module)
+    failed, attempted = doctest.testmod(module)
     assert failed == 0
+    assert attempted > 0

@@ -22,7 +22,7 @@ from hyperfocal.losses import (
     softmax_focal_loss,
     softmax_prior_bias,
 )
-from hyperfocal.types import ConfigError, DataError
+from hyperfocal.types import CategoryCounts, ConfigError, DataError
 
 # ---------------------------------------------------------------- softmax focal
 
@@ -180,6 +180,19 @@ def test_seesaw_module_counts_this_batch_and_steps(some_labels):
     assert loss.pending.tolist() == [0] * 5
 
 
+def test_seesaw_config_sets_its_factors(some_labels):
+    labels = some_labels.clamp(min=0)
+    x = 3 * torch.randn(12, 6, generator=torch.Generator().manual_seed(0))
+    counts = torch.bincount(labels, minlength=6)
+    for settings in ({"p": 0.0, "q": 0.0}, {"p": 0.3}, {"q": 1.0}, {"eps": 0.5}):
+        loss = SeesawLoss.Config(objectness=False, **settings).build(5)
+        want = seesaw_loss(x, labels, counts, **settings).sum()
+        torch.testing.assert_close(loss(x, labels), want)
+        assert not torch.isclose(want, seesaw_loss(x, labels, counts).sum())
+    plain = SeesawLoss.Config(p=0.0, q=0.0, objectness=False).build(5)
+    torch.testing.assert_close(plain(x, labels), cross_entropy(x, labels, reduction="sum"))
+
+
 def test_seesaw_without_objectness_counts_the_background(some_labels):
     x = torch.randn(12, 6, generator=torch.Generator().manual_seed(0))
     loss = SeesawLoss(5, objectness=False)
@@ -198,7 +211,7 @@ def test_seesaw_without_objects_and_scores():
     assert (grad[:, :5] == 0).all()
     assert (grad[:, 5:] != 0).all()
     scores = seesaw_scores(x)
-    torch.testing.assert_close(scores.sum(-1), x[:, 5:].softmax(-1)[:, 0])
+    torch.testing.assert_close(scores, x[:, :5].softmax(-1) * x[:, 5:].softmax(-1)[:, :1])
 
 
 def test_seesaw_bad_settings():
@@ -271,12 +284,30 @@ def test_bags_selects_at_most_beta_others_for_each_member():
     assert again[0] == again[1]
 
 
+def test_bags_config_sets_groups_and_sampling():
+    counts = CategoryCounts(images=(1, 9, 2, 4), instances=(5, 5000, 10, 7), num_images=9)
+    loss = BalancedGroupSoftmaxLoss.Config(cuts=(7,), beta=3).build(4, counts)
+    assert loss.groups == CategoryGroups.from_counts([5, 5000, 10, 7], cuts=(7,))
+    assert loss.groups.group_of == (0, 1, 1, 1)
+    x = torch.zeros(50, loss.num_logits, requires_grad=True)
+    labels = torch.full((50,), 4)
+    labels[:2] = 0  # two of the first group: six others are selected for it
+    (grad,) = torch.autograd.grad(loss(x, labels), x)
+    assert (grad[:, loss.groups.slices()[0]] != 0).any(-1).sum() == 2 + 6
+
+
 def test_bags_scores_put_categories_back_in_order():
     x = torch.randn(7, 12, dtype=torch.float64)
     scores = bags_scores(x, GROUPS)
     others = x[:, :2].softmax(-1)[:, 1]
-    torch.testing.assert_close(scores[:, 4], x[:, 2:5].softmax(-1)[:, 1] * others)
-    torch.testing.assert_close(scores[:, 1], x[:, 10:12].softmax(-1)[:, 0] * others)
+    assert scores.shape == (7, 6)
+    first = 2  # the groups' logits follow each other, each with "others" last
+    for members in GROUPS.columns:
+        own = x[:, first : first + len(members) + 1].softmax(-1)
+        for n, category in enumerate(members):
+            torch.testing.assert_close(scores[:, category], own[:, n] * others)
+        first += len(members) + 1
+    assert first == 12
 
 
 def test_bags_extremes_empty_and_ignored():

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torchvision
 
-from hyperfocal.ops import box_area, box_iou, clip_boxes, paired_iou, rescale_boxes
+from hyperfocal.ops import box_area, box_iou, clip_boxes, has_area, paired_iou, rescale_boxes
 
 
 def random_boxes(n: int, seed: int = 0) -> torch.Tensor:
@@ -48,6 +48,12 @@ def test_area() -> None:
     assert box_area(boxes).tolist() == [12, 0, 0]
 
 
+def test_a_box_has_area_unless_it_is_empty_or_reversed() -> None:
+    boxes = torch.tensor([[1.0, 2, 4, 6], [1, 2, 1, 6], [1, 2, 4, 2], [4, 2, 1, 6], [0, 0, 0, 0]])
+    assert has_area(boxes).tolist() == [True, False, False, False, False]
+    assert has_area(torch.tensor([[torch.nan, 0, 1, 1]])).all()  # reported elsewhere, not dropped
+
+
 def test_clip_and_rescale() -> None:
     boxes = torch.tensor([[-5.0, -1, 30, 12], [40, 50, 60, 70]])
     assert clip_boxes(boxes, (10, 20)).tolist() == [[0, 0, 20, 10], [20, 10, 20, 10]]
@@ -57,8 +63,10 @@ def test_clip_and_rescale() -> None:
 
 
 @pytest.mark.parametrize("hw", [(10, 20), (1, 1)])
-def test_clipping_twice_changes_nothing(hw: tuple[int, int]) -> None:
-    once = clip_boxes(random_boxes(50) - 40, hw)
+def test_clipping_is_torchvisions_and_twice_changes_nothing(hw: tuple[int, int]) -> None:
+    boxes = random_boxes(50) - 40
+    once = clip_boxes(boxes, hw)
+    assert torch.equal(once, torchvision.ops.clip_boxes_to_image(boxes, hw))
     assert torch.equal(clip_boxes(once, hw), once)
 
 

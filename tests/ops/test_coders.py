@@ -31,10 +31,13 @@ def test_decoding_undoes_encoding(weights: tuple[float, float, float, float]) ->
 @pytest.mark.parametrize("weights", WEIGHTS)
 def test_same_as_torchvisions(weights: tuple[float, float, float, float]) -> None:
     coder = BoxCoder(weights)
+    torch.manual_seed(0)
     gt, anchors = boxes(40, 0), boxes(40, 1)
     deltas = encode_deltas(gt, anchors, weights)
     torch.testing.assert_close(deltas, coder.encode_single(gt, anchors))
-    wild = deltas + torch.randn(40, 4)
+    wild = deltas + 3 * torch.tensor(weights) * torch.randn(40, 4)
+    # Some are clamped; scales multiply, so a missing clamp shows.
+    assert ((wild / torch.tensor(weights))[:, 2:] > math.log(1000 / 16)).any()
     torch.testing.assert_close(
         decode_deltas(wild, anchors, weights), coder.decode_single(wild, anchors)
     )
@@ -65,11 +68,20 @@ def test_distances_go_there_and_back(form: DistanceForm) -> None:
     torch.testing.assert_close(values[0], expected)
 
 
+def test_a_location_on_the_border_has_a_finite_logarithm() -> None:
+    square = torch.tensor([[0.0, 0, 8, 8]])  # its centre is (4, 4)
+    values = encode_distances(torch.tensor([[4.0, 0, 10, 10]]), square, "exp")
+    torch.testing.assert_close(values.exp(), torch.tensor([[1e-3, 4.0, 6, 6]]))
+
+
 @pytest.mark.parametrize("form", ["linear", "exp"])
 def test_wild_distances_stay_finite(form: DistanceForm) -> None:
     values = torch.tensor([[1e4, -1e4, 0.0, 200.0]], requires_grad=True)
     boxes = decode_distances(values, torch.tensor([[0.0, 0, 8, 8]]), form)
     boxes.sum().backward()
     assert boxes.isfinite().all()
+    # The negative output, like the others, gives a distance that isn't negative.
+    assert (boxes[:, :2] <= 4).all()
+    assert (boxes[:, 2:] >= 4).all()
     assert values.grad is not None
     assert values.grad.isfinite().all()

@@ -26,9 +26,11 @@ def greedy(
     return kept
 
 
+@pytest.mark.parametrize("left", [0.0, -250.0])  # boxes may leave the image on any side
 @pytest.mark.parametrize("iou", [0.0, 0.3, 0.5, 1.0])
-def test_same_as_the_definition(iou: float) -> None:
+def test_same_as_the_definition(iou: float, left: float) -> None:
     boxes, scores, labels = crowd(120)
+    boxes += left
     assert nms(boxes, scores, labels, iou).tolist() == greedy(boxes, scores, labels, iou)
 
 
