@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from tests.components import build_loss, each_loss, losses_with
+from tests.components import ALL_LOSSES, build_loss, each_loss
 
 from hyperfocal import losses
 from hyperfocal.config import dump, load
@@ -22,9 +22,9 @@ COUNTS = CategoryCounts(images=(90, 10, 1), instances=(500, 12, 1), num_images=1
 
 
 def build_all() -> list[torch.nn.Module]:
-    of_detectors = [build_loss(config, 3) for config in losses_with(losses.LossWithMemory)]
+    built = [build_loss(config, 3) for config in ALL_LOSSES]
     return [
-        *of_detectors,
+        *(loss for loss in built if isinstance(loss, losses.LossWithMemory)),
         losses.SeesawLoss(3, objectness=False),
         losses.EqualizationLossV2WithObjectness(3),
     ]
@@ -32,7 +32,7 @@ def build_all() -> list[torch.nn.Module]:
 
 def batch() -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
-    return torch.randn(16, 4, generator=generator), torch.randint(-1, 4, (16,), generator=generator)
+    return torch.randn(16, 5, generator=generator), torch.randint(-1, 4, (16,), generator=generator)
 
 
 def feed(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
 import hyperfocal
-from hyperfocal.config import override
+from hyperfocal.config import kinds, override
 from hyperfocal.losses import (
     BalancedGroupSoftmaxLoss,
     ClassBalancedSoftmax,
@@ -28,8 +30,9 @@ from hyperfocal.losses import (
     initial_bias,
     num_logits,
     softmax_focal_loss,
+    step_losses,
 )
-from hyperfocal.models import Backbone, RetinaNet
+from hyperfocal.models import Backbone, DetectorConfig, RetinaNet
 from hyperfocal.recipes import load_recipe
 from hyperfocal.types import ConfigError, DataError
 
@@ -63,6 +66,13 @@ def call(loss: nn.Module, x: Tensor, y: Tensor, normalizer: float = 1.0) -> Tens
     return value
 
 
+def softmaxes(loss: nn.Module) -> list[list[int]]:
+    """Categories that are compared with each other: those of a group of BAGS, else all."""
+    if isinstance(loss, BalancedGroupSoftmaxLoss):
+        return [list(members) for members in loss.groups.columns]
+    return [list(range(K))]
+
+
 @each_of_all
 def test_the_config_declares_what_the_module_is(config: type[ClassificationLossConfig]) -> None:
     loss = build_loss(config, K)
@@ -89,6 +99,9 @@ def test_scores_are_probabilities_that_rise_with_the_own_logit(config, settings)
         more = x.clone()
         more[:, column] += 0.5
         assert (class_scores(loss, more)[:, category] > scores[:, category]).all()
+    for members in softmaxes(loss):
+        columns = torch.tensor(category_logits(loss, K))[members]
+        assert torch.equal(scores[:, members].argsort(), x[:, columns].argsort())
     half = class_scores(loss, x.bfloat16())
     assert half.dtype == torch.float32
     nested = class_scores(loss, x.view(4, 16, -1))
@@ -121,11 +134,15 @@ def test_the_initial_bias_gives_objects_their_probability(config, settings, prio
     assert bias.shape == (num_logits(loss, K),)
     scores = class_scores(loss, bias.double())
     if isinstance(loss, EqualizationLossV2):  # K sigmoids times that of an object
+        assert float((-bias[-1]).sigmoid()) == pytest.approx(prior)
         assert scores.tolist() == pytest.approx([prior**2] * K)
-    elif isinstance(loss, BalancedGroupSoftmaxLoss):  # shared with "others" in each group
-        assert 0 < scores.sum() <= prior * len(loss.groups.columns)
+    elif isinstance(loss, BalancedGroupSoftmaxLoss):
+        assert float(bias[:2].softmax(-1)[1]) == pytest.approx(prior)
+        sizes = [len(loss.groups.columns[group]) for group in loss.groups.group_of]
+        # A category shares its group's probability with the others and with "others".
+        assert scores.tolist() == pytest.approx([prior / (size + 1) for size in sizes])
     else:
-        assert float(scores.sum()) == pytest.approx(prior)
+        assert scores.tolist() == pytest.approx([prior / K] * K)
 
 
 def test_sigmoids_are_the_default() -> None:
@@ -180,14 +197,22 @@ def test_wrong_numbers_of_logits_are_refused(config, settings) -> None:
 def test_the_normalizer_divides_and_the_parts_of_a_step_add_up(config, settings) -> None:
     loss = build_loss(config, K, **settings)
     x, y = rows(loss), labels()
+    call(loss, x.flip(0), y)
+    step_losses(loss)  # the statistics of a step that isn't this one
     kept = int((y >= 0).sum())
     whole = call(copy.deepcopy(loss), x, y, kept)
     torch.testing.assert_close(call(copy.deepcopy(loss), x, y, 2 * kept), whole / 2)
-    if not config.adds_up or isinstance(loss, SeesawLoss):
-        return  # means over a call's rows, or counts that include its rows
-    halves = [call(copy.deepcopy(loss), x[part], y[part], kept) for part in
-              (slice(0, 32), slice(32, 64))]  # fmt: skip
+    if not config.adds_up:
+        return  # means over a call's rows
+    parts = copy.deepcopy(loss)
+    halves = [call(parts, x[part], y[part], kept) for part in (slice(0, 30), slice(30, 64))]
     torch.testing.assert_close(sum(halves), whole)
+    step_losses(parts)
+    call(loss, x, y, kept)
+    step_losses(loss)
+    assert parts.state_dict().keys() == loss.state_dict().keys()
+    for name, value in parts.state_dict().items():
+        torch.testing.assert_close(value, loss.state_dict()[name])
 
 
 @each_variant
@@ -253,12 +278,26 @@ def test_bags_uses_a_calls_share_of_the_rows() -> None:
     torch.testing.assert_close(call(loss, x, y, 4.0 * kept), means / 4)
 
 
+@dataclass(frozen=True)
+class Undeclared(SoftmaxCrossEntropyLoss.Config):
+    """From another package, without saying that its loss has logits of its own."""
+
+    kind: ClassVar[str] = ""
+
+    @property
+    def has_own_logits(self) -> bool:
+        return False
+
+
 def test_a_dense_detector_refuses_them_before_reading_data() -> None:
+    follow = [name for name, config in kinds(DetectorConfig).items() if config.follows_loss]
     for config in OWN_LOGITS:
-        with pytest.raises(ConfigError, match=f"loss = {config.kind} has logits of its own"):
+        with pytest.raises(ConfigError, match=f"loss = {config.kind} has logits") as error:
             RetinaNet.Config(loss=config())
+        assert all(f"--model {name}" in str(error.value) for name in follow)
         with pytest.raises(ConfigError, match="one sigmoid per category"):
             override(load_recipe("demo"), ["--loss", config.kind], "test")
     small = Backbone.Config("test_resnet", pretrained=False)
-    with pytest.raises(ConfigError, match="SoftmaxCrossEntropyLoss has logits of its own"):
-        hyperfocal.RetinaNet(3, backbone=small, loss=SoftmaxCrossEntropyLoss(3))
+    for loss in (SoftmaxCrossEntropyLoss(3), Undeclared()):
+        with pytest.raises(ConfigError, match="SoftmaxCrossEntropyLoss has logits of its own"):
+            hyperfocal.RetinaNet(3, backbone=small, loss=loss)

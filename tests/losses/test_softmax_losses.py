@@ -156,19 +156,23 @@ def test_seesaw_gradient_is_cross_entropys_with_constant_factors(some_logits):
     torch.testing.assert_close(factor, torch.where(y == 1, 1.0, want))
 
 
-def test_seesaw_module_counts_this_batch_and_steps(some_labels):
+def test_seesaw_module_uses_the_counts_of_the_steps_before(some_labels):
     x = torch.randn(12, 7, generator=torch.Generator().manual_seed(0))
     loss = SeesawLoss(5)
     is_object = (some_labels >= 0) & (some_labels < 5)
     counts = torch.bincount(some_labels[is_object], minlength=5)
+    before = torch.tensor([40, 30, 9, 2, 0])
+    loss.counts.copy_(before)
     value = loss(x, some_labels, 3.0)
-    classes = seesaw_loss(x[is_object, :5], some_labels[is_object], counts)
+    classes = seesaw_loss(x[is_object, :5], some_labels[is_object], before)
     kept = some_labels >= 0
     objectness = cross_entropy(x[kept, 5:], (some_labels[kept] == 5).long(), reduction="sum")
     torch.testing.assert_close(value, (classes.sum() + objectness) / 3)
-    assert loss.counts.tolist() == [0] * 5
+    torch.testing.assert_close(loss(x[:0], some_labels[:0]), torch.tensor(0.0))  # adds nothing
+    assert loss.counts.tolist() == before.tolist()
     again = copy.deepcopy(loss)
     loss.step()
+    counts += before
     assert loss.counts.tolist() == counts.tolist()
     assert loss.pending.tolist() == [0] * 5
     restored = SeesawLoss(5)
@@ -198,11 +202,12 @@ def test_seesaw_without_objectness_counts_the_background(some_labels):
     loss = SeesawLoss(5, objectness=False)
     kept = some_labels >= 0
     counts = torch.bincount(some_labels[kept], minlength=6)
+    loss(x, some_labels)
+    loss.step()
+    assert loss.counts.tolist() == counts.tolist()
     torch.testing.assert_close(
         loss(x, some_labels), seesaw_loss(x[kept], some_labels[kept], counts).sum()
     )
-    loss.step()
-    assert loss.counts.tolist() == counts.tolist()
 
 
 def test_seesaw_without_objects_and_scores():

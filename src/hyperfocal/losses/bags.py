@@ -25,6 +25,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import torch
@@ -76,7 +77,7 @@ class CategoryGroups:
         """Number of logits per row."""
         return 2 + len(self.group_of) + self.groups
 
-    @property
+    @cached_property
     def columns(self) -> tuple[tuple[int, ...], ...]:
         """Categories of each foreground group, in order."""
         return tuple(
@@ -91,6 +92,24 @@ class CategoryGroups:
             out.append(slice(start, start + len(members) + 1))
             start += len(members) + 1
         return out
+
+    @property
+    def category_logits(self) -> tuple[int, ...]:
+        """Index of each category's logit."""
+        index = {
+            category: part.start + place
+            for members, part in zip(self.columns, self.slices(), strict=True)
+            for place, category in enumerate(members)
+        }
+        return tuple(index[category] for category in range(len(self.group_of)))
+
+    def places(self) -> Tensor:
+        """``(groups, K + 1)``: index of each label in each group; that of "others" if outside."""
+        rows = [[len(members)] * (len(self.group_of) + 1) for members in self.columns]
+        for row, members in zip(rows, self.columns, strict=True):
+            for place, category in enumerate(members):
+                row[category] = place
+        return torch.tensor(rows)
 
 
 def balanced_group_softmax_loss(
@@ -119,6 +138,23 @@ def balanced_group_softmax_loss(
         DataError: shapes, dtypes or (on the CPU) label values that don't fit.
         ConfigError: negative beta.
     """
+    return _loss(logits, targets, groups, groups.places().to(logits.device), beta, generator)
+
+
+def bags_scores(logits: Tensor, groups: CategoryGroups) -> Tensor:
+    """Scores ``(..., K)`` from logits ``(..., groups.num_logits)``."""
+    columns = torch.tensor(groups.category_logits, device=logits.device)
+    return _scores(logits, groups, columns)
+
+
+def _loss(
+    logits: Tensor,
+    targets: Tensor,
+    groups: CategoryGroups,
+    places: Tensor,
+    beta: float,
+    generator: torch.Generator | None,
+) -> Tensor:
     check_scalar(beta, "beta")
     if logits.ndim != 2 or logits.shape[-1] != groups.num_logits:
         raise DataError(
@@ -130,24 +166,19 @@ def balanced_group_softmax_loss(
     kept = labels >= 0
     is_object = (kept & (labels < k)).long()  # 0: background, 1: others
     total = _mean_cross_entropy(x[:, :2], is_object, kept)
-    for members, part in zip(groups.columns, groups.slices(), strict=True):
-        place = torch.full((k + 2,), len(members), dtype=torch.int64)  # others
-        place[list(members)] = torch.arange(len(members))
-        local = place.to(x.device)[labels]  # ignored rows read the last entry
-        own = kept & (local < len(members))
+    for members, part, place in zip(groups.columns, groups.slices(), places, strict=True):
         if members:
+            local = place[labels.clamp(min=0)]
+            own = kept & (local < len(members))
             chosen = own | _pick(kept & ~own, beta * own.sum(), generator)
             total = total + _mean_cross_entropy(x[:, part], local, chosen)
     return total
 
 
-def bags_scores(logits: Tensor, groups: CategoryGroups) -> Tensor:
-    """Scores ``(N, K)`` from logits ``(N, groups.num_logits)``."""
-    is_object = torch.softmax(logits[:, :2], -1)[:, 1:]
-    in_group = [torch.softmax(logits[:, part], -1)[:, :-1] for part in groups.slices()]
-    order = [category for members in groups.columns for category in members]
-    scores = torch.cat(in_group, -1) * is_object
-    return scores[:, torch.tensor(order, device=logits.device).argsort()]
+def _scores(logits: Tensor, groups: CategoryGroups, columns: Tensor) -> Tensor:
+    in_group = torch.cat([torch.softmax(logits[..., part], -1) for part in groups.slices()], -1)
+    is_object = torch.softmax(logits[..., :2], -1)[..., 1:]
+    return in_group[..., columns - 2] * is_object
 
 
 def _mean_cross_entropy(x: Tensor, labels: Tensor, chosen: Tensor) -> Tensor:
@@ -166,10 +197,16 @@ def _pick(candidates: Tensor, most: Tensor, generator: torch.Generator | None) -
 class BalancedGroupSoftmaxLoss(LossWithOwnLogits):
     """`balanced_group_softmax_loss` with its groups.
 
+    The rows of other categories are sampled by PyTorch's default generator, which a training seeds
+    in each step, so a resumed training samples the same ones.
+
     Args:
         groups: layout of the logits.
         beta: maximum number of rows of other categories sampled per row of the group's own.
     """
+
+    places: Tensor
+    columns: Tensor
 
     @dataclass(frozen=True)
     class Config(ClassificationLossConfig):
@@ -205,6 +242,9 @@ class BalancedGroupSoftmaxLoss(LossWithOwnLogits):
         super().__init__()
         self.groups = groups
         self.beta = beta
+        # On the device, because copying them in each call would wait for it.
+        self.register_buffer("places", groups.places(), persistent=False)
+        self.register_buffer("columns", torch.tensor(groups.category_logits), persistent=False)
 
     @property
     def num_logits(self) -> int:
@@ -213,18 +253,12 @@ class BalancedGroupSoftmaxLoss(LossWithOwnLogits):
 
     @property
     def category_logits(self) -> tuple[int, ...]:
-        """Index of each category's logit in its group."""
-        place = {
-            category: part.start + n
-            for members, part in zip(self.groups.columns, self.groups.slices(), strict=True)
-            for n, category in enumerate(members)
-        }
-        return tuple(place[category] for category in range(len(place)))
+        """See `CategoryGroups.category_logits`."""
+        return self.groups.category_logits
 
     def scores(self, logits: Tensor) -> Tensor:
         """`bags_scores`."""
-        rows = bags_scores(logits.reshape(-1, self.num_logits), self.groups)
-        return rows.reshape(*logits.shape[:-1], -1)
+        return _scores(logits, self.groups, self.columns)
 
     def initial_bias(self, prior: float) -> Tensor:
         """The background group gives objects probability ``prior``; other biases are 0."""
@@ -238,10 +272,12 @@ class BalancedGroupSoftmaxLoss(LossWithOwnLogits):
         Args:
             logits: ``(N, num_logits)``.
             targets: ``(N,)`` labels.
-            normalizer: total number of rows of a step; the sum of means is multiplied by this
-                call's share of it. None: the share is 1.
+            normalizer: number of rows of a step, over its number of processes. Each group is
+                already a mean, so the sum of means is multiplied by this call's share of the
+                step's rows: micro-batches and processes are averaged, weighted by their rows.
+                None: the share is 1.
         """
-        loss = balanced_group_softmax_loss(logits, targets, self.groups, beta=self.beta)
+        loss = _loss(logits, targets, self.groups, self.places, self.beta, None)
         if normalizer is None:
             return loss
         return loss * (targets >= 0).sum() / scalar_normalizer(normalizer)

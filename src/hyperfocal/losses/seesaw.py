@@ -12,9 +12,10 @@ With objectness there are two more logits, object and background: the formula is
 only, a softmax cross entropy over the two is added for every row, and a category's score is its
 softmax probability times that of object (`seesaw_scores`).
 
-Source: Seesaw Loss (Wang et al., CVPR 2021): p = 0.8, c = 2, q_i at least 0.01 in the ratio; N
-includes the current batch. The released code counts per process; here the counts are summed over
-all processes.
+Source: Seesaw Loss (Wang et al., CVPR 2021): p = 0.8, c = 2, q_i at least 0.01 in the ratio. The
+released code counts per process and includes the current batch in N. `SeesawLoss` counts over all
+processes, and N is that of the steps before, so that the gradient of a step is the same for any
+number of processes and micro-batches.
 
 Use it for the classifier of a two-stage detector, or any softmax classifier, on long-tailed data.
 There is no variant for a dense detector's sigmoids.
@@ -109,8 +110,9 @@ class SeesawLoss(LossWithMemory, LossWithOwnLogits):
     is a category like the others.
 
     Attributes (buffers):
-        counts: int64 samples of each category over all steps and processes.
-        pending: this process's samples since the last step; a forward pass includes them.
+        counts: int64 samples of each category over all steps and processes; used by the next
+            forward pass.
+        pending: this process's samples since the last step.
 
     Args:
         num_classes: K.
@@ -200,21 +202,19 @@ class SeesawLoss(LossWithMemory, LossWithOwnLogits):
         targets = integer_labels(targets, k)
         counted = (targets >= 0) & (targets < columns)
         labels = torch.where(counted, targets, -1)  # with objectness, objects only
-        pending = self.pending
-        if self.training:
-            index, number = labels.clamp(min=0).flatten(), counted.long().flatten()
-            pending = pending.index_add(0, index, number)
         loss = seesaw_loss(
             logits[..., :columns],
             labels,
-            self.counts + pending,
+            self.counts,
             p=self.p,
             q=self.q,
             eps=self.eps,
             reduction="sum",
             normalizer=normalizer,
         )
-        self.pending.copy_(pending)
+        if self.training:
+            index, number = labels.clamp(min=0).flatten(), counted.long().flatten()
+            self.pending.index_add_(0, index, number)
         if not self.objectness:
             return loss
         is_background = torch.where(targets < 0, -1, (targets == k).long())

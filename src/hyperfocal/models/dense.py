@@ -243,7 +243,9 @@ class DenseConfig(DetectorConfig):
                 "a detector's weights include its backbone's"
             )
         if self.loss.has_own_logits:
-            raise ConfigError(no_sigmoids(self.kind, self.loss.kind))
+            raise ConfigError(
+                no_sigmoids(self.kind, self.loss.kind or type(self.loss).__qualname__)
+            )
         self._require(self.box_weight >= 0, "box_weight", "at least 0")
         self._require(self.stream_from >= 0, "stream_from", "at least 0")
         self._require(
@@ -313,8 +315,9 @@ class DenseConfig(DetectorConfig):
                 f"weights = {self.weights}: they are matched by category names, which a detector "
                 "doesn't have; use hyperfocal.fine_tuning.transfer.build_detector"
             )
-        if isinstance(own := built.get("loss"), LossWithOwnLogits):
-            raise ConfigError(no_sigmoids(self.kind, type(own).__name__))
+        loss: Any = built.get("loss") or self.loss.build(num_classes, counts)
+        if isinstance(loss, LossWithOwnLogits):
+            raise ConfigError(no_sigmoids(self.kind, type(loss).__name__))
         backbone: Any = built.get("backbone") or self.backbone.build()
         neck: Any = built.get("neck") or self.neck.build(backbone.channels)
         head: Any = built.get("head") or self.head.build(
@@ -330,7 +333,7 @@ class DenseConfig(DetectorConfig):
             num_classes=num_classes,
             assigner=assigner,
             coder=coder,
-            loss=built.get("loss") or self.loss.build(num_classes, counts),
+            loss=loss,
             box_loss=box_loss,
             box_weight=self.box_weight,
             mining=self.mining,
@@ -377,10 +380,15 @@ class QualityConfig(DenseConfig):
 
 def no_sigmoids(detector: str, loss: str) -> str:
     """The message for a loss that a dense detector can't use."""
+    others = [
+        f"--model {kind}"
+        for kind, other in config.kinds(DetectorConfig).items()
+        if issubclass(other, DetectorConfig) and other.follows_loss
+    ]
+    instead = " or ".join(["a loss such as focal or efl", *others])
     return (
         f"{detector}: loss = {loss} has logits of its own (softmax, groups or objectness), but a "
-        "dense detector has one sigmoid per category; use a loss such as focal or efl, or a "
-        "detector whose classifier follows its loss"
+        f"dense detector has one sigmoid per category; use {instead}"
     )
 
 

@@ -31,6 +31,10 @@ WHOLE = (slice(None),)
 class DetectorConfig(Config, role=True):
     """Settings of a detector."""
 
+    follows_loss: ClassVar[bool] = False
+    """Whether the classifier has the logits that its loss declares (`LossWithOwnLogits`) and the
+    scores are computed from them."""
+
     weights: Path | None = None
     """Fine-tune a trained detector: a run folder or its model.safetensors. Weights of the same name
     and shape are loaded, and of the classifier the categories with the same names."""
