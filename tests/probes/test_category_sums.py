@@ -7,15 +7,23 @@ import copy
 import numpy as np
 import pytest
 import torch
-from tests.components import LOSSES, each_dense_detector
+from tests.components import LOSSES, OWN_LOGITS, build_loss, each_dense_detector, kind_of
 from torch import nn
 
-from hyperfocal.losses import EqualizedFocalLoss, QualityFocalLoss, QualityLoss, SigmoidFocalLoss
+from hyperfocal.losses import (
+    ClassificationLossConfig,
+    EqualizedFocalLoss,
+    QualityFocalLoss,
+    QualityLoss,
+    SigmoidFocalLoss,
+    category_logits,
+    num_logits,
+)
 from hyperfocal.models import FPN, Backbone, DenseHead, RetinaNet
 from hyperfocal.models.samples import Samples
 from hyperfocal.probes.category_sums import CategorySums, sum_by_category
 from hyperfocal.probes.sample_logits import collect_logits
-from hyperfocal.types import Batch, CategoryCounts, Target
+from hyperfocal.types import Batch, CategoryCounts, ConfigError, Target
 
 K = 4
 COUNTS = CategoryCounts(images=(50, 5, 2, 1), instances=(90, 7, 3, 1), num_images=60)
@@ -113,6 +121,43 @@ def test_collected_logits_are_the_samples_on_their_side(per_batch: int) -> None:
     if per_batch:  # drawn evenly: their mean is that of all, to five standard errors
         error = 5 * np.std(negative) / np.sqrt(len(found.negative))
         assert abs(found.negative.mean() - np.mean(negative)) < error + 1e-4
+
+
+class Rows(nn.Module):
+    """The samples of a detector whose classifier follows its loss, without the detector."""
+
+    num_classes = K
+
+    def __init__(self, config: type[ClassificationLossConfig]) -> None:
+        super().__init__()
+        self.loss = build_loss(config, K)
+        generator = torch.Generator().manual_seed(3)
+        logits = torch.randn(2, 12, num_logits(self.loss, K), generator=generator)
+        self.rows = Samples(logits, torch.arange(24).view(2, 12) % (K + 2) - 1, torch.zeros(2, 12))
+
+    def samples(self, batch: Batch) -> Samples:
+        return self.rows
+
+
+@pytest.mark.parametrize("config", OWN_LOGITS, ids=kind_of)
+def test_losses_with_own_logits_are_summed_by_category(config) -> None:
+    model = Rows(config)
+    torch.manual_seed(0)
+    found = sum_by_category(model, [batch(0)], torch.device("cpu"))
+    torch.manual_seed(0)
+    gradient = model.rows.gradient(model.loss)[..., list(category_logits(model.loss, K))]
+    scores = model.loss.scores(model.rows.logits)
+    for j in range(K):
+        for side, chosen in enumerate((
+            model.rows.labels == j,
+            (model.rows.labels != j) & (model.rows.labels >= 0),
+        )):  # fmt: skip
+            assert found.count[j, side] == chosen.sum()
+            assert found.score[j, side] == pytest.approx(float(scores[chosen][:, j].sum()))
+            slopes = gradient[chosen][:, j].abs().sum()
+            assert found.gradient[j, side] == pytest.approx(float(slopes))
+    with pytest.raises(ConfigError, match="isn't one sigmoid per category"):
+        collect_logits(model, [batch(0)], torch.device("cpu"), 10)
 
 
 def test_ratios_and_margins_by_hand() -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hyperfocal.losses import category_logits, class_scores
 from hyperfocal.models import Detector
 from hyperfocal.types import Batch
 
@@ -21,9 +22,10 @@ class CategorySums:
 
     Attributes:
         count: float64, number of samples.
-        score: float64, σ(logit) of the classification branch, without quality.
+        score: float64, score of the classification branch, without quality: σ(logit), or as the
+            loss declares (`class_scores`).
         gradient: float64, absolute gradient of the detector's classification loss with respect to
-            the logit, without the normaliser.
+            the category's logit, without the normaliser.
     """
 
     count: Tensor
@@ -66,12 +68,14 @@ def sum_by_category(
     """
     detector.eval()
     sums = CategorySums.zeros(detector.num_classes)
+    own = list(category_logits(detector.loss, detector.num_classes))
     for batch in batches:
         samples = detector.samples(batch.to(device))
         kept = samples.labels >= 0
-        labels, logits = samples.labels[kept], samples.logits[kept].float()
-        sums.score += _by_side(logits.sigmoid(), labels)
-        sums.gradient += _by_side(samples.gradient(detector.loss)[kept].abs(), labels)
+        labels = samples.labels[kept]
+        sums.score += _by_side(class_scores(detector.loss, samples.logits[kept]), labels)
+        gradient = samples.gradient(detector.loss)[kept][:, own]
+        sums.gradient += _by_side(gradient.abs(), labels)
         positives = torch.bincount(labels, minlength=detector.num_classes + 1)[:-1].cpu().double()
         sums.count += torch.stack((positives, len(labels) - positives), dim=1)
         advance(len(batch))

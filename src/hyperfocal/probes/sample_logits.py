@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from hyperfocal.losses import LossWithOwnLogits
 from hyperfocal.models import Detector
-from hyperfocal.types import Batch
+from hyperfocal.types import Batch, ConfigError
 
 
 class SampleLogits(NamedTuple):
@@ -49,7 +50,16 @@ def collect_logits(
             fewer); positives among them (at most a few in a thousand) are dropped.
         seed: random seed of the sampling.
         advance: called with the number of images processed, for a progress bar.
+
+    Raises:
+        ConfigError: the loss isn't one sigmoid per category (`LossWithOwnLogits`), so there is no
+            x_t of one logit.
     """
+    if isinstance(detector.loss, LossWithOwnLogits):
+        raise ConfigError(
+            f"loss = {type(detector.loss).__name__} isn't one sigmoid per category, but only the "
+            "logit of a sigmoid has a focal loss: use a run with a loss such as focal or ce"
+        )
     detector.eval()
     rng = np.random.default_rng(seed)
     positive, negative = [torch.zeros(0)], [torch.zeros(0)]
