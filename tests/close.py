@@ -24,7 +24,7 @@ def assert_near(
 def assert_same_steps(
     got: dict[str, Tensor], expected: dict[str, Tensor], before: dict[str, Tensor]
 ) -> None:
-    """Weights changed alike since ``before``: training's steps are small against the weights.
+    """The weights have changed equally since ``before``.
 
     Each parameter's change is compared as a whole. A change that is zero but for rounding may
     differ by 1e-4 of the largest one.

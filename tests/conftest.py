@@ -19,9 +19,9 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(scope="session")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small long-tailed set: 6 categories, 24 training and 8 validation images of 96 pixels."""
-    out = tmp_path_factory.mktemp("drawn") / "set"
+    out = tmp_path_factory.mktemp("synthetic") / "set"
     settings = SyntheticConfig(
         num_categories=6, imbalance=6, train_images=24, val_images=8, image_size=96
     )

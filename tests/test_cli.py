@@ -1,4 +1,4 @@
-"""The command line as a person meets it."""
+"""The `hyperfocal` command: help, error messages, and whole commands."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_every_recipe_loads_and_says_what_it_is_for() -> None:
         assert json.loads(json.dumps(dump(experiment)))["train"]["batch_size"] >= 1
 
 
-def test_a_persons_own_recipe_file(tmp_path: Path) -> None:
+def test_a_recipe_file_of_the_user(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text(
         "import dataclasses\n"
@@ -160,18 +160,24 @@ def numbers(file: Path) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if value is not None}
 
 
-def test_evaluate_anyones_results(
-    drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_evaluate_a_results_file(
+    synthetic: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    truth = json.loads((drawn / "val.json").read_text())
+    truth = json.loads((synthetic / "val.json").read_text())
     perfect = [
         {"image_id": a["image_id"], "category_id": a["category_id"], "bbox": a["bbox"], "score": 1}
         for a in truth["annotations"]
     ]
     file, out = tmp_path / "results.json", tmp_path / "metrics.json"
     file.write_text(json.dumps(perfect))
-    words = ["evaluate", "--detections", str(file), "--data.annotations", str(drawn / "val.json")]
-    train = ["--train.annotations", str(drawn / "train.json")]
+    words = [
+        "evaluate",
+        "--detections",
+        str(file),
+        "--data.annotations",
+        str(synthetic / "val.json"),
+    ]
+    train = ["--train.annotations", str(synthetic / "train.json")]
     assert cli.main([*words, *train, "--json", str(out)]) == 0
     metrics = json.loads(out.read_text())["metrics"]
     assert metrics["AP"] == pytest.approx(1.0)
@@ -185,7 +191,7 @@ def test_evaluate_anyones_results(
 
 
 @pytest.mark.slow
-def test_imported_torchvision_weights_predict(tmp_path: Path, drawn: Path) -> None:
+def test_imported_torchvision_weights_predict(tmp_path: Path, synthetic: Path) -> None:
     from PIL import Image
     from torchvision.models.detection import retinanet_resnet50_fpn
     from torchvision.transforms.functional import to_tensor
@@ -197,7 +203,7 @@ def test_imported_torchvision_weights_predict(tmp_path: Path, drawn: Path) -> No
     torch.save(reference.state_dict(), tmp_path / "w.pth")
     run = str(tmp_path / "run")
     assert cli.main(["import", "torchvision", str(tmp_path / "w.pth"), "--out", run]) == 0
-    image = str(drawn / "val" / "000001.jpg")
+    image = str(synthetic / "val" / "000001.jpg")
     words = ["predict", run, image, "--size", "128", "128", "--out", str(tmp_path / "seen")]
     assert cli.main(words) == 0
     rows = json.loads((tmp_path / "seen" / "predictions.json").read_text())

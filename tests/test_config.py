@@ -1,4 +1,4 @@
-"""Configs go to JSON and back, take overrides, and refuse what can't be."""
+"""Configs go to JSON and back, take overrides, and refuse impossible values."""
 
 from __future__ import annotations
 

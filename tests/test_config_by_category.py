@@ -1,4 +1,4 @@
-"""``--loss.alpha "cat=0.5,dog=0.2"``: names become one value a category before the first step."""
+"""``--loss.alpha "cat=0.5,dog=0.2"``: names become one value per category before the first step."""
 
 from __future__ import annotations
 
@@ -91,16 +91,16 @@ def test_the_default_is_the_losss_own() -> None:
     assert with_categories(plain, categories) is plain
 
 
-def test_a_run_records_the_values_reloads_and_resumes(drawn: Path, tmp_path: Path) -> None:
-    names = [c["name"] for c in json.loads((drawn / "train.json").read_text())["categories"]]
+def test_a_run_records_the_values_reloads_and_resumes(synthetic: Path, tmp_path: Path) -> None:
+    names = [c["name"] for c in json.loads((synthetic / "train.json").read_text())["categories"]]
     base, size = load_recipe("demo"), TransformConfig(short=64, long=64)
     config = dataclasses.replace(
         base.train, iterations=2, epochs=None, batch_size=2, evaluations=1, precision="fp32"
     )
     data = dataclasses.replace(
         base.data,
-        train=Split(drawn / "train.json", drawn / "train"),
-        val=Split(drawn / "val.json", drawn / "val"),
+        train=Split(synthetic / "train.json", synthetic / "train"),
+        val=Split(synthetic / "val.json", synthetic / "val"),
         train_transform=size, val_transform=size, workers=0,
     )  # fmt: skip
     plan = as_experiment(

@@ -1,4 +1,4 @@
-"""bf16 where there are instructions for it, and what a run says of it."""
+"""bf16 where the processor has instructions for it, and the precision that a run records."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ def test_what_is_said_of_this_cpu_agrees_with_its_flags() -> None:
 
 
 def test_a_run_with_auto_computes_and_records_what_it_came_to(
-    able: bool, drawn: Path, tmp_path: Path
+    able: bool, synthetic: Path, tmp_path: Path
 ) -> None:
     said = io.StringIO()
-    plan = tiny(drawn, "--train.precision", "auto", "--out", str(tmp_path / "run"))
+    plan = tiny(synthetic, "--train.precision", "auto", "--out", str(tmp_path / "run"))
     train(plan, RunFolder(tmp_path / "run"), Console(file=said, width=200))
     used = "bf16" if able else "fp32"
     run = RunFolder(tmp_path / "run")
@@ -72,8 +72,8 @@ def test_a_run_with_auto_computes_and_records_what_it_came_to(
     assert hyperfocal.load(run.path, device="cpu").predictor.precision == used
 
 
-def test_precision_is_a_cause_only_where_it_is_rounded(able: bool, drawn: Path) -> None:
-    model = tiny(drawn).model.build(3)
+def test_precision_is_a_cause_only_where_it_is_rounded(able: bool, synthetic: Path) -> None:
+    model = tiny(synthetic).model.build(3)
     config = TrainConfig(iterations=100, lr=1e-4, precision="auto")
     causes = likely_causes(config, model, batch_with([0.0, 0.0, 9.0, 9.0]), 5, 100)
     assert any(cause.startswith("precision") for cause in causes) == able

@@ -1,4 +1,4 @@
-"""What the documentation names is there: files, tests, flags, losses, recipes and tables."""
+"""The files, tests, flags, losses, recipes and tables that the documentation names exist."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BACKTICKED = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 
 
 def words_of(page: Path) -> Iterator[str]:
-    """What stands in backticks."""
+    """The words in backticks."""
     yield from BACKTICKED.findall(page.read_text(encoding="utf-8"))
 
 
@@ -174,8 +174,8 @@ def test_recipes_and_tables_that_are_named_exist() -> None:
             assert table in TABLES, f"{page}: {table}"
         for recipe in re.findall(r"`((?:retinanet|fcos|atss|paa|improved_baseline)_\w+)`", text):
             assert recipe in names, f"{page}: {recipe}"
-    told = {name: docstring(name) for name in names}
-    for name, text in told.items():
+    docstrings = {name: docstring(name) for name in names}
+    for name, text in docstrings.items():
         for recipe in re.findall(r"\b((?:retinanet|fcos|atss|paa|improved_baseline)_r\w+)", text):
             assert recipe in names, f"{name}: {recipe}"
 

@@ -1,4 +1,4 @@
-"""docs/extend.md: its blocks are components, scripts and commands that work as they are."""
+"""docs/extend.md: its components, scripts and commands work as printed."""
 
 from __future__ import annotations
 
@@ -77,16 +77,16 @@ def commands(title: str) -> list[list[str]]:
 
 
 @pytest.fixture(scope="module")
-def folder(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page's files, and the drawn set in the page's format with an image without boxes."""
+def folder(synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page's files and the synthetic dataset in its format, with an image without boxes."""
     out = tmp_path_factory.mktemp("extend")
     for title in ("my_parts.py", "train.py", "reload.py"):
         (out / title).write_text("\n\n".join(blocks(title)))
     script, small = out / "train.py", f"**{SMALL | {'train.batch_size': 4}},"
     script.write_text(smaller(script.read_text(), '"train.epochs": 15,', small))
     for split in ("train", "val"):
-        shutil.copytree(drawn / split, out / "images" / split)
-        data = json.loads((drawn / f"{split}.json").read_text())
+        shutil.copytree(synthetic / split, out / "images" / split)
+        data = json.loads((synthetic / f"{split}.json").read_text())
         names = {category["id"]: category["name"] for category in data["categories"]}
         lines = {image["id"]: [f"{split}/{image['file_name']}"] for image in data["images"]}
         for box in data["annotations"]:
@@ -98,7 +98,7 @@ def folder(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         (out / f"{split}.txt").write_text(
             "".join("\t".join(line) + "\n" for line in lines.values())
         )
-    shutil.copy(min((drawn / "val").iterdir()), out / "photo.jpg")
+    shutil.copy(min((synthetic / "val").iterdir()), out / "photo.jpg")
     return out
 
 

@@ -1,4 +1,4 @@
-"""Text files from other people: bounded, never executed, one clear line."""
+"""Untrusted text files: bounded, never executed, errors in one line."""
 
 from __future__ import annotations
 

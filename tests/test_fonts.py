@@ -1,4 +1,4 @@
-"""Names in any script are drawn, or replaced with one warning of our own."""
+"""Names in any script are drawn in pictures, or replaced with one warning."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def fresh() -> Iterator[None]:
 
 @pytest.fixture
 def no_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine that has DejaVu Sans alone."""
+    """A machine with no font but DejaVu Sans."""
     from matplotlib.font_manager import fontManager
 
     monkeypatch.setattr(fontManager, "ttflist", [])

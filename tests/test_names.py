@@ -1,4 +1,4 @@
-"""Names are data: nothing in them acts where they are shown, and none fills the screen."""
+"""Names from data: control characters and markup in them have no effect, and long ones are cut."""
 
 from __future__ import annotations
 

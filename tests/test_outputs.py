@@ -33,9 +33,9 @@ def state(folder: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def trained(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("trained") / "run"
-    assert cli.main(["train", "demo", *data(drawn), *TINY, "--out", str(out)]) == 0
+    assert cli.main(["train", "demo", *data(synthetic), *TINY, "--out", str(out)]) == 0
     return out
 
 
@@ -51,13 +51,13 @@ def data(folder: Path) -> list[str]:
 
 
 @pytest.fixture
-def world(drawn: Path, trained: Path, tmp_path: Path) -> Path:
-    """A dataset, a run and photographs that a user would not want to lose."""
-    shutil.copytree(drawn, tmp_path / "data")
+def world(synthetic: Path, trained: Path, tmp_path: Path) -> Path:
+    """A dataset, a run and a folder of photographs, which must not be overwritten."""
+    shutil.copytree(synthetic, tmp_path / "data")
     shutil.copytree(trained, tmp_path / "run")
     (tmp_path / "photos").mkdir()
     for n in (1, 2, 3):
-        shutil.copy(drawn / "val" / f"00000{n}.jpg", tmp_path / "photos" / f"pic_{n}.jpg")
+        shutil.copy(synthetic / "val" / f"00000{n}.jpg", tmp_path / "photos" / f"pic_{n}.jpg")
     return tmp_path
 
 
@@ -209,7 +209,7 @@ OTHERS: dict[str, Callable[[Path], list[str]]] = {
         *("--out", str(w / "o")),
     ],
     "demo over a run": lambda w: ["demo", *TINY, "--out", str(w / "run")],
-    "demo over data": lambda w: ["demo", *TINY, "--out", str(not_drawn(w))],
+    "demo over data": lambda w: ["demo", *TINY, "--out", str(own_data_at_the_demos_place(w))],
     "reproduce over annotations": lambda w: [
         *("reproduce", "1b", "--scale", "small", "--recipe", "demo"),
         *(*data(table(w)), "--out", str(w / "data")),
@@ -227,14 +227,14 @@ def results(w: Path) -> Path:
     return w / "results.json"
 
 
-def not_drawn(w: Path) -> Path:
-    """The user's own data where the demo would draw its set."""
+def own_data_at_the_demos_place(w: Path) -> Path:
+    """The user's own data in the folder where the demo generates its dataset."""
     (w / "data" / MARKER).unlink()
     return w
 
 
 def renamed(w: Path) -> Path:
-    """Annotations called as a file of a run."""
+    """Annotations with the name of a file of a run."""
     shutil.move(w / "data/train.json", w / "data/config.json")
     (w / "data/train.json").symlink_to(w / "data/config.json")
     return w / "data"

@@ -1,4 +1,4 @@
-"""Progress bars: live where that can be shown, lines elsewhere."""
+"""Progress bars: live on terminals and in notebooks, lines elsewhere."""
 
 from __future__ import annotations
 

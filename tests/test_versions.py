@@ -1,4 +1,4 @@
-"""A source tree that was never installed runs: what has no version is recorded as unknown."""
+"""A source tree that was never installed runs: missing versions are recorded as unknown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small data sets that exist only in Python."""
+"""Small datasets in memory."""
 
 from __future__ import annotations
 

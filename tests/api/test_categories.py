@@ -15,10 +15,10 @@ pytestmark = pytest.mark.filterwarnings("ignore::hyperfocal.HyperfocalWarning")
 
 
 def test_a_run_has_the_chosen_categories_only(
-    drawn: Path, tmp_path: Path, tiny: dict[str, Any]
+    synthetic: Path, tmp_path: Path, tiny: dict[str, Any]
 ) -> None:
-    train = (drawn / "train.json", drawn / "train")
-    val = (drawn / "val.json", drawn / "val")
+    train = (synthetic / "train.json", synthetic / "train")
+    val = (synthetic / "val.json", synthetic / "val")
     names = [category.name for category in hyperfocal.read_annotations(*train).categories]
     chosen = [names[2], names[0]]
     run = hyperfocal.train(
@@ -59,8 +59,8 @@ def test_a_misspelt_category_is_an_error_before_training(
     assert not (tmp_path / "run").exists()
 
 
-def test_doctor_measures_the_chosen_categories(drawn: Path) -> None:
-    data = (drawn / "train.json", drawn / "train")
+def test_doctor_measures_the_chosen_categories(synthetic: Path) -> None:
+    data = (synthetic / "train.json", synthetic / "train")
     names = [category.name for category in hyperfocal.read_annotations(*data).categories]
     found = hyperfocal.doctor(data, settings={"data.categories": names[:2]})
     assert found.advice is not None

@@ -128,11 +128,11 @@ def test_boxes_pass_the_checks_of_files() -> None:
     assert load_sample(found.images[0]).target.boxes.tolist() == [[0, 0, 4, 4]]
 
 
-def test_supervision_gives_what_its_files_give(drawn: Path) -> None:
+def test_supervision_gives_what_its_files_give(synthetic: Path) -> None:
     import supervision as sv
 
-    theirs = sv.DetectionDataset.from_coco(str(drawn / "val"), str(drawn / "val.json"))
-    ours = read_annotations(drawn / "val.json", drawn / "val", split="val")
+    theirs = sv.DetectionDataset.from_coco(str(synthetic / "val"), str(synthetic / "val.json"))
+    ours = read_annotations(synthetic / "val.json", synthetic / "val", split="val")
     found = hyperfocal.annotations_of(theirs, known=ours.categories)
     by_name = {record.path.name: record for record in found.images}
     assert len(by_name) == len(ours.images)
@@ -143,17 +143,17 @@ def test_supervision_gives_what_its_files_give(drawn: Path) -> None:
 
 @pytest.mark.parametrize("wrapped", [True, False])
 def test_coco_detection_gives_what_its_file_gives(
-    drawn: Path, tmp_path: Path, wrapped: bool
+    synthetic: Path, tmp_path: Path, wrapped: bool
 ) -> None:
     from torchvision.datasets import CocoDetection, wrap_dataset_for_transforms_v2
 
-    content = json.loads((drawn / "val.json").read_text())
+    content = json.loads((synthetic / "val.json").read_text())
     content["annotations"][0]["iscrowd"] = 1
     file = tmp_path / "val.json"
     file.write_text(json.dumps(content))
-    data = CocoDetection(str(drawn / "val"), str(file))
+    data = CocoDetection(str(synthetic / "val"), str(file))
     found = hyperfocal.annotations_of(wrap_dataset_for_transforms_v2(data) if wrapped else data)
-    ours = read_annotations(file, drawn / "val", split="val")
+    ours = read_annotations(file, synthetic / "val", split="val")
     assert found.categories == ours.categories
     for mine, theirs in zip(ours.images, found.images, strict=True):
         np.testing.assert_array_equal(mine.boxes, theirs.boxes)
@@ -162,15 +162,15 @@ def test_coco_detection_gives_what_its_file_gives(
         assert torch.equal(load_sample(mine).image, load_sample(theirs).image)
 
 
-def test_coco_detection_keeps_its_own_transforms(drawn: Path) -> None:
+def test_coco_detection_keeps_its_own_transforms(synthetic: Path) -> None:
     from torchvision.datasets import CocoDetection, wrap_dataset_for_transforms_v2
     from torchvision.transforms import v2
 
     data = CocoDetection(
-        str(drawn / "val"), str(drawn / "val.json"), transforms=v2.RandomHorizontalFlip(1.0)
+        str(synthetic / "val"), str(synthetic / "val.json"), transforms=v2.RandomHorizontalFlip(1.0)
     )
     found = hyperfocal.annotations_of(wrap_dataset_for_transforms_v2(data))
-    ours = read_annotations(drawn / "val.json", drawn / "val", split="val")
+    ours = read_annotations(synthetic / "val.json", synthetic / "val", split="val")
     for mine, theirs in zip(ours.images, found.images, strict=True):
         mirrored = mine.boxes.copy()
         mirrored[:, [0, 2]] = mine.width - mine.boxes[:, [2, 0]]

@@ -17,8 +17,10 @@ from hyperfocal.recipes import load_recipe
 QUICK: dict[str, Any] = {"model.backbone.name": "test_resnet", "model.backbone.pretrained": False}
 
 
-def test_files_and_objects_give_the_same_findings_and_advice(drawn: Path, tmp_path: Path) -> None:
-    files = [(drawn / f"{name}.json", drawn / name) for name in ("train", "val")]
+def test_files_and_objects_give_the_same_findings_and_advice(
+    synthetic: Path, tmp_path: Path
+) -> None:
+    files = [(synthetic / f"{name}.json", synthetic / name) for name in ("train", "val")]
     by_file = hyperfocal.doctor(*files, settings=QUICK, verbose=False)
     train = hyperfocal.read_annotations(*files[0])
     val = hyperfocal.read_annotations(*files[1], split="val", categories=train.categories)

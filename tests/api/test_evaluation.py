@@ -18,8 +18,8 @@ from hyperfocal.types import ConfigError, DataError, Detections
 
 
 @pytest.fixture
-def split(drawn: Path) -> tuple[Path, Path]:
-    return drawn / "val.json", drawn / "val"
+def split(synthetic: Path) -> tuple[Path, Path]:
+    return synthetic / "val.json", synthetic / "val"
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def found(split: tuple[Path, Path]) -> dict[int, Detections]:
 
 
 def test_every_source_gives_the_same_metrics(
-    split: tuple[Path, Path], found: dict[int, Detections], drawn: Path, tmp_path: Path
+    split: tuple[Path, Path], found: dict[int, Detections], synthetic: Path, tmp_path: Path
 ) -> None:
     annotations = read_annotations(*split, split="val")
     write_results(tmp_path / "results.json", found, annotations)
@@ -52,7 +52,7 @@ def test_every_source_gives_the_same_metrics(
             out.append({"boxes": one.boxes, "scores": one.scores, "labels": one.labels})
         return out
 
-    train = (drawn / "train.json", drawn / "train")
+    train = (synthetic / "train.json", synthetic / "train")
     options: dict[str, Any] = {"train": train, "verbose": False}
     by_id = hyperfocal.evaluate(found, split, **options)
     assert 0 < by_id.metrics["AP"] < 1

@@ -18,11 +18,11 @@ NAMES = ["train", *sorted(set(hyperfocal.__all__) - {"train", "__version__"})]
 
 @pytest.mark.slow
 def test_every_public_name_has_an_example_that_runs(
-    drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("train", "val"):
-        shutil.copytree(drawn / name, tmp_path / name)
-        shutil.copy(drawn / f"{name}.json", tmp_path)
+        shutil.copytree(synthetic / name, tmp_path / name)
+        shutil.copy(synthetic / f"{name}.json", tmp_path)
     monkeypatch.chdir(tmp_path)
     runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
     for name in NAMES:

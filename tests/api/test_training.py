@@ -58,12 +58,12 @@ def test_a_dataset_trains_and_the_run_is_what_load_gives(
 
 
 def test_files_and_flags_give_the_run_of_the_command(
-    drawn: Path, tmp_path: Path, tiny: dict[str, Any]
+    synthetic: Path, tmp_path: Path, tiny: dict[str, Any]
 ) -> None:
     run = hyperfocal.train(
         "demo",
-        train=(drawn / "train.json", drawn / "train"),
-        val=(str(drawn / "val.json"), str(drawn / "val")),
+        train=(synthetic / "train.json", synthetic / "train"),
+        val=(str(synthetic / "val.json"), str(synthetic / "val")),
         out=tmp_path / "python",
         settings=tiny,
         verbose=False,
@@ -72,8 +72,8 @@ def test_files_and_flags_give_the_run_of_the_command(
     flags += ["--train.precision", "fp32", "--train.ema-decay", "None", "--data.workers", "0"]
     flags += ["--model.backbone.name", "test_resnet", "--model.backbone.no-pretrained"]
     for name in ("train", "val"):
-        flags += [f"--data.{name}.annotations", f"{drawn}/{name}.json"]
-        flags += [f"--data.{name}.images", f"{drawn}/{name}"]
+        flags += [f"--data.{name}.annotations", f"{synthetic}/{name}.json"]
+        flags += [f"--data.{name}.images", f"{synthetic}/{name}"]
     command = ["train", "demo", *flags, "--out", str(tmp_path / "command")]
     subprocess.run(
         [

@@ -1,4 +1,4 @@
-"""ATSS's assigner against the algorithm as it is printed, one box at a time, and by hand."""
+"""ATSS's assigner against a loop over the paper's algorithm, and cases by hand."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def overlap(a: list[float], b: list[float]) -> float:
 
 
 def reference(priors: Priors, boxes: list[tuple[int, ...]], k: int) -> list[dict[int, float]]:
-    """For each box its positives and their IoUs; conflicts not settled yet, edges left out."""
+    """The positives of each box and their IoUs, before an anchor of several boxes is assigned."""
     anchors = priors.boxes.tolist()
     found = []
     for x, y, w, h, _ in boxes:
@@ -106,7 +106,7 @@ def test_of_two_boxes_the_one_with_more_overlap_wins() -> None:
 
 
 def test_of_equally_near_anchors_the_first_count(grid_priors: GridPriors) -> None:
-    # The box's centre is a corner of four cells; one candidate a level.
+    # The box's centre is a corner of four cells; one candidate per level.
     labels, _ = assign_atss(grid_priors((2.0,)), target([(10, 10, 12, 12, 1)]), K, top_k=1)
     positive = (labels < K).nonzero().flatten().tolist()
     assert positive == [9]  # row 1, column 1 of the first level, before (1, 2), (2, 1), (2, 2)

@@ -1,4 +1,4 @@
-"""FCOS's assigner against the rule as it is stated, one location at a time, and by hand."""
+"""FCOS's assigner against a loop over locations, and cases by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The vectorised assigner against one written as the rule is read, and against cases by hand."""
+"""The vectorised max-IoU assigner against a loop over anchors, and cases by hand."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ def overlap(a: list[float], b: list[float]) -> float:
 def reference(
     anchors: list[list[float]], boxes: list[list[float]], labels: list[int], mode: LowQuality
 ) -> tuple[list[int], list[int]]:
-    """The rule as it is stated, one anchor at a time."""
+    """The rule of `assign_max_iou`, one anchor at a time."""
     out_labels, out_rows = [], []
     for anchor in anchors:
         own = [overlap(anchor, box) for box in boxes]

@@ -1,4 +1,4 @@
-"""PAA's split against a slow one with an EM of its own, and cases by hand."""
+"""PAA's split against a loop with its own EM, and cases by hand."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def slow_em(xs: list[float]) -> tuple[list[float], list[float], list[float]]:
 def slow_split(
     cost: list[float], box: list[int], level: list[int], k: int, rule: CornerCases
 ) -> dict[int, list[set[int]]]:
-    """By box, the positives; several answers where rounding decides which score is the best.
+    """The positives of each box; several sets if rounding decides which score is the best.
 
     Two candidates alone in their component lie on either side of its mean, equally likely but for
     the last digits.

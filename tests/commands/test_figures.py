@@ -26,15 +26,16 @@ from hyperfocal.types import ConfigError
 
 
 @pytest.fixture(scope="module")
-def runs(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def runs(synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Two runs, focal and EFL, with random weights."""
     root, made = tmp_path_factory.mktemp("runs"), []
-    train = read_annotations(drawn / "train.json", drawn / "train", check="none")
+    train = read_annotations(synthetic / "train.json", synthetic / "train", check="none")
     for seed, loss in enumerate(("focal", "efl")):
         words = (
             f"--loss {loss} --model.head.depth 1 "
-            f"--data.train.annotations {drawn}/train.json --data.train.images {drawn}/train "
-            f"--data.val.annotations {drawn}/val.json --data.val.images {drawn}/val"
+            f"--data.train.annotations {synthetic}/train.json "
+            f"--data.train.images {synthetic}/train "
+            f"--data.val.annotations {synthetic}/val.json --data.val.images {synthetic}/val"
         )
         experiment = override(load_recipe("demo"), words.split(), "test")
         torch.manual_seed(seed)
@@ -64,7 +65,7 @@ def test_figures_of_functions_need_no_run(tmp_path: Path) -> None:
 
 
 def test_figures_of_runs_hold_what_a_pass_over_their_data_gives(
-    runs: list[Path], drawn: Path, tmp_path: Path
+    runs: list[Path], synthetic: Path, tmp_path: Path
 ) -> None:
     assert main(["figures", *map(str, runs), "--most", "6", "--out", str(tmp_path)]) == 0
     assert {p.stem for p in tmp_path.iterdir()} == set(FROM_RUNS)
@@ -77,7 +78,10 @@ def test_figures_of_runs_hold_what_a_pass_over_their_data_gives(
         found = {}
         for split in ("train", "val"):
             annotations = read_annotations(
-                drawn / f"{split}.json", drawn / split, categories=model.categories, check="none"
+                synthetic / f"{split}.json",
+                synthetic / split,
+                categories=model.categories,
+                check="none",
             )
             batches = eval_batches(data, spread_out(annotations, 6), batch_size=3)
             with model.autocast():
@@ -96,21 +100,26 @@ def test_figures_of_runs_hold_what_a_pass_over_their_data_gives(
         assert [int(n) for n in margin["train_images"]] == sorted(counts.images, reverse=True)
 
 
-def test_one_figure_of_given_images(runs: list[Path], drawn: Path, tmp_path: Path) -> None:
-    where = ["--data.annotations", str(drawn / "val.json"), "--data.images", str(drawn / "val")]
+def test_one_figure_of_given_images(runs: list[Path], synthetic: Path, tmp_path: Path) -> None:
+    where = [
+        "--data.annotations",
+        str(synthetic / "val.json"),
+        "--data.images",
+        str(synthetic / "val"),
+    ]
     assert main(["figures", "efl2", str(runs[0]), *where, "--out", str(tmp_path)]) == 0
     assert {p.name for p in tmp_path.iterdir()} == {"efl2.png", "efl2.svg", "efl2.csv"}
 
 
-def test_images_are_spread_over_the_split(drawn: Path) -> None:
-    annotations = read_annotations(drawn / "train.json", drawn / "train", check="none")
+def test_images_are_spread_over_the_split(synthetic: Path) -> None:
+    annotations = read_annotations(synthetic / "train.json", synthetic / "train", check="none")
     every = annotations.images
     assert spread_out(annotations, 0).images == every
     assert spread_out(annotations, 999).images == every
     assert spread_out(annotations, 4).images == every[::6]
 
 
-def test_runs_are_named_by_what_tells_them_apart() -> None:
+def test_runs_are_named_by_what_distinguishes_them() -> None:
     assert run_names([Path("/a/x"), Path("/a/y")]) == ["x", "y"]
     assert run_names([Path("/a/x/0"), Path("/a/y/0")]) == ["x/0", "y/0"]
     with pytest.raises(ConfigError, match="named twice"):

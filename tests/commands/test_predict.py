@@ -27,21 +27,21 @@ TINY = [
 ]
 
 
-def data(drawn: Path) -> list[str]:
+def data(synthetic: Path) -> list[str]:
     return [
         word
         for split in ("train", "val")
         for word in (
-            *(f"--data.{split}.annotations", str(drawn / f"{split}.json")),
-            *(f"--data.{split}.images", str(drawn / split)),
+            *(f"--data.{split}.annotations", str(synthetic / f"{split}.json")),
+            *(f"--data.{split}.images", str(synthetic / split)),
         )
     ]
 
 
 @pytest.fixture(scope="module")
-def run(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("predict") / "run"
-    words = ["train", "demo", *data(drawn), *TINY, "--out", str(out), "--max-detections", "80"]
+    words = ["train", "demo", *data(synthetic), *TINY, "--out", str(out), "--max-detections", "80"]
     assert cli.main(words) == 0
     return out
 
@@ -53,12 +53,12 @@ def evaluate(*words: str | Path, out: Path) -> dict[str, Any]:
 
 
 def test_predictions_can_be_evaluated_and_give_the_runs_numbers(
-    run: Path, drawn: Path, tmp_path: Path
+    run: Path, synthetic: Path, tmp_path: Path
 ) -> None:
-    words = ["predict", str(run), str(drawn / "val"), "--out", str(tmp_path / "seen")]
+    words = ["predict", str(run), str(synthetic / "val"), "--out", str(tmp_path / "seen")]
     assert cli.main(words) == 0
-    truth = ["--data.annotations", drawn / "val.json"]
-    by_run = evaluate(run, *truth, "--data.images", drawn / "val", out=tmp_path / "a.json")
+    truth = ["--data.annotations", synthetic / "val.json"]
+    by_run = evaluate(run, *truth, "--data.images", synthetic / "val", out=tmp_path / "a.json")
     file = tmp_path / "seen" / "predictions.json"
     by_file = evaluate(
         "--detections", file, *truth, "--max-detections", "80", out=tmp_path / "b.json"
@@ -72,7 +72,7 @@ def test_predictions_can_be_evaluated_and_give_the_runs_numbers(
 
 
 def test_max_detections_reaches_detector_and_evaluator(
-    run: Path, drawn: Path, tmp_path: Path
+    run: Path, synthetic: Path, tmp_path: Path
 ) -> None:
     for words in (["--max-detections", "40"], ["--max-detections=40"], ["--max_detections", "40"]):
         experiment = override(load_recipe("demo"), words, prog="x")
@@ -81,18 +81,26 @@ def test_max_detections_reaches_detector_and_evaluator(
     trained = json.loads((run / "config.json").read_text())
     assert trained["evaluation"]["max_detections"] == 80
     assert "AR80" in json.loads((run / "metrics.json").read_text())["metrics"]
-    split = [*("--data.annotations", drawn / "val.json"), *("--data.images", drawn / "val")]
+    split = [*("--data.annotations", synthetic / "val.json"), *("--data.images", synthetic / "val")]
     found = evaluate(run, *split, "--max-detections", "20", out=tmp_path / "e.json")
     assert "AR20" in found["metrics"]
     assert found["settings"]["max_detections"] == found["settings"]["limit"] == 20
     again = hyperfocal.evaluate(
-        run, (drawn / "val.json", drawn / "val"), max_detections=20, verbose=False
+        run, (synthetic / "val.json", synthetic / "val"), max_detections=20, verbose=False
     )
     assert again.metrics == pytest.approx({k: v if v is not None else float("nan")
                                            for k, v in found["metrics"].items()},
                                           nan_ok=True)  # fmt: skip
     out = tmp_path / "seen"
-    words = ["predict", str(run), str(drawn / "val"), "--out", str(out), "--max-detections", "3"]
+    words = [
+        "predict",
+        str(run),
+        str(synthetic / "val"),
+        "--out",
+        str(out),
+        "--max-detections",
+        "3",
+    ]
     assert cli.main(words) == 0
     per_image: dict[str, int] = {}
     for row in json.loads((out / "predictions.json").read_text()):
@@ -102,10 +110,10 @@ def test_max_detections_reaches_detector_and_evaluator(
 
 
 def test_size_reaches_the_detector_and_is_remembered(
-    run: Path, drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Path, synthetic: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     own = json.loads((run / "config.json").read_text())["data"]["val_transform"]
-    image, seen = str(drawn / "val" / "000001.jpg"), tmp_path / "seen"
+    image, seen = str(synthetic / "val" / "000001.jpg"), tmp_path / "seen"
     settings = []
     for size in ([], ["64"], ["64", "96"], [str(own["short"]), str(own["long"])]):
         shutil.rmtree(seen, ignore_errors=True)
@@ -117,11 +125,11 @@ def test_size_reaches_the_detector_and_is_remembered(
     assert settings[0]["boxes"] == settings[3]["boxes"] != settings[1]["boxes"]
     assert (settings[1]["short"], settings[2]["short"], settings[2]["long"]) == (64, 64, 96)
     assert settings[1]["long"] == round(own["long"] * 64 / own["short"])
-    split = [*("--data.annotations", drawn / "val.json"), *("--data.images", drawn / "val")]
+    split = [*("--data.annotations", synthetic / "val.json"), *("--data.images", synthetic / "val")]
     found = evaluate(run, *split, "--size", "64", "80", out=tmp_path / "e.json")
     assert (found["settings"]["short"], found["settings"]["long"]) == (64, 80)
     again = hyperfocal.evaluate(
-        run, (drawn / "val.json", drawn / "val"), size=(64, 80), verbose=False
+        run, (synthetic / "val.json", synthetic / "val"), size=(64, 80), verbose=False
     )
     assert again.metrics["AP50"] == pytest.approx(found["metrics"]["AP50"])
     assert again.metrics["AR80"] > 0
@@ -139,7 +147,7 @@ def test_size_reaches_the_detector_and_is_remembered(
     assert "--size is only for a RUN" in capsys.readouterr().err
 
 
-def told(call: Any) -> list[str]:
+def warnings_of(call: Any) -> list[str]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         call()
@@ -149,9 +157,9 @@ def told(call: Any) -> list[str]:
 
 @pytest.mark.filterwarnings("default::hyperfocal.types.HyperfocalWarning")
 def test_limits_that_bite_are_said(
-    drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    synthetic: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    content = json.loads((drawn / "val.json").read_text())
+    content = json.loads((synthetic / "val.json").read_text())
     image, first = content["images"][0], content["annotations"][0]
     content["annotations"] = [
         first | {"id": n, "image_id": image["id"], "bbox": [n % 10 * 9, n // 10 * 6, 8, 5]}
@@ -160,24 +168,29 @@ def test_limits_that_bite_are_said(
     (tmp_path / "gt.json").write_text(json.dumps(content))
     annotations = hyperfocal.read_annotations(tmp_path / "gt.json", check="none", split="val")
     coco = EvaluationConfig()
-    (one,) = told(lambda: warn_of_limits(annotations, coco))
+    (one,) = warnings_of(lambda: warn_of_limits(annotations, coco))
     assert "1 of 8 images have more boxes than the 100 detections per image and category" in one
     assert "150 of" in one
     assert "--max-detections N" in one
-    (two,) = told(lambda: warn_of_limits(annotations, EvaluationConfig(max_detections=150), 100))
+    (two,) = warnings_of(
+        lambda: warn_of_limits(annotations, EvaluationConfig(max_detections=150), 100)
+    )
     assert "the 100 detections per image of the detector" in two
     roomy = EvaluationConfig(max_detections=150)
-    assert told(lambda: warn_of_limits(annotations, roomy, 150)) == []
-    assert told(lambda: warn_of_limits(annotations, EvaluationConfig(protocol="openimages"))) == []
+    assert warnings_of(lambda: warn_of_limits(annotations, roomy, 150)) == []
+    assert (
+        warnings_of(lambda: warn_of_limits(annotations, EvaluationConfig(protocol="openimages")))
+        == []
+    )
     exact = [
         {"image_id": a["image_id"], "category_id": a["category_id"], "bbox": a["bbox"], "score": 1}
         for a in content["annotations"]
     ]
     (tmp_path / "results.json").write_text(json.dumps(exact))
     found = hyperfocal.evaluation.read_results(tmp_path / "results.json", annotations)
-    (cut,) = told(lambda: warn_of_cut(found, annotations, coco))
+    (cut,) = warnings_of(lambda: warn_of_cut(found, annotations, coco))
     assert "50 of 150 detections exceed the limit of 100" in cut
-    assert told(lambda: warn_of_cut(found, annotations, roomy)) == []
+    assert warnings_of(lambda: warn_of_cut(found, annotations, roomy)) == []
     evaluator = CocoEvaluator(annotations, max_detections=150)
     evaluator.update(list(found.values()), list(found))
     assert evaluator.compute()["AP"] == pytest.approx(1.0)
@@ -190,13 +203,13 @@ def test_limits_that_bite_are_said(
 
 
 def test_file_names_are_shown_without_acting(
-    run: Path, drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Path, synthetic: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     photos = tmp_path / "a b"
     photos.mkdir()
     for name in ("\x1b[2Jbroken.jpg", "[red]x[bold].jpg", "=1+1.jpg"):
         (photos / name).write_bytes(b"no image")
-    shutil.copy(drawn / "val" / "000001.jpg", photos / "[bold]\x1b[31mgood.jpg")
+    shutil.copy(synthetic / "val" / "000001.jpg", photos / "[bold]\x1b[31mgood.jpg")
     out = tmp_path / "[link]out"
     assert cli.main(["predict", str(run), str(photos), "--out", str(out)]) == 2
     printed = "".join(capsys.readouterr())

@@ -37,11 +37,11 @@ FLAGS = {
 
 
 @pytest.fixture(scope="module")
-def half(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def half(synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of 2 steps that was started with ``--overwrite``."""
     out = tmp_path_factory.mktemp("runs") / "half"
     data = [
-        f"--data.{split}.{what}={drawn / name}"
+        f"--data.{split}.{what}={synthetic / name}"
         for split in ("train", "val")
         for what, name in (("annotations", f"{split}.json"), ("images", split))
     ]
@@ -125,9 +125,12 @@ def test_what_can_not_be_resumed(
 
 
 def test_a_fine_tuning_of_a_run_is_resumed_in_its_folder(
-    copy: Path, drawn: Path, capsys: pytest.CaptureFixture[str]
+    copy: Path, synthetic: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data = [f"--data.train.annotations={drawn}/train.json", f"--data.train.images={drawn}/train"]
+    data = [
+        f"--data.train.annotations={synthetic}/train.json",
+        f"--data.train.images={synthetic}/train",
+    ]
     words = ["train", "copy", *data, "--train.iterations", "1", "--train.evaluations", "1"]
     assert main(words) == 0
     assert main([*words, "--resume"]) == 0

@@ -1,4 +1,4 @@
-"""Small datasets made on the spot."""
+"""Small COCO datasets, written to a temporary folder."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from PIL import Image
 
 
 def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """A smooth random RGB picture, which JPEG keeps nearly as it is."""
+    """A smooth random RGB image, which JPEG changes little."""
     rng = np.random.default_rng(seed)
     small = Image.fromarray(rng.integers(0, 256, (3, 4, 3), dtype=np.uint8))
     return np.array(small.resize((width, height), Image.Resampling.BICUBIC))
 
 
 @pytest.fixture
-def picture() -> Callable[..., np.ndarray]:
+def noise_image() -> Callable[..., np.ndarray]:
     return noise
 
 

@@ -22,7 +22,7 @@ BOXES = [[10, 12, 40, 30], [60, 40, 60, 50], [5, 50, 30, 40], [90, 5, 36, 80]]
 
 
 class Case:
-    """Eight images with a box each; tests spoil ``content`` before it is read."""
+    """Eight images with a box each; tests change ``content`` before it is read."""
 
     def __init__(self, root: Path, count: int = 8) -> None:
         self.root = root

@@ -1,4 +1,4 @@
-"""Every kind of trouble that a dataset can bring, met through COCO files."""
+"""Every kind of faulty annotation, in COCO files."""
 
 from __future__ import annotations
 
@@ -85,8 +85,10 @@ def test_other_splits_get_the_labels_of_train(coco):
         if renumbered:  # the name decides
             coco.data["categories"] = [{"id": 7, "name": "ant"}, {"id": 3, "name": "cat"}]
         found, messages = read_with_warnings(coco, categories=train)
-        told = ["2 categories with another id than in the training annotations, matched by name"]
-        assert [message.partition(" (first: ")[0] for message in messages] == told * renumbered
+        expected = [
+            "2 categories with another id than in the training annotations, matched by name"
+        ]
+        assert [message.partition(" (first: ")[0] for message in messages] == expected * renumbered
         assert found.categories == train
         label = boxes_of(found, 3).labels[0]
         assert train[label].name == ("ant" if renumbered else "cat")
@@ -268,7 +270,7 @@ def test_missing_files_are_collected(coco):
     assert lines[-1].strip() == "... and 20 more"
 
 
-def test_a_wrong_folder_is_told_once(coco):
+def test_a_wrong_folder_is_reported_once(coco):
     with pytest.raises(DataError, match=r"none of the 3 image files exists") as caught:
         read_annotations(coco.write(), coco.images.parent)
     assert "--data.train.images" in str(caught.value)

@@ -191,7 +191,7 @@ def test_images_of_several_files_are_one(tmp_path: Path) -> None:
     assert [record.labels.tolist() for record in found.images] == [[0], [0, 1], [0]]
 
 
-def test_long_ids_of_images_are_told_apart_in_several_files(tmp_path: Path) -> None:
+def test_long_image_ids_stay_distinct_in_several_files(tmp_path: Path) -> None:
     contents = []
     for n in range(2):
         image(tmp_path / f"set/{n}.jpg")

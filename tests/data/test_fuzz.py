@@ -1,4 +1,4 @@
-"""Whatever a file holds, it is used or refused with one message; benchmarks/fuzz.py does more."""
+"""Damaged files are used or refused with one message; benchmarks/fuzz.py tries many more."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ JSON = st.recursive(
 
 
 def used_or_refused(use):
-    """Run; nothing but a `HyperfocalError` with a bounded message may come out."""
+    """Call it; it may only raise a `HyperfocalError` with a bounded message."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.simplefilter("ignore", HyperfocalWarning)

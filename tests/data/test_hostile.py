@@ -1,4 +1,4 @@
-"""Annotations and images made to do harm are refused with one clear line; nothing is executed."""
+"""Malicious annotations and images are refused with one clear line; nothing is executed."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def test_names_in_yaml_must_be_text(tmp_path):
 
 
 def png(width, height, *chunks):
-    """A PNG that claims a size."""
+    """A PNG whose header states a size."""
 
     def chunk(kind, data):
         return (

@@ -25,8 +25,8 @@ def as_array(image: torch.Tensor) -> np.ndarray:
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV"])
-def test_every_mode_becomes_the_rgb_that_pillow_shows(mode, tmp_path, picture):
-    image = Image.fromarray(picture(7, 5)).convert("RGBA" if mode == "PA" else "RGB")
+def test_every_mode_becomes_the_rgb_that_pillow_shows(mode, tmp_path, noise_image):
+    image = Image.fromarray(noise_image(7, 5)).convert("RGBA" if mode == "PA" else "RGB")
     image = image.convert("P").convert("PA") if mode == "PA" else image.convert(mode)
     np.testing.assert_array_equal(as_array(to_image(image)), np.array(image.convert("RGB")))
     if mode in ("1", "L", "LA", "P", "RGB", "RGBA"):
@@ -38,9 +38,9 @@ def test_every_mode_becomes_the_rgb_that_pillow_shows(mode, tmp_path, picture):
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
 @pytest.mark.parametrize("progressive", [False, True])
-def test_jpeg_gives_pillows_pixels(mode, progressive, tmp_path, picture):
+def test_jpeg_gives_pillows_pixels(mode, progressive, tmp_path, noise_image):
     path = tmp_path / "a.jpg"
-    Image.fromarray(picture(61, 83)).convert(mode).save(path, progressive=progressive)
+    Image.fromarray(noise_image(61, 83)).convert(mode).save(path, progressive=progressive)
     with Image.open(path) as image:
         expected = np.array(image.convert("RGB"))
     np.testing.assert_array_equal(as_array(read_image(path)), expected)
@@ -48,9 +48,9 @@ def test_jpeg_gives_pillows_pixels(mode, progressive, tmp_path, picture):
 
 @pytest.mark.parametrize("ending", ["jpg", "png", "webp", "tif"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_rotation_is_applied_to_size_and_pixels(ending, orientation, tmp_path, picture):
+def test_exif_rotation_is_applied_to_size_and_pixels(ending, orientation, tmp_path, noise_image):
     path = tmp_path / f"a.{ending}"
-    image = Image.fromarray(picture(10, 20))
+    image = Image.fromarray(noise_image(10, 20))
     exif = image.getexif()
     exif[0x0112] = orientation
     image.save(path, exif=exif)
@@ -91,9 +91,9 @@ def test_extreme_sizes(hw, tmp_path):
 
 
 @pytest.mark.parametrize("ending", ["jpg", "png", "webp", "gif", "bmp", "tif"])
-def test_truncated_files_are_told_from_whole_ones(ending, tmp_path, picture):
+def test_truncated_files_are_recognised(ending, tmp_path, noise_image):
     path = tmp_path / f"a.{ending}"
-    Image.fromarray(picture(120, 90)).save(path)
+    Image.fromarray(noise_image(120, 90)).save(path)
     assert read_header(path).hw == (120, 90)
     whole = path.read_bytes()
     for part in (0.6, 0.95):
@@ -104,9 +104,9 @@ def test_truncated_files_are_told_from_whole_ones(ending, tmp_path, picture):
             read_image(path)
 
 
-def test_bytes_after_the_end_of_a_jpeg_do_no_harm(tmp_path, picture):
+def test_bytes_after_the_end_of_a_jpeg_do_no_harm(tmp_path, noise_image):
     path = tmp_path / "a.jpg"
-    Image.fromarray(picture(30, 40)).save(path)
+    Image.fromarray(noise_image(30, 40)).save(path)
     path.write_bytes(path.read_bytes() + b"made by a camera that appends notes")
     assert read_header(path).hw == (30, 40)
     assert read_image(path).shape == (3, 30, 40)
@@ -135,8 +135,8 @@ def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch):
             read(tmp_path / "a.png")
 
 
-def test_arrays_and_tensors(picture):
-    rgb = picture(6, 9)
+def test_arrays_and_tensors(noise_image):
+    rgb = noise_image(6, 9)
     expected = torch.from_numpy(rgb).permute(2, 0, 1)
     alpha = np.concatenate([rgb, rgb[..., :1]], axis=2)
     for same in (
@@ -159,7 +159,7 @@ def test_arrays_and_tensors(picture):
 
 
 def owned_from_numpy(from_numpy):
-    """Torch only warns, once a process, that writing to read-only memory is undefined."""
+    """Torch warns only once per process that writing to read-only memory is undefined."""
 
     def convert(array):
         assert array.flags.writeable
@@ -168,8 +168,8 @@ def owned_from_numpy(from_numpy):
     return convert
 
 
-def test_a_result_does_not_share_memory_with_a_file_buffer(tmp_path, picture, monkeypatch):
-    pixels = picture(4, 4)
+def test_a_result_does_not_share_memory_with_a_file_buffer(tmp_path, noise_image, monkeypatch):
+    pixels = noise_image(4, 4)
     Image.fromarray(pixels).save(tmp_path / "a.png")
     decoded = Image.open(tmp_path / "a.png")
     monkeypatch.setattr(torch, "from_numpy", owned_from_numpy(torch.from_numpy))
@@ -203,26 +203,26 @@ def test_ambiguous_images_are_errors(value, what):
         to_image(value)
 
 
-def test_a_truncated_pil_image_is_a_data_error(picture):
+def test_a_truncated_pil_image_is_a_data_error(noise_image):
     buffer = io.BytesIO()
-    Image.fromarray(picture(50, 50)).save(buffer, "PNG")
+    Image.fromarray(noise_image(50, 50)).save(buffer, "PNG")
     half = Image.open(io.BytesIO(buffer.getvalue()[:100]))
     with pytest.raises(DataError, match="could not be decoded"):
         to_image(half)
 
 
 @pytest.mark.parametrize("ending", ["jpg", "png", "webp", "gif"])
-def test_a_header_is_read_without_decoding(ending, tmp_path, picture, monkeypatch):
+def test_a_header_is_read_without_decoding(ending, tmp_path, noise_image, monkeypatch):
     path = tmp_path / f"a.{ending}"
-    Image.fromarray(picture(60, 90)).save(path)
+    Image.fromarray(noise_image(60, 90)).save(path)
     for plugin in (JpegImageFile, PngImageFile, WebPImageFile, GifImageFile):
         monkeypatch.setattr(plugin, "load", lambda self: pytest.fail("decoded"))
     assert read_header(path).hw == (60, 90)
 
 
-def test_an_orientation_after_the_pixels_of_a_png_counts(tmp_path, picture):
+def test_an_orientation_after_the_pixels_of_a_png_counts(tmp_path, noise_image):
     path = tmp_path / "a.png"
-    Image.fromarray(picture(10, 20)).save(path)
+    Image.fromarray(noise_image(10, 20)).save(path)
     data = path.read_bytes()
     exif = Image.Exif()
     exif[0x0112] = 6

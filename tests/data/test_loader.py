@@ -42,7 +42,7 @@ def settings(workers: int = 0, **changes) -> DataConfig:
 
 
 @pytest.fixture
-def dataset(coco, picture):
+def dataset(coco, noise_image):
     """Nine images of various sizes, portrait and landscape, one of them without boxes."""
     coco.data["images"], coco.data["annotations"] = [], []
     sizes = [
@@ -57,7 +57,7 @@ def dataset(coco, picture):
         (20, 20),
     ]
     for n, (height, width) in enumerate(sizes, start=11):
-        Image.fromarray(picture(height, width, n)).save(coco.images / f"{n}.png")
+        Image.fromarray(noise_image(height, width, n)).save(coco.images / f"{n}.png")
         coco.data["images"].append({"id": n, "file_name": f"{n}.png"})
         if n != 13:
             coco.annotate(image_id=n, bbox=[2, 3, width / 2, height / 2], category_id=3)
@@ -215,10 +215,10 @@ def test_an_image_that_breaks_during_training_is_counted_and_replaced(dataset, w
     record.path.write_bytes(b"overwritten")
     wrong = f"image id 15: {record.path}: not an image, or of an unknown kind"
     some = settings(workers, max_broken=0.2)
-    with pytest.warns(HyperfocalWarning) as told:
+    with pytest.warns(HyperfocalWarning) as warned:
         batches = take(dataset, 9, some)
     # Once, though the image was drawn several times.
-    assert [str(w.message) for w in told] == [
+    assert [str(w.message) for w in warned] == [
         f"{wrong}; another image takes its place (1 of 9 images so far)"
     ]
     ids = [i for batch in batches for i in batch.image_ids]
@@ -323,7 +323,7 @@ def test_ctrl_c_ends_main_and_workers(dataset, coco):
         chosen = DataConfig(train_transform=TransformConfig(short=32), workers=2)
         start = loader.start_worker
         loader.start_worker = lambda *given: (time.sleep(1), start(*given))
-        # As a training loop that finishes its step: workers must go on, even half-started ones.
+        # As a training loop that finishes its step: workers must continue, even half-started ones.
         usual = signal.default_int_handler  # even where the tests run with SIGINT ignored
         signal.signal(signal.SIGINT, lambda *_: print("noted", flush=True))
         batches = iter(train_batches(chosen, annotations, batch_size=2, seed=0))
@@ -355,7 +355,7 @@ def test_ctrl_c_ends_main_and_workers(dataset, coco):
         raise
     assert out == "noted\nnoted\nstopped\n", errors
     assert running.returncode == 0
-    with pytest.raises(ProcessLookupError):  # nobody is left in the group
+    with pytest.raises(ProcessLookupError):  # no process is left in the group
         os.killpg(running.pid, 0)
 
 

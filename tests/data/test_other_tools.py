@@ -1,4 +1,4 @@
-"""Data as other tools leave it: read rightly, or refused with the fix."""
+"""Data as other tools write it: read correctly, or refused with the fix."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BOX = [10.0, 12.0, 40.0, 30.0]
 """Of every image, xyxy."""
 
 
-def picture(path: Path, seed: int = 0, size: tuple[int, int] = (96, 72)) -> Path:
+def save_image(path: Path, seed: int = 0, size: tuple[int, int] = (96, 72)) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 255, (size[1], size[0], 3), np.uint8)
     Image.fromarray(pixels).save(path)
@@ -33,7 +33,7 @@ def coco(root: Path, **changes: Any) -> dict[str, Any]:
     """Three images with a box each; ``root`` gets the files."""
     x1, y1, x2, y2 = BOX
     for n in (1, 2, 3):
-        picture(root / f"images/pic_{n}.jpg", n)
+        save_image(root / f"images/pic_{n}.jpg", n)
     images = [{"id": n, "file_name": f"pic_{n}.jpg", "width": 96, "height": 72} for n in (1, 2, 3)]
     boxes = [
         {"id": n, "image_id": n, "category_id": 7, "bbox": [x1, y1, x2 - x1, y2 - y1], "iscrowd": 0}
@@ -78,7 +78,7 @@ def test_names_written_differently_are_found(
 ) -> None:
     content = renamed(tmp_path, written.format)
     for n in (1, 2, 3):
-        picture(tmp_path / "images" / disk.format(n), n)
+        save_image(tmp_path / "images" / disk.format(n), n)
     with pytest.warns(HyperfocalWarning, match=f"3 images found although .*{why}"):
         found = read(tmp_path, content)
     assert [record.path.name for record in found.images] == [
@@ -98,14 +98,14 @@ def test_absolute_names_inside_the_folder_are_used(tmp_path: Path) -> None:
 def test_a_name_that_fits_two_files_fits_none_and_a_near_one_is_named(tmp_path: Path) -> None:
     content = renamed(tmp_path, lambda n: f"pic_{n}.jpg" if n > 1 else "twin.jpg")
     for name in ("Twin.jpg", "TWIN.jpg"):
-        picture(tmp_path / "images" / name)
+        save_image(tmp_path / "images" / name)
     with pytest.raises(DataError, match=r"image id 1: .*no such image file; there is 'TWIN.jpg'"):
         read(tmp_path, content)
 
 
 def test_a_found_file_must_not_be_a_link_out(tmp_path: Path) -> None:
     content = renamed(tmp_path, lambda n: f"pic_{n}.jpg" if n > 1 else "LINK.jpg")
-    (tmp_path / "images/link.jpg").symlink_to(picture(tmp_path / "secret.jpg"))
+    (tmp_path / "images/link.jpg").symlink_to(save_image(tmp_path / "secret.jpg"))
     with pytest.raises(DataError, match="link out of the image folder"):
         read(tmp_path, content)
 
@@ -207,7 +207,7 @@ def test_whole_floats_are_ids_and_crowds_are_named(tmp_path: Path) -> None:
 
 def yolo(root: Path, lines: str, yaml: str = "", split: str = "train") -> Path:
     for name in ("train", "val"):
-        picture(root / f"images/{name}/{name}.jpg", len(name), (640, 480))
+        save_image(root / f"images/{name}/{name}.jpg", len(name), (640, 480))
         (root / f"labels/{name}").mkdir(parents=True, exist_ok=True)
         (root / f"labels/{name}/{name}.txt").write_text(lines)
     text = f"train: images/train\nval: images/val\nnames: [ant, bee]\n{yaml}"
@@ -283,8 +283,8 @@ def test_a_missing_list_and_another_machines_folder_are_named(tmp_path: Path) ->
 
 def test_hidden_files_are_left_out(tmp_path: Path) -> None:
     file = yolo(tmp_path, "0 0.5 0.5 0.2 0.1")
-    picture(tmp_path / "images/train/.ipynb_checkpoints/train-checkpoint.jpg")
-    picture(tmp_path / "images/train/__MACOSX/x.jpg")
+    save_image(tmp_path / "images/train/.ipynb_checkpoints/train-checkpoint.jpg")
+    save_image(tmp_path / "images/train/__MACOSX/x.jpg")
     (tmp_path / "images/train/._train.jpg").write_bytes(b"not an image")
     with pytest.warns(HyperfocalWarning, match="3 images left out because .*hidden"):
         found = read_annotations(file)
@@ -292,7 +292,7 @@ def test_hidden_files_are_left_out(tmp_path: Path) -> None:
 
 
 def test_a_label_studio_export_is_yolo(tmp_path: Path) -> None:
-    picture(tmp_path / "images/a.jpg", 0, (640, 480))
+    save_image(tmp_path / "images/a.jpg", 0, (640, 480))
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels/a.txt").write_text("1 0.5 0.5 0.2 0.1\n")
     (tmp_path / "classes.txt").write_text("ant\nbee\n")
@@ -318,7 +318,7 @@ def test_a_tree_without_data_yaml_has_its_splits(tmp_path: Path) -> None:
 
 def test_a_voc_tree_without_the_list_of_a_split_is_refused(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        picture(tmp_path / f"JPEGImages/{name}.jpg")
+        save_image(tmp_path / f"JPEGImages/{name}.jpg")
         (tmp_path / "Annotations").mkdir(exist_ok=True)
         (tmp_path / f"Annotations/{name}.xml").write_text(
             f"<annotation><filename>{name}.jpg</filename><object><name>ant</name><bndbox>"
@@ -346,7 +346,7 @@ TENSORFLOW = (
 @pytest.mark.parametrize(("text", "images"), [(KERAS, 2), (TENSORFLOW, 1)])
 def test_csv_files_of_other_tools_are_read(tmp_path: Path, text: str, images: int) -> None:
     for name in ("a.jpg", "b.jpg", "images/a.jpg", "images/b.jpg"):
-        picture(tmp_path / name)
+        save_image(tmp_path / name)
     (tmp_path / "boxes.csv").write_text(text)
     found = read_annotations(tmp_path / "boxes.csv")
     assert len(found.images) == images
@@ -379,7 +379,7 @@ def test_images_in_both_splits_are_counted(tmp_path: Path) -> None:
     other = tmp_path / "other"
     content = coco(other)
     for n in (2, 3):
-        picture(other / f"images/pic_{n}.jpg", 10 + n)
+        save_image(other / f"images/pic_{n}.jpg", 10 + n)
     (tmp_path / "images/pic_1.jpg").rename(tmp_path / "images/copy.jpg")
     read(other, content)
     train = coco(tmp_path)

@@ -250,7 +250,7 @@ def test_ranks_share_the_stream_without_repeats_or_gaps(settings, world_size):
 
 
 @pytest.mark.parametrize("settings", CONFIGS)
-def test_with_groups_a_resumed_stream_goes_on_where_it_was(settings):
+def test_with_groups_a_resumed_stream_continues_where_it_was(settings):
     sampler, groups = settings.build(TAIL, 2), np.arange(120) % 5 == 0
     whole = list(islice(BatchStream(sampler, 4, groups).from_step(0), 100))
     places = [(draw.epoch, draw.position) for batch in whole for draw in batch]

@@ -58,8 +58,8 @@ def test_collate_keeps_floats():
     assert collate([floats, floats]).images.dtype == torch.float32
 
 
-def test_pictures_of_all_sorts_are_prepared_alike(tmp_path, picture):
-    pixels = picture(30, 40)
+def test_images_of_all_modes_are_prepared_alike(tmp_path, noise_image):
+    pixels = noise_image(30, 40)
     Image.fromarray(pixels).save(tmp_path / "a.png")
     settings = TransformConfig(short=60)
     expected = prepare_image(pixels, settings)

@@ -35,9 +35,9 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def sparse(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The drawn set with boxes in every fourth image: many a rank's share has none."""
-    data = json.loads((drawn / "train.json").read_text())
+def sparse(synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The synthetic data with boxes in every fourth image, so many shares of batches have none."""
+    data = json.loads((synthetic / "train.json").read_text())
     kept = {image["id"] for image in data["images"][::4]}
     data["annotations"] = [a for a in data["annotations"] if a["image_id"] in kept]
     file = tmp_path_factory.mktemp("sparse") / "train.json"
@@ -46,11 +46,11 @@ def sparse(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def flags(drawn: Path, sparse: Path) -> list[str]:
+def flags(synthetic: Path, sparse: Path) -> list[str]:
     """A training of five images a step, which two processes share as two and three."""
     settings = {
-        "--data.train.annotations": sparse, "--data.train.images": drawn / "train",
-        "--data.val.annotations": drawn / "val.json", "--data.val.images": drawn / "val",
+        "--data.train.annotations": sparse, "--data.train.images": synthetic / "train",
+        "--data.val.annotations": synthetic / "val.json", "--data.val.images": synthetic / "val",
         "--train.iterations": STEPS, "--train.epochs": None, "--train.batch-size": 5,
         "--train.evaluations": 1, "--train.log-every": 1, "--train.precision": "fp32",
         "--train.optimizer": "sgd", "--lr": 0.01, "--data.workers": 0, "--loss": "efl",
@@ -171,7 +171,7 @@ def test_uneven_shares_and_shares_without_boxes_equal_one_process(
     assert process.returncode == 0, text
     assert losses(two) == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
     assert_same_steps(load_file(RunFolder(two).weights), wanted, before)
-    # Another number of processes goes on where these were, sharded or not.
+    # Another number of processes continues where these were, sharded or not.
     for path in Checkpoints(RunFolder(two).checkpoints).paths():
         if int(path.stem) > 4:
             path.unlink()
@@ -193,7 +193,7 @@ def test_adamw_trains_sharded(flags: list[str], tmp_path: Path, start: Callable[
 
 
 @pytest.mark.slow
-def test_a_killed_rank_restarts_the_group_and_the_run_goes_on(
+def test_a_killed_rank_restarts_the_group_and_the_run_continues(
     flags: list[str], tmp_path: Path, start: Callable[..., Any]
 ) -> None:
     out = tmp_path / "two"

@@ -1,4 +1,4 @@
-"""Measure a run by every protocol; under torchrun on all its processes together.
+"""Evaluate a run with every protocol, on all processes of torchrun.
 
 python -m torch.distributed.run --nproc-per-node 2 evaluate_on_ranks.py RUN FILES OUT
 """

@@ -32,7 +32,7 @@ from hyperfocal.runs.folder import RunFolder
 from hyperfocal.types import Batch, HyperfocalError, HyperfocalWarning, Target
 
 
-def tiny(drawn: Path, *flags: str) -> Experiment:
+def tiny(synthetic: Path, *flags: str) -> Experiment:
     base = load_recipe("demo")
     size = TransformConfig(short=64, long=64)
     train = dataclasses.replace(
@@ -41,7 +41,7 @@ def tiny(drawn: Path, *flags: str) -> Experiment:
     )  # fmt: skip
     data = dataclasses.replace(
         base.data,
-        train=Split(drawn / "train.json", drawn / "train"),
+        train=Split(synthetic / "train.json", synthetic / "train"),
         train_transform=size,
         workers=0,
     )
@@ -75,7 +75,7 @@ def equal(a: Any, b: Any) -> bool:
 
 @pytest.fixture
 def poison(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Pixels that aren't finite in the batch of one step, whatever run it comes in."""
+    """Put pixels that aren't finite into the batch of one step."""
     real = loop.train_batches
 
     def at(bad: int) -> None:
@@ -91,10 +91,13 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
 
 def test_stop_leaves_a_black_box_and_a_sound_checkpoint(
-    drawn: Path, tmp_path: Path, poison: Callable[[int], None], capsys: pytest.CaptureFixture[str]
+    synthetic: Path,
+    tmp_path: Path,
+    poison: Callable[[int], None],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     poison(2)
-    plan = tiny(drawn, "--loss", "efl")
+    plan = tiny(synthetic, "--loss", "efl")
     with pytest.raises(HyperfocalError, match=r"step 3: the loss is nan(.|\n)*1\. (.|\n)*replay"):
         run(plan, tmp_path)
     box = tmp_path / "blackbox" / "step-00000002"
@@ -106,7 +109,7 @@ def test_stop_leaves_a_black_box_and_a_sound_checkpoint(
     assert len(report["images"]) == 4
     levels = report["classification"]["levels"]
     assert [bool(level["nonfinite"]) for level in levels] == [True] * 5
-    known = {c["name"] for c in json.loads((drawn / "train.json").read_text())["categories"]}
+    known = {c["name"] for c in json.loads((synthetic / "train.json").read_text())["categories"]}
     named = [row["name"] for row in report["classification"]["categories"]]
     assert named
     assert set(named) <= known
@@ -119,7 +122,7 @@ def test_stop_leaves_a_black_box_and_a_sound_checkpoint(
 
 
 def test_replay_makes_the_same_step_to_the_bit(
-    drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real, seen = Stepper.gradients, []
 
@@ -133,7 +136,7 @@ def test_replay_makes_the_same_step_to_the_bit(
     with monkeypatch.context() as patch:
         patch.setattr(Stepper, "gradients", call_it_bad)
         with pytest.raises(HyperfocalError):
-            run(tiny(drawn, "--train.micro-batches", "2"), tmp_path)
+            run(tiny(synthetic, "--train.micro-batches", "2"), tmp_path)
     made = replay(tmp_path / "blackbox" / "step-00000003" / "batch-0.pt")
     assert not made.gradients.bad
     assert float(made.gradients.norm) == float(seen[0].norm)
@@ -143,18 +146,18 @@ def test_replay_makes_the_same_step_to_the_bit(
 
 @pytest.mark.parametrize("watch", [True, False])
 def test_skip_takes_every_other_step(
-    drawn: Path, tmp_path: Path, poison: Callable[[int], None], watch: bool,
+    synthetic: Path, tmp_path: Path, poison: Callable[[int], None], watch: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     # Without watching, as on one GPU, the run goes back to a checkpoint to find the step.
     monkeypatch.setattr(loop, "looks_at_each_step", lambda fabric: watch)
     poison(2)
-    plan = tiny(drawn, "--loss", "eqlv2", "--on-nonfinite", "skip", "--train.log-every", "5")
+    plan = tiny(synthetic, "--loss", "eqlv2", "--on-nonfinite", "skip", "--train.log-every", "5")
     if not watch:
         plan = dataclasses.replace(plan, checkpoint_seconds=3600.0)
-    with pytest.warns(HyperfocalWarning, match="step 3: the loss is nan") as told:
+    with pytest.warns(HyperfocalWarning, match="step 3: the loss is nan") as warned:
         run(plan, tmp_path / "run")
-    assert len(told) == 1
+    assert len(warned) == 1
     found = states(tmp_path / "run")
     if watch:
         for part in ("model", "optimizer"):
@@ -171,12 +174,12 @@ def test_skip_takes_every_other_step(
 
 
 def test_skipping_without_end_stops(
-    drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, poison: Callable[[int], None]
+    synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, poison: Callable[[int], None]
 ) -> None:
     monkeypatch.setattr(loop, "MOST_IN_A_ROW", 1)
     poison(0)
     with pytest.raises(HyperfocalError, match="step 1"):
-        run(tiny(drawn, "--on-nonfinite", "skip"), tmp_path)
+        run(tiny(synthetic, "--on-nonfinite", "skip"), tmp_path)
 
 
 def batch_with(box: list[float]) -> Batch:
@@ -192,9 +195,9 @@ def test_broken_boxes_are_named(box: list[float]) -> None:
     assert found.startswith("image 7: box")
 
 
-def test_causes_are_ranked_by_the_evidence(drawn: Path) -> None:
+def test_causes_are_ranked_by_the_evidence(synthetic: Path) -> None:
     def first(box: list[float], prior: float = 0.01, **settings: Any) -> str:
-        plan = tiny(drawn, "--model.head.prior-probability", str(prior))
+        plan = tiny(synthetic, "--model.head.prior-probability", str(prior))
         config = TrainConfig(**({"iterations": 100} | settings))
         model = plan.model.build(3)
         return likely_causes(config, model, batch_with(box), 5, 100)[0]
@@ -225,12 +228,15 @@ def test_a_loss_far_above_its_range_is_a_spike_and_moves_it_little() -> None:
 
 
 def test_a_spike_is_in_the_log_with_its_images(
-    drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    synthetic: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(
         RunningRange, "limit", property(lambda self: 0.0 if self.seen == 2 else 9e9)
     )
-    train(tiny(drawn, "--train.log-every", "5"), RunFolder(tmp_path), Console())
+    train(tiny(synthetic, "--train.log-every", "5"), RunFolder(tmp_path), Console())
     (line,) = [json.loads(line) for line in RunFolder(tmp_path).log.read_text().splitlines()]
     (spike,) = line["spikes"]
     assert spike["step"] == 3
@@ -254,37 +260,39 @@ FROZEN = ("--model.backbone.norm", "frozen", "--train.optimizer", "sgd", "--lr",
 
 
 def test_auto_micro_batches_make_the_same_global_batch(
-    drawn: Path, tmp_path: Path, one_image_fits: None
+    synthetic: Path, tmp_path: Path, one_image_fits: None
 ) -> None:
-    run(tiny(drawn, *FROZEN, "--train.micro-batches", "4"), tmp_path / "four")
+    run(tiny(synthetic, *FROZEN, "--train.micro-batches", "4"), tmp_path / "four")
     with pytest.warns(HyperfocalWarning, match="4 micro-batches of up to 1 images"):
-        run(tiny(drawn, *FROZEN, "--train.micro-batches", "auto"), tmp_path / "auto")
+        run(tiny(synthetic, *FROZEN, "--train.micro-batches", "auto"), tmp_path / "auto")
     one, other = (states(tmp_path / name)[5]["model"] for name in ("four", "auto"))
     assert equal(one, other)
 
 
-def test_out_of_memory_says_what_fits(drawn: Path, tmp_path: Path, one_image_fits: None) -> None:
+def test_out_of_memory_says_what_fits(
+    synthetic: Path, tmp_path: Path, one_image_fits: None
+) -> None:
     with pytest.raises(
         HyperfocalError, match=r"4 of up to 1 images each fit into memory: add --train\.micro-b"
     ):
-        run(tiny(drawn), tmp_path)
+        run(tiny(synthetic), tmp_path)
 
 
 def test_one_image_too_many_says_what_else_helps(
-    drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: Any) -> None:
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(TrainingForward, "forward", full)
     with pytest.raises(HyperfocalError, match="one image at a time: use smaller images"):
-        run(tiny(drawn, "--train.micro-batches", "auto"), tmp_path)
+        run(tiny(synthetic, "--train.micro-batches", "auto"), tmp_path)
 
 
 @each_dense_detector
-def test_levels_add_up_to_the_classification_loss(drawn: Path, config: type[Config]) -> None:
+def test_levels_add_up_to_the_classification_loss(synthetic: Path, config: type[Config]) -> None:
     torch.manual_seed(0)
-    plan = tiny(drawn, "--model", config.kind, *FROZEN)
+    plan = tiny(synthetic, "--model", config.kind, *FROZEN)
     detector, batch = plan.model.build(3), batch_with([4, 4, 30, 30])
     report = detector.diagnose(batch)
     whole = float(detector(batch)["classification"])
@@ -297,7 +305,7 @@ def test_levels_add_up_to_the_classification_loss(drawn: Path, config: type[Conf
 
 
 def test_a_stop_before_a_rewind_is_not_forgotten(
-    drawn: Path, tmp_path: Path, poison: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+    synthetic: Path, tmp_path: Path, poison: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     poison(1)
     monkeypatch.setattr(loop, "looks_at_each_step", lambda fabric: False)
@@ -309,7 +317,7 @@ def test_a_stop_before_a_rewind_is_not_forgotten(
         return gradients(self, *args, **kwargs)
 
     monkeypatch.setattr(Stepper, "gradients", with_signal)
-    plan = tiny(drawn, "--on-nonfinite", "skip", "--train.log-every", "9")
+    plan = tiny(synthetic, "--on-nonfinite", "skip", "--train.log-every", "9")
     result = train(plan, RunFolder(tmp_path), Console(quiet=True))
     assert result.stopped_by == "SIGTERM"
     assert max(states(tmp_path)) < 5

@@ -25,7 +25,7 @@ from hyperfocal.types import ConfigError
 NAN = float("nan")
 
 
-def plan(drawn: Path, *flags: str) -> Experiment:
+def plan(synthetic: Path, *flags: str) -> Experiment:
     base, size = load_recipe("demo"), TransformConfig(short=64, long=64)
     config = dataclasses.replace(
         base.train, iterations=8, epochs=None, batch_size=2, evaluations=8, patience=2,
@@ -33,8 +33,8 @@ def plan(drawn: Path, *flags: str) -> Experiment:
     )  # fmt: skip
     data = dataclasses.replace(
         base.data,
-        train=Split(drawn / "train.json", drawn / "train"),
-        val=Split(drawn / "val.json", drawn / "val"),
+        train=Split(synthetic / "train.json", synthetic / "train"),
+        val=Split(synthetic / "val.json", synthetic / "val"),
         train_transform=size, val_transform=size, workers=0,
     )  # fmt: skip
     own = dataclasses.replace(
@@ -82,10 +82,10 @@ def evaluated(out: Path) -> list[dict[str, Any]]:
     ],
 )
 def test_it_stops_after_that_many_evaluations_without_a_better_one(
-    drawn: Path, tmp_path: Path, measured: list[float], aps: list[float], ends: int, best: int
+    synthetic: Path, tmp_path: Path, measured: list[float], aps: list[float], ends: int, best: int
 ) -> None:
     measured += aps
-    result = run(plan(drawn), tmp_path)
+    result = run(plan(synthetic), tmp_path)
     assert result.stopped_by is None
     assert [line["step"] for line in evaluated(tmp_path)] == list(range(1, ends + 1))
     assert evaluated(tmp_path)[-1]["evaluations_since_best"] == ends - best == 2
@@ -98,7 +98,7 @@ def test_it_stops_after_that_many_evaluations_without_a_better_one(
 
 
 def test_it_is_said_in_the_end_and_the_best_weights_are_kept(
-    drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, measured: list[float]
+    synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, measured: list[float]
 ) -> None:
     measured += [0.1, 0.5, 0.2, 0.2]
     console = Console(record=True, width=200, file=(tmp_path / "said").open("w"))
@@ -112,7 +112,7 @@ def test_it_is_said_in_the_end_and_the_best_weights_are_kept(
             saved.append(self.state.step)
 
     monkeypatch.setattr(training.Recorder, "write_evaluation", write)
-    result = run(plan(drawn), tmp_path / "run", console)
+    result = run(plan(synthetic), tmp_path / "run", console)
     assert saved == [1, 2]
     monkeypatch.setattr("hyperfocal.api.pictures.draw_pictures", lambda result: [])
     close_training(result, console)
@@ -121,15 +121,15 @@ def test_it_is_said_in_the_end_and_the_best_weights_are_kept(
 
 @pytest.mark.parametrize("cut", [1, 2, 3, 4])
 def test_resumed_anywhere_it_stops_at_the_same_step(
-    drawn: Path, tmp_path: Path, measured: list[float], cut: int
+    synthetic: Path, tmp_path: Path, measured: list[float], cut: int
 ) -> None:
     measured += [0.1, 0.5, 0.2, 0.2]
-    run(plan(drawn), tmp_path)
+    run(plan(synthetic), tmp_path)
     whole = evaluated(tmp_path)
     for path in RunFolder(tmp_path).checkpoints.glob("*.pt"):
         if int(path.stem) > cut:
             path.unlink()
-    result = run(plan(drawn, "--resume"), tmp_path)
+    result = run(plan(synthetic, "--resume"), tmp_path)
     assert result.early is not None
     times = ("time",)
     assert [{k: v for k, v in line.items() if k not in times} for line in evaluated(tmp_path)] == [
@@ -137,22 +137,22 @@ def test_resumed_anywhere_it_stops_at_the_same_step(
     ]
 
 
-def test_a_run_that_stopped_early_goes_on_with_more_patience(
-    drawn: Path, tmp_path: Path, measured: list[float]
+def test_a_run_that_stopped_early_continues_with_more_patience(
+    synthetic: Path, tmp_path: Path, measured: list[float]
 ) -> None:
     measured += [0.1, 0.5, 0.2, 0.2, 0.6, 0.7, 0.7, 0.7]
-    run(plan(drawn), tmp_path)
-    again = run(plan(drawn, "--resume"), tmp_path)
+    run(plan(synthetic), tmp_path)
+    again = run(plan(synthetic, "--resume"), tmp_path)
     assert again.early is not None
     assert len(evaluated(tmp_path)) == 4
     with pytest.warns(UserWarning, match=r"train\.patience = 5"):
-        result = run(plan(drawn, "--resume", "--train.patience", "5"), tmp_path)
+        result = run(plan(synthetic, "--resume", "--train.patience", "5"), tmp_path)
     assert result.early is None
     assert len(evaluated(tmp_path)) == 8
 
 
-def test_it_needs_a_val_split_and_evaluations_enough(drawn: Path, tmp_path: Path) -> None:
+def test_it_needs_a_val_split_and_evaluations_enough(synthetic: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"needs a val split"):
-        run(plan(drawn, "--data.val.annotations", "None"), tmp_path)
+        run(plan(synthetic, "--data.val.annotations", "None"), tmp_path)
     with pytest.raises(ConfigError, match=r"less than train\.evaluations \(3\)"):
         TrainConfig(epochs=1, evaluations=3, patience=3)

@@ -38,15 +38,15 @@ QUICK = (
 
 
 @pytest.fixture(scope="module")
-def files(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The drawn val split twice: as LVIS's JSON (val.json), and in Open Images' files.
+def files(synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The synthetic val split twice: as LVIS's JSON (val.json), and in Open Images' files.
 
     Of the six categories, the first is above the second and third. Some are verified to be absent;
     some boxes are taken out, of categories that are not exhaustive or not verified.
     """
     folder = tmp_path_factory.mktemp("files")
-    shutil.copytree(drawn / "val", folder / "val")
-    data = json.loads((drawn / "val.json").read_text())
+    shutil.copytree(synthetic / "val", folder / "val")
+    data = json.loads((synthetic / "val.json").read_text())
     rng = np.random.default_rng(0)
     ids = [category["id"] for category in data["categories"]]
     size = {image["id"]: (image["width"], image["height"]) for image in data["images"]}

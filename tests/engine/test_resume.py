@@ -1,4 +1,4 @@
-"""A run that can't be lost: kills, signals, damaged checkpoints, a full disk."""
+"""Resuming after kills, signals, damaged checkpoints and a full disk."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from hyperfocal.types import ConfigError, HyperfocalError, HyperfocalWarning
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "faults.py"
 
 
-def tiny(drawn: Path, *flags: str, **changes: Any) -> Experiment:
+def tiny(synthetic: Path, *flags: str, **changes: Any) -> Experiment:
     base = load_recipe("demo")
     size = TransformConfig(short=64, long=64)
     settings = {
@@ -46,8 +46,8 @@ def tiny(drawn: Path, *flags: str, **changes: Any) -> Experiment:
     }  # fmt: skip
     data = dataclasses.replace(
         base.data,
-        train=Split(drawn / "train.json", drawn / "train"),
-        val=Split(drawn / "val.json", drawn / "val"),
+        train=Split(synthetic / "train.json", synthetic / "train"),
+        val=Split(synthetic / "val.json", synthetic / "val"),
         train_transform=size,
         val_transform=size,
         workers=0,
@@ -72,7 +72,7 @@ def newest(out: Path) -> dict[str, Any]:
 
 
 def same(a: Any, b: Any) -> bool:
-    """Equal to the last bit, nested."""
+    """Whether nested dictionaries, lists and tensors are equal, bit for bit."""
     if isinstance(a, torch.Tensor):
         return torch.equal(a, b)
     if isinstance(a, dict):
@@ -99,11 +99,11 @@ def test_killed_at_any_moment_and_resumed_is_the_same_to_the_bit() -> None:
 
 @pytest.mark.parametrize("cut", [1, 4, 6])
 def test_from_any_checkpoint_the_rest_of_the_run_is_the_same(
-    drawn: Path, tmp_path: Path, cut: int
+    synthetic: Path, tmp_path: Path, cut: int
 ) -> None:
     # The state after `cut` steps is all there is; 3 and 6 are evaluated, 4 and 6 are logged.
     flags = ("--loss", "eqlv2", "--model.inference.score-threshold", "0")
-    plan = tiny(drawn, *flags, keep=9, deterministic=True)
+    plan = tiny(synthetic, *flags, keep=9, deterministic=True)
     run(plan, tmp_path / "run")
     out = tmp_path / "run"
     whole, log = newest(out), logged(out)
@@ -125,8 +125,8 @@ def test_from_any_checkpoint_the_rest_of_the_run_is_the_same(
     assert metrics == pytest.approx(numbers, nan_ok=True)
 
 
-def test_resume_by_flag_starts_where_there_is_nothing(drawn: Path, tmp_path: Path) -> None:
-    plan = tiny(drawn, "--resume")
+def test_resume_by_flag_starts_where_there_is_nothing(synthetic: Path, tmp_path: Path) -> None:
+    plan = tiny(synthetic, "--resume")
     assert plan.resume
     run(plan, tmp_path / "run")
     assert [x["step"] for x in logged(tmp_path / "run")] == [3, 4, 6, 6]
@@ -134,9 +134,9 @@ def test_resume_by_flag_starts_where_there_is_nothing(drawn: Path, tmp_path: Pat
 
 
 def test_keep_limits_the_checkpoints_and_overwrite_leaves_none_of_the_old_run(
-    drawn: Path, tmp_path: Path
+    synthetic: Path, tmp_path: Path
 ) -> None:
-    plan = tiny(drawn, keep=3)
+    plan = tiny(synthetic, keep=3)
     run(plan, tmp_path / "run")
     kept = Checkpoints(tmp_path / "run" / "checkpoints").paths()
     assert [int(path.stem) for path in kept] == [6, 5, 4]
@@ -148,14 +148,14 @@ def test_keep_limits_the_checkpoints_and_overwrite_leaves_none_of_the_old_run(
 
 
 def test_an_average_and_a_clip_that_clips_nothing_change_no_weight(
-    drawn: Path, tmp_path: Path
+    synthetic: Path, tmp_path: Path
 ) -> None:
     for name, flags in {
         "plain": ["--train.ema-decay", "None", "--train.clip-norm", "None"],
         "average": ["--train.ema-decay", "0.9", "--train.clip-norm", "None"],
         "clip": ["--train.ema-decay", "None", "--train.clip-norm", "1e9"],
     }.items():
-        run(tiny(drawn, *flags, deterministic=True), tmp_path / name)
+        run(tiny(synthetic, *flags, deterministic=True), tmp_path / name)
     torch.use_deterministic_algorithms(False)
     plain, average, clip = (newest(tmp_path / name) for name in ("plain", "average", "clip"))
     assert same(plain["model"], average["model"])
@@ -164,7 +164,7 @@ def test_an_average_and_a_clip_that_clips_nothing_change_no_weight(
 
 
 def damage(path: Path) -> None:
-    """Flip one bit in the middle, where a tensor is."""
+    """Flip one bit in the middle of a checkpoint, inside a tensor."""
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(bytes(data))
@@ -176,14 +176,14 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_it_used(tmp_pat
         checkpoints.save(step, {"step": step, "w": torch.zeros(1000)})
     damage(tmp_path / "00000003.pt")
     (tmp_path / "00000002.pt").write_bytes(b"")
-    with pytest.warns(HyperfocalWarning) as told:
+    with pytest.warns(HyperfocalWarning) as warned:
         state = checkpoints.load_newest()
     assert state is not None
     assert state["step"] == 1
-    assert [str(w.message).partition(":")[0] for w in told] == [
+    assert [str(w.message).partition(":")[0] for w in warned] == [
         str(tmp_path / "00000003.pt"), str(tmp_path / "00000002.pt"),
     ]  # fmt: skip
-    assert all("using 00000001.pt" in str(w.message) for w in told)
+    assert all("using 00000001.pt" in str(w.message) for w in warned)
     assert (tmp_path / "00000003.pt.damaged").exists()
     damage(tmp_path / "00000001.pt")
     with pytest.raises(HyperfocalError, match=r"00000001\.pt: damaged.*--overwrite"):
@@ -192,9 +192,9 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_it_used(tmp_pat
 
 
 def test_a_full_disk_is_a_warning_and_the_next_checkpoint_tries_again(
-    drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan, out = tiny(drawn), tmp_path / "run"
+    plan, out = tiny(synthetic), tmp_path / "run"
     real, calls = checkpoint.torch.save, []
 
     def save(state: dict[str, Any], part: Path) -> None:
@@ -213,9 +213,9 @@ def test_a_full_disk_is_a_warning_and_the_next_checkpoint_tries_again(
 
 
 def test_a_run_that_ends_without_its_last_files_says_so_and_can_go_on(
-    drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan, out = tiny(drawn, "--train.evaluations", "1"), tmp_path / "run"
+    plan, out = tiny(synthetic, "--train.evaluations", "1"), tmp_path / "run"
     with monkeypatch.context() as patch:
 
         def full(*_: Any) -> None:
@@ -250,7 +250,7 @@ def test_log_lines_wait_while_the_disk_is_full(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Full:
-        """A file that takes a few bytes and then none."""
+        """A file whose disk is full after a few bytes."""
 
         def __init__(self, file: Any) -> None:
             self.file = file
@@ -284,7 +284,7 @@ def test_log_lines_wait_while_the_disk_is_full(
 
 
 def test_both_logs_are_on_the_disk_before_a_checkpoint_that_relies_on_them(
-    drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events: list[str] = []
     sync, save = LineFile.sync, Checkpoints.save
@@ -300,7 +300,7 @@ def test_both_logs_are_on_the_disk_before_a_checkpoint_that_relies_on_them(
     monkeypatch.setattr(LineFile, "sync", note_sync)
     monkeypatch.setattr(Checkpoints, "save", note_save)
     flags = ("--loss", "efl", "--train.evaluations", "0", "--train.iterations", "2")
-    run(tiny(drawn, *flags), tmp_path / "run")
+    run(tiny(synthetic, *flags), tmp_path / "run")
     checkpoints = events.count("checkpoint")
     assert checkpoints >= 2
     assert events == ["metrics.jsonl", "ratios.jsonl", "checkpoint"] * checkpoints
@@ -313,26 +313,26 @@ def test_parts_of_killed_writers_are_swept(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.json"]
 
 
-def test_settings_that_may_change_in_mid_run_exist(drawn: Path) -> None:
-    assert {name for name, _ in configs.by_name(configs.dump(tiny(drawn)))} >= changes.FREE
+def test_settings_that_may_change_in_mid_run_exist(synthetic: Path) -> None:
+    assert {name for name, _ in configs.by_name(configs.dump(tiny(synthetic)))} >= changes.FREE
 
 
-def test_other_settings_on_resuming_are_named(drawn: Path, tmp_path: Path) -> None:
-    plan, out = tiny(drawn, "--train.evaluations", "0"), tmp_path / "run"
+def test_other_settings_on_resuming_are_named(synthetic: Path, tmp_path: Path) -> None:
+    plan, out = tiny(synthetic, "--train.evaluations", "0"), tmp_path / "run"
     run(plan, out)
     other = override(plan, ["--resume", "--lr", "0.5", "--data.workers", "1"], "test")
-    with pytest.warns(HyperfocalWarning, match=r"train\.lr = 0\.5 \(was 0\.002\)") as told:
+    with pytest.warns(HyperfocalWarning, match=r"train\.lr = 0\.5 \(was 0\.002\)") as warned:
         run(other, out)
-    assert "workers" not in str(told[0].message)
+    assert "workers" not in str(warned[0].message)
     fits_not = override(plan, ["--resume", "--model.neck.channels", "96"], "test")
     with pytest.warns(HyperfocalWarning), pytest.raises(ConfigError, match="doesn't fit"):
         run(fits_not, out)
 
 
 def test_sigterm_in_an_evaluation_leaves_it_to_the_resumed_run(
-    drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan, out = tiny(drawn), tmp_path / "run"
+    plan, out = tiny(synthetic), tmp_path / "run"
     for place in ("detect_all", "measure"):
         real = getattr(sys.modules["hyperfocal.engine.loop"], place)
 
@@ -365,11 +365,12 @@ def test_ctrl_c_twice_interrupts_unless_it_is_the_same_one(monkeypatch: pytest.M
 
 
 @pytest.mark.slow
-def test_sigterm_to_the_whole_group_saves_and_exits_0(drawn: Path, tmp_path: Path) -> None:
+def test_sigterm_to_the_whole_group_saves_and_exits_0(synthetic: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     flags = [
-        "--data.train.annotations", drawn / "train.json", "--data.train.images", drawn / "train",
-        "--data.val.annotations", drawn / "val.json", "--data.val.images", drawn / "val",
+        "--data.train.annotations", synthetic / "train.json",
+        "--data.train.images", synthetic / "train",
+        "--data.val.annotations", synthetic / "val.json", "--data.val.images", synthetic / "val",
         "--out", out, "--train.iterations", 10_000, "--train.epochs", "None",
         "--train.log-every", 1, "--train.batch-size", 2, "--data.workers", 2,
         "--model.backbone.name", "test_resnet", "--accelerator", "cpu",

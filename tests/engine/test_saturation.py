@@ -1,4 +1,4 @@
-"""Saturated ratios: counted over the categories that are trained, and told once."""
+"""Saturated ratios: counted over the categories in training, with one warning."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_the_warning_comes_once_and_not_in_the_first_half() -> None:
 
 
 def test_a_training_says_so_in_the_end(
-    drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    synthetic: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from hyperfocal.cli import main
 
@@ -114,8 +114,9 @@ def test_a_training_says_so_in_the_end(
         "train demo --loss efl --model.head.prior-probability 0.001 --train.epochs None "
         "--train.iterations 4 "
         "--train.batch-size 8 --train.evaluations 1 --data.workers 0 --accelerator cpu "
-        f"--data.train.annotations {drawn}/train.json --data.train.images {drawn}/train "
-        f"--data.val.annotations {drawn}/val.json --data.val.images {drawn}/val --out {tmp_path}/r"
+        f"--data.train.annotations {synthetic}/train.json --data.train.images {synthetic}/train "
+        f"--data.val.annotations {synthetic}/val.json --data.val.images {synthetic}/val "
+        f"--out {tmp_path}/r"
     )
     with warnings.catch_warnings():
         warnings.simplefilter("always", HyperfocalWarning)  # as without pytest

@@ -1,4 +1,4 @@
-"""A loss's statistics are those of the data, however a training is cut into pieces.
+"""A loss's statistics don't depend on micro-batches, processes or resuming.
 
 The same images in one process or two, in one batch or four micro-batches, interrupted and resumed
 or not, with all logits at once or a few categories at a time, give the same state of the loss.
@@ -46,13 +46,13 @@ each_case = pytest.mark.parametrize("case", CASES, ids="-".join)
 STEPS = 3
 
 
-def experiment(drawn: Path, case: tuple[str, str], *flags: str) -> Experiment:
-    """A few steps of four images each; nothing in it depends on how the batch is cut."""
+def experiment(synthetic: Path, case: tuple[str, str], *flags: str) -> Experiment:
+    """A few steps of four images each, whose result doesn't depend on how the batch is divided."""
     size = TransformConfig(short=96, long=96)
     base = load_recipe("demo")
     data = dataclasses.replace(
         base.data,
-        train=Split(drawn / "train.json", drawn / "train"),
+        train=Split(synthetic / "train.json", synthetic / "train"),
         train_transform=dataclasses.replace(size, flip=0.5),
         val_transform=size,
         workers=0,
@@ -92,36 +92,38 @@ def assert_same(got: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 
 
 @pytest.fixture(scope="module")
-def whole(drawn: Path, tmp_path_factory: pytest.TempPathFactory):
-    """The statistics of a case in one process, one piece and one go; each trained once."""
+def whole(synthetic: Path, tmp_path_factory: pytest.TempPathFactory):
+    """The statistics of a case in one process without micro-batches; each is trained once."""
     known: dict[tuple[str, str], dict[str, Tensor]] = {}
 
     def of(case: tuple[str, str]) -> dict[str, Tensor]:
         if case not in known:
-            known[case] = run(experiment(drawn, case), tmp_path_factory.mktemp("whole"))
+            known[case] = run(experiment(synthetic, case), tmp_path_factory.mktemp("whole"))
         return known[case]
 
     return of
 
 
 @each_case
-def test_four_micro_batches_equal_one(case, drawn, whole, tmp_path) -> None:
-    assert_same(run(experiment(drawn, case, "--train.micro-batches", "4"), tmp_path), whole(case))
+def test_four_micro_batches_equal_one(case, synthetic, whole, tmp_path) -> None:
+    assert_same(
+        run(experiment(synthetic, case, "--train.micro-batches", "4"), tmp_path), whole(case)
+    )
 
 
-def test_a_few_categories_at_a_time_equal_all(drawn, whole, tmp_path) -> None:
+def test_a_few_categories_at_a_time_equal_all(synthetic, whole, tmp_path) -> None:
     for case in [("retinanet", kind) for kind in STREAMED]:
-        streamed = experiment(drawn, case, "--model.stream-from", "1")
+        streamed = experiment(synthetic, case, "--model.stream-from", "1")
         assert_same(run(streamed, tmp_path / case[1]), whole(case))
 
 
-def test_ghm_counts_a_step_as_a_whole(drawn, tmp_path, monkeypatch) -> None:
+def test_ghm_counts_a_step_as_a_whole(synthetic, tmp_path, monkeypatch) -> None:
     """The weights within a step differ, as documented, so the counts of one step are compared."""
     normal = nn.init.normal_
     # Initial logits that fill all bins; the usual ones are nearly equal and fill two.
     monkeypatch.setattr(nn.init, "normal_", lambda w, std: normal(w, std=15 * std))
     flags = ("--train.iterations", "1", "--model.head.prior-probability", "0.3")
-    settings = experiment(drawn, ("retinanet", "ghm"), *flags)
+    settings = experiment(synthetic, ("retinanet", "ghm"), *flags)
     parts = override(settings, ["--train.micro-batches", "4"], "test")
     one, four = run(settings, tmp_path / "one"), run(parts, tmp_path / "four")
     assert one["counts"].sum() > 1000
@@ -131,8 +133,8 @@ def test_ghm_counts_a_step_as_a_whole(drawn, tmp_path, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("case", CASES[1::2], ids="-".join)
-def test_resumed_equals_uninterrupted(case, drawn, whole, tmp_path, monkeypatch) -> None:
-    settings = experiment(drawn, case)
+def test_resumed_equals_uninterrupted(case, synthetic, whole, tmp_path, monkeypatch) -> None:
+    settings = experiment(synthetic, case)
     with monkeypatch.context() as patch:  # as if asked to stop after the second step
         patch.setattr("hyperfocal.engine.loop.Loop.stopping", lambda self: self.state.step == 2)
         half = run(settings, tmp_path)
@@ -195,11 +197,11 @@ def in_two_processes(rank: int, ports: tuple[int, int], runs, out: Path) -> None
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one(drawn, whole, tmp_path) -> None:
+def test_two_processes_equal_one(synthetic, whole, tmp_path) -> None:
     cut = [(case, "12"[n % 2]) for n, case in enumerate(CASES)]
     runs = [
         (
-            experiment(drawn, case, "--devices", "2", "--train.micro-batches", parts),
+            experiment(synthetic, case, "--devices", "2", "--train.micro-batches", parts),
             tmp_path / "-".join((*case, parts)),
         )
         for case, parts in cut
@@ -220,7 +222,7 @@ def test_two_processes_equal_one(drawn, whole, tmp_path) -> None:
 
 
 class Recorded(NamedTuple):
-    """What one call of the loss saw."""
+    """The inputs of one call of the loss."""
 
     logits: Tensor
     labels: Tensor
@@ -238,7 +240,7 @@ class Recorded(NamedTuple):
     ],
 )
 def test_statistics_are_the_gradient_in_full_precision(
-    model: str, precision: str, parts: str, drawn: Path, tmp_path: Path, monkeypatch
+    model: str, precision: str, parts: str, synthetic: Path, tmp_path: Path, monkeypatch
 ) -> None:
     """Against autograd in float64 on EFL as the paper writes it, on the logits of every step."""
     calls: list[Recorded] = []
@@ -250,7 +252,7 @@ def test_statistics_are_the_gradient_in_full_precision(
 
     monkeypatch.setattr(losses.EqualizedFocalLoss, "forward", recording)
     flags = ("--train.precision", precision, "--train.micro-batches", parts)
-    found = run(experiment(drawn, (model, "efl"), *flags), tmp_path)
+    found = run(experiment(synthetic, (model, "efl"), *flags), tmp_path)
     assert {call.logits.dtype for call in calls} == {
         torch.bfloat16 if precision == "bf16" else torch.float32
     }

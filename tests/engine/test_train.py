@@ -1,4 +1,4 @@
-"""The main job end to end, on drawn data: train, resume, evaluate, predict, two processes."""
+"""Training end to end on synthetic data: train, resume, evaluate, predict, two processes."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ ALL_SCORES = ("--model.inference.score-threshold", "0")
 """After a few steps no score reaches the usual threshold, and there would be no detections."""
 
 
-def small(drawn: Path, *flags: str, **train_settings: Any) -> Experiment:
-    """A quick experiment on the drawn set."""
+def small(synthetic: Path, *flags: str, **train_settings: Any) -> Experiment:
+    """A quick experiment on the synthetic dataset."""
     base = load_recipe("demo")
     settings: dict[str, Any] = {
         "iterations": 6,
@@ -60,8 +60,8 @@ def small(drawn: Path, *flags: str, **train_settings: Any) -> Experiment:
     }
     data = dataclasses.replace(
         base.data,
-        train=Split(drawn / "train.json", drawn / "train"),
-        val=Split(drawn / "val.json", drawn / "val"),
+        train=Split(synthetic / "train.json", synthetic / "train"),
+        val=Split(synthetic / "val.json", synthetic / "val"),
         train_transform=TransformConfig(short=96, long=96, flip=0.5),
         val_transform=TransformConfig(short=96, long=96),
         workers=0,
@@ -83,8 +83,8 @@ def losses(out: Path) -> list[float]:
     return [line["loss"] for line in lines(out)]
 
 
-def test_a_run_leaves_everything_and_reloads(drawn: Path, tmp_path: Path) -> None:
-    result = run(small(drawn, *ALL_SCORES), tmp_path / "run")
+def test_a_run_leaves_everything_and_reloads(synthetic: Path, tmp_path: Path) -> None:
+    result = run(small(synthetic, *ALL_SCORES), tmp_path / "run")
     folder = RunFolder(tmp_path / "run")
     for file in ("config", "categories", "environment", "log", "metrics", "weights", "checkpoints"):
         assert getattr(folder, file).exists(), file
@@ -94,7 +94,7 @@ def test_a_run_leaves_everything_and_reloads(drawn: Path, tmp_path: Path) -> Non
 
     model = hyperfocal.load(folder.path, device="cpu")
     assert [c.name for c in model.categories] == [c.name for c in result.splits.train.categories]
-    paths = sorted((drawn / "val").iterdir())[:3]
+    paths = sorted((synthetic / "val").iterdir())[:3]
     for found in model.predict(paths):
         assert len(found) > 50
         assert (found.boxes[:, :2] >= 0).all()
@@ -106,10 +106,10 @@ def test_a_run_leaves_everything_and_reloads(drawn: Path, tmp_path: Path) -> Non
 @pytest.mark.filterwarnings("ignore:.*equals plain focal loss")  # after four steps
 @each_detector
 def test_every_detector_trains_resumes_and_predicts(
-    drawn: Path, tmp_path: Path, config: type[Config], monkeypatch: pytest.MonkeyPatch
+    synthetic: Path, tmp_path: Path, config: type[Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flags = (*small_flags(config), "--loss", "efl", "--sampler", "rfs", *ALL_SCORES)
-    whole = small(drawn, *flags, iterations=4, micro_batches=2)
+    whole = small(synthetic, *flags, iterations=4, micro_batches=2)
     run(whole, tmp_path / "whole")
     saved = json.loads(RunFolder(tmp_path / "whole").config.read_text())
     assert (saved["model"]["kind"], saved["model"]["loss"]["kind"]) == (config.kind, "efl")
@@ -121,18 +121,23 @@ def test_every_detector_trains_resumes_and_predicts(
     run(dataclasses.replace(whole, resume=True), tmp_path / "parts")
     assert losses(tmp_path / "parts") == pytest.approx(losses(tmp_path / "whole"), rel=1e-5)
     loaded = hyperfocal.load(tmp_path / "parts", device="cpu")
-    (found,) = loaded.predict(sorted((drawn / "val").iterdir())[:1])
+    (found,) = loaded.predict(sorted((synthetic / "val").iterdir())[:1])
     assert len(found) > 50
     assert (found.boxes >= 0).all()
     assert (found.boxes <= 96).all()
 
 
-def test_val_metrics_of_the_run_equal_the_evaluate_command(drawn: Path, tmp_path: Path) -> None:
+def test_val_metrics_of_the_run_equal_the_evaluate_command(synthetic: Path, tmp_path: Path) -> None:
     from hyperfocal.cli import main
 
-    run(small(drawn, *ALL_SCORES, iterations=30), tmp_path / "run")
+    run(small(synthetic, *ALL_SCORES, iterations=30), tmp_path / "run")
     out = tmp_path / "e.json"
-    where = ["--data.annotations", str(drawn / "val.json"), "--data.images", str(drawn / "val")]
+    where = [
+        "--data.annotations",
+        str(synthetic / "val.json"),
+        "--data.images",
+        str(synthetic / "val"),
+    ]
     assert main(["evaluate", str(tmp_path / "run"), *where, "--json", str(out)]) == 0
     trained = json.loads(RunFolder(tmp_path / "run").metrics.read_text())["metrics"]
     evaluated = json.loads(out.read_text())["metrics"]
@@ -147,13 +152,13 @@ def test_val_metrics_of_the_run_equal_the_evaluate_command(drawn: Path, tmp_path
 @pytest.mark.filterwarnings("ignore:4 images of 4:hyperfocal.types.HyperfocalWarning")
 @each_dense_detector
 def test_every_dense_detector_overfits_four_images(
-    drawn: Path, tmp_path: Path, config: type[DenseConfig]
+    synthetic: Path, tmp_path: Path, config: type[DenseConfig]
 ) -> None:
-    """With anchors of 24 pixels and more, as the drawn objects are; FCOS has no anchors."""
+    """With anchors of 24 pixels and more, as the synthetic objects are; FCOS has no anchors."""
     scales = config().anchors.base_scales
     if scales != (1.0,):
         scales = (2.0, 3.0)[-len(scales) :]
-    four = json.loads((drawn / "train.json").read_text())
+    four = json.loads((synthetic / "train.json").read_text())
     with_boxes = {a["image_id"] for a in four["annotations"]}
     four["images"] = [i for i in four["images"] if i["id"] in with_boxes][:4]
     kept = {i["id"] for i in four["images"]}
@@ -162,8 +167,8 @@ def test_every_dense_detector_overfits_four_images(
     file.write_text(json.dumps(four))
     flags = (*small_flags(config), "--model.anchors.base-scales", *map(str, scales))
     network = ("--model.backbone.name", "lcnet_050")
-    experiment = small(drawn, *flags, *network, iterations=160, lr=2e-3, ema_decay=0.9)
-    split = Split(file, drawn / "train")
+    experiment = small(synthetic, *flags, *network, iterations=160, lr=2e-3, ema_decay=0.9)
+    split = Split(file, synthetic / "train")
     still = TransformConfig(short=96, long=96)
     data = dataclasses.replace(experiment.data, train=split, val=split, train_transform=still)
     result = run(dataclasses.replace(experiment, data=data), tmp_path / "run")
@@ -171,8 +176,8 @@ def test_every_dense_detector_overfits_four_images(
     assert result.evaluation.metrics["AP"] > 0.95
 
 
-def test_interrupted_and_resumed_equals_uninterrupted(drawn: Path, tmp_path: Path) -> None:
-    whole = small(drawn, iterations=60, evaluations=2, ema_decay=0.9)
+def test_interrupted_and_resumed_equals_uninterrupted(synthetic: Path, tmp_path: Path) -> None:
+    whole = small(synthetic, iterations=60, evaluations=2, ema_decay=0.9)
     run(whole, tmp_path / "whole")
     interrupt_when_logged(tmp_path / "parts", lines_wanted=20)
     stopped = run(whole, tmp_path / "parts")
@@ -187,7 +192,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(drawn: Path, tmp_path: Pat
 
 
 def interrupt_when_logged(out: Path, lines_wanted: int) -> None:
-    """Give this process what Ctrl-C gives it once the run has logged some steps."""
+    """Send SIGINT to this process once the run has logged some steps."""
 
     def watch() -> None:
         log = RunFolder(out).log
@@ -198,12 +203,15 @@ def interrupt_when_logged(out: Path, lines_wanted: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def test_micro_batches_and_workers_change_nothing(drawn: Path, tmp_path: Path) -> None:
+def test_micro_batches_and_workers_change_nothing(synthetic: Path, tmp_path: Path) -> None:
     # SGD: Adam turns the rounding of a gradient that should be 0 into a whole step.
     same = {"optimizer": "sgd", "lr": 0.01}
     frozen = ("--model.backbone.norm", "frozen")
-    run(small(drawn, *frozen, **same), tmp_path / "one")
-    run(small(drawn, *frozen, "--data.workers", "2", **same, micro_batches=3), tmp_path / "three")
+    run(small(synthetic, *frozen, **same), tmp_path / "one")
+    run(
+        small(synthetic, *frozen, "--data.workers", "2", **same, micro_batches=3),
+        tmp_path / "three",
+    )
     assert losses(tmp_path / "three") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
 
 
@@ -217,11 +225,12 @@ def test_micro_batches_cover_the_batch_evenly() -> None:
             assert len(sizes) == min(images, parts)
 
 
-def command(drawn: Path, out: Path, *flags: str) -> list[str]:
-    """`hyperfocal train` on the drawn set, as a person would type it."""
+def command(synthetic: Path, out: Path, *flags: str) -> list[str]:
+    """`hyperfocal train` on the synthetic dataset, as typed in a terminal."""
     settings = {
-        "--data.train.annotations": drawn / "train.json", "--data.train.images": drawn / "train",
-        "--data.val.annotations": drawn / "val.json", "--data.val.images": drawn / "val",
+        "--data.train.annotations": synthetic / "train.json",
+        "--data.train.images": synthetic / "train",
+        "--data.val.annotations": synthetic / "val.json", "--data.val.images": synthetic / "val",
         "--out": out, "--train.iterations": 6, "--train.epochs": None, "--train.batch-size": 4,
         "--train.evaluations": 1, "--train.log-every": 1,
         "--train.optimizer": "sgd", "--train.lr": 0.01, "--train.precision": "fp32",
@@ -250,11 +259,13 @@ def start(*words: str) -> subprocess.CompletedProcess[str]:
     ("launcher", "model"),
     [("devices", "retinanet"), ("torchrun", "retinanet"), ("devices", "paa")],
 )
-def test_two_processes_equal_one(drawn: Path, tmp_path: Path, launcher: str, model: str) -> None:
+def test_two_processes_equal_one(
+    synthetic: Path, tmp_path: Path, launcher: str, model: str
+) -> None:
     model_flags = ("--model", model, *ALL_SCORES)
-    flags = command(drawn, tmp_path / "one", *model_flags)
+    flags = command(synthetic, tmp_path / "one", *model_flags)
     one = run(override(load_recipe("demo"), flags[2:], "test"), tmp_path / "one")
-    words = command(drawn, tmp_path / "two", *model_flags, "--devices", "2")
+    words = command(synthetic, tmp_path / "two", *model_flags, "--devices", "2")
     port = f"--master-port={free_port()}"
     torchrun = ["torch.distributed.run", "--nproc-per-node=2", port, "-m", "hyperfocal.cli"]
     done = start(*(["hyperfocal.cli"] if launcher == "devices" else torchrun), *words)
@@ -274,16 +285,18 @@ def test_two_processes_equal_one(drawn: Path, tmp_path: Path, launcher: str, mod
     assert done.stdout.count("step 6/6") == 1  # one process talks
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_with_causes(drawn: Path, tmp_path: Path) -> None:
-    wild = small(drawn, lr=1e12, optimizer="sgd", clip_norm=None, iterations=40, evaluations=0)
+def test_a_loss_that_is_not_finite_stops_the_run_with_causes(
+    synthetic: Path, tmp_path: Path
+) -> None:
+    wild = small(synthetic, lr=1e12, optimizer="sgd", clip_norm=None, iterations=40, evaluations=0)
     with pytest.raises(HyperfocalError, match=r"the loss is (nan|inf)[^$]*lr = 1e\+12"):
         run(wild, tmp_path / "run")
     assert not RunFolder(tmp_path / "run").weights.exists()
 
 
-def test_same_seed_same_run_and_another_seed_another(drawn: Path, tmp_path: Path) -> None:
+def test_same_seed_same_run_and_another_seed_another(synthetic: Path, tmp_path: Path) -> None:
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
-        experiment = dataclasses.replace(small(drawn), seed=seed, deterministic=True)
+        experiment = dataclasses.replace(small(synthetic), seed=seed, deterministic=True)
         run(experiment, tmp_path / name)
     assert losses(tmp_path / "a") == losses(tmp_path / "b")
     assert losses(tmp_path / "a") != losses(tmp_path / "c")
@@ -292,9 +305,9 @@ def test_same_seed_same_run_and_another_seed_another(drawn: Path, tmp_path: Path
 
 @pytest.mark.parametrize("decay", [None, 0.5])
 def test_without_a_val_split_the_last_weights_are_kept(
-    drawn: Path, tmp_path: Path, decay: float | None
+    synthetic: Path, tmp_path: Path, decay: float | None
 ) -> None:
-    experiment = small(drawn, *ALL_SCORES, ema_decay=decay, evaluations=2)
+    experiment = small(synthetic, *ALL_SCORES, ema_decay=decay, evaluations=2)
     data = dataclasses.replace(experiment.data, val=Split())
     result = run(dataclasses.replace(experiment, data=data), tmp_path / "run")
     assert result.evaluation is None
@@ -306,23 +319,25 @@ def test_without_a_val_split_the_last_weights_are_kept(
     expected = last["model"] if averaged is None else averaged["model"]
     assert kept.keys() == expected.keys()
     assert all(kept[name].equal(value) for name, value in expected.items())
-    (found,) = hyperfocal.load(folder.path, device="cpu").predict(drawn / "val" / "000001.jpg")
+    (found,) = hyperfocal.load(folder.path, device="cpu").predict(synthetic / "val" / "000001.jpg")
     assert len(found) > 50
 
 
 @pytest.mark.filterwarnings("ignore:.*equals plain")  # after six steps
 @each_loss
-def test_every_loss_trains_by_its_flag(drawn: Path, tmp_path: Path, config: type[Config]) -> None:
+def test_every_loss_trains_by_its_flag(
+    synthetic: Path, tmp_path: Path, config: type[Config]
+) -> None:
     flags = ("--loss", config.kind, "--sampler", "rfs", "--model.backbone.name", "test_resnet")
-    run(small(drawn, *flags), tmp_path / "run")
+    run(small(synthetic, *flags), tmp_path / "run")
     assert all(map(math.isfinite, losses(tmp_path / "run")))
     saved = json.loads(RunFolder(tmp_path / "run").config.read_text())
     assert saved["model"]["loss"]["kind"] == config.kind
     assert saved["data"]["sampler"]["kind"] == "rfs"
 
 
-def test_every_process_needs_an_image(drawn: Path, tmp_path: Path) -> None:
-    experiment = dataclasses.replace(small(drawn, batch_size=3), devices=4, accelerator="cpu")
+def test_every_process_needs_an_image(synthetic: Path, tmp_path: Path) -> None:
+    experiment = dataclasses.replace(small(synthetic, batch_size=3), devices=4, accelerator="cpu")
     with pytest.raises(ConfigError, match=r"batch_size = 3 is less than one image for each of 4"):
         run(experiment, tmp_path / "run")
 
@@ -333,29 +348,29 @@ def test_train_config_needs_one_length() -> None:
 
 
 def test_lvis_protocol_without_lvis_lists_is_an_error_before_the_first_step(
-    drawn: Path, tmp_path: Path
+    synthetic: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match="neg_category_ids"):
-        run(small(drawn, "--evaluation.protocol", "lvis"), tmp_path / "run")
+        run(small(synthetic, "--evaluation.protocol", "lvis"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_weights_that_nothing_measured_give_way_to_measured_ones(
-    drawn: Path, tmp_path: Path
+    synthetic: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    run(small(drawn, iterations=1, evaluations=0), out)
+    run(small(synthetic, iterations=1, evaluations=0), out)
     before = RunFolder(out).weights.read_bytes()
     with pytest.warns(
         HyperfocalWarning, match="settings that differ from those it was started with"
     ):
-        result = run(small(drawn, "--resume", iterations=2, evaluations=1), out)
+        result = run(small(synthetic, "--resume", iterations=2, evaluations=1), out)
     assert result.evaluation is not None
     assert RunFolder(out).weights.read_bytes() != before
 
 
-def test_best_is_that_of_the_weights_that_lie_there(drawn: Path, tmp_path: Path) -> None:
-    plan, folder = small(drawn, iterations=1), RunFolder(tmp_path / "run")
+def test_best_is_that_of_the_weights_that_lie_there(synthetic: Path, tmp_path: Path) -> None:
+    plan, folder = small(synthetic, iterations=1), RunFolder(tmp_path / "run")
     run(plan, folder.path)
     splits = read_splits(plan.data)
     model = plan.model.build(len(splits.train.categories), splits.train.counts())
@@ -376,50 +391,56 @@ def test_best_is_that_of_the_weights_that_lie_there(drawn: Path, tmp_path: Path)
     assert state.best == 0.4
 
 
-def test_going_on_and_replacing_exclude_each_other(drawn: Path, tmp_path: Path) -> None:
-    plan = dataclasses.replace(small(drawn), resume=True, overwrite=True)
+def test_going_on_and_replacing_exclude_each_other(synthetic: Path, tmp_path: Path) -> None:
+    plan = dataclasses.replace(small(synthetic), resume=True, overwrite=True)
     with pytest.raises(ConfigError, match="only one of them"):
         run(plan, tmp_path / "run")
 
 
-def test_images_are_padded_alike_in_evaluation_and_prediction(drawn: Path, tmp_path: Path) -> None:
-    run(small(drawn, "--data.divisor", "80", iterations=1, evaluations=0), tmp_path / "run")
+def test_images_are_padded_alike_in_evaluation_and_prediction(
+    synthetic: Path, tmp_path: Path
+) -> None:
+    run(small(synthetic, "--data.divisor", "80", iterations=1, evaluations=0), tmp_path / "run")
     model, seen = hyperfocal.load(tmp_path / "run", device="cpu"), []
     detect = model.detector.detect
     model.detector.detect = lambda batch: (seen.append(batch.images.shape), detect(batch))[1]
-    model.predict(drawn / "val" / "000001.jpg")
+    model.predict(synthetic / "val" / "000001.jpg")
     assert seen == [(1, 3, 160, 160)]
 
 
-def test_weights_without_checkpoints_are_a_run_too(drawn: Path, tmp_path: Path) -> None:
-    """As an import leaves them, or a copy made for inference."""
+def test_weights_without_checkpoints_are_a_run_too(synthetic: Path, tmp_path: Path) -> None:
+    """Such as an imported run, or a copy made for inference."""
     folder = RunFolder(tmp_path / "run")
     folder.path.mkdir()
     folder.weights.write_bytes(b"precious")
     with pytest.raises(ConfigError, match="already contains a run"):
-        run(small(drawn), folder.path)
+        run(small(synthetic), folder.path)
     assert folder.weights.read_bytes() == b"precious"
 
 
-def test_a_finished_run_keeps_the_config_that_it_was_made_with(drawn: Path, tmp_path: Path) -> None:
+def test_a_finished_run_keeps_the_config_that_it_was_made_with(
+    synthetic: Path, tmp_path: Path
+) -> None:
     folder = RunFolder(tmp_path / "run")
-    run(small(drawn, iterations=1), folder.path)
+    run(small(synthetic, iterations=1), folder.path)
     before = folder.config.read_text()
     with pytest.warns(HyperfocalWarning, match=r"model\.loss\.kind = ce"):
-        run(small(drawn, "--resume", "--loss", "ce", iterations=1), folder.path)
+        run(small(synthetic, "--resume", "--loss", "ce", iterations=1), folder.path)
     assert folder.config.read_text() == before
 
 
-def test_a_folder_that_is_a_file_is_reported_before_the_work(drawn: Path, tmp_path: Path) -> None:
+def test_a_folder_that_is_a_file_is_reported_before_the_work(
+    synthetic: Path, tmp_path: Path
+) -> None:
     file = tmp_path / "taken"
     file.write_text("")
     for out in (file, file / "run"):
         with pytest.raises(ConfigError, match=r"--out .*taken is a file, but it must be a folder"):
-            run(small(drawn), out)
+            run(small(synthetic), out)
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:99", "meta", 99, "mps:7"])
-def test_a_device_that_is_not_there_is_one_line(drawn: Path, name: str | int) -> None:
+def test_a_device_that_is_not_there_is_one_line(synthetic: Path, name: str | int) -> None:
     with pytest.raises(ConfigError, match=f"device {name} is not available; available: cpu") as e:
         find_device(name)
     assert len(str(e.value).splitlines()) == 1

@@ -1,4 +1,4 @@
-"""The evaluator against pycocotools, and what pycocotools has no word for."""
+"""The evaluator against pycocotools, and metrics that pycocotools doesn't have."""
 
 import contextlib
 import io

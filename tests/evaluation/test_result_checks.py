@@ -1,4 +1,4 @@
-"""What looks wrong with a results file is named, with the likely cause; what is right is not."""
+"""Faults of a results file are named, with the likely cause; correct files give no warning."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def truth(tmp_path: Path) -> AnnotationSet:
 
 
 def entries(truth: AnnotationSet, noise: float = 2.0) -> list[Entry]:
-    """Detections near the ground truth, and two false ones an image."""
+    """Detections near the ground truth, and two false ones per image."""
     rng, found = np.random.default_rng(1), []
     ids = [category.id for category in truth.categories]
     for record in truth.images:

@@ -1,4 +1,4 @@
-"""COCO results files: there and back, and every way in which they are broken."""
+"""COCO results files: written and read again, and every kind of damage."""
 
 import json
 from pathlib import Path

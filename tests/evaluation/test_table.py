@@ -1,4 +1,4 @@
-"""Tables: their order, and what they show for what is not there."""
+"""Tables of metrics: their order, and what they show for missing values."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""The focal-loss paper's Fig. 4: the numbers that it is drawn from."""
+"""The focal-loss paper's Fig. 4: its values."""
 
 import numpy as np
 import pytest
@@ -55,16 +55,16 @@ def test_what_the_paper_reads_off_it() -> None:
     """Negatives collapse onto few samples as gamma grows; positives hardly change."""
     rng = np.random.default_rng(0)
     run = RunLogits("run", rng.normal(0, 1.5, 1000), rng.normal(6, 1.5, 100_000))
-    drawn = cumulative_figure([run, RunLogits("none", run.positive, run.negative[:0])])
-    assert set(drawn.columns) == {"fraction"} | {
+    found = cumulative_figure([run, RunLogits("none", run.positive, run.negative[:0])])
+    assert set(found.columns) == {"fraction"} | {
         f"{name}, {side}, gamma={gamma:g}"
         for name in ("run", "none")
         for side in ("positive", "negative")
         for gamma in GAMMAS
     }
-    assert np.isnan(drawn.columns["none, negative, gamma=2"]).all()
+    assert np.isnan(found.columns["none, negative, gamma=2"]).all()
     easy = {
-        (side, gamma): at(0.8, drawn.columns[f"run, {side}, gamma={gamma:g}"])
+        (side, gamma): at(0.8, found.columns[f"run, {side}, gamma={gamma:g}"])
         for side in ("positive", "negative")
         for gamma in GAMMAS
     }
@@ -72,6 +72,6 @@ def test_what_the_paper_reads_off_it() -> None:
     assert negatives == sorted(negatives, reverse=True)
     assert easy["negative", 2] < 0.01
     assert easy["positive", 0] - easy["positive", 2] < 0.3
-    lines = drawn.figure.axes[1].get_lines()
-    assert len(drawn.figure.axes) == 4
-    np.testing.assert_array_equal(lines[3].get_ydata(), drawn.columns["run, negative, gamma=2"])
+    lines = found.figure.axes[1].get_lines()
+    assert len(found.figure.axes) == 4
+    np.testing.assert_array_equal(lines[3].get_ydata(), found.columns["run, negative, gamma=2"])

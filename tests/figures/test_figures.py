@@ -26,8 +26,8 @@ NAMES = ["cat", "dog", "bird"]
 
 
 @pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """The figures as they are saved, for looking at what is in them."""
+def saved(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures in the order in which they are saved."""
     figures: list[Figure] = []
     save = style.save
     monkeypatch.setattr(style, "save", lambda f, out: (figures.append(f), save(f, out))[1])
@@ -67,10 +67,10 @@ def pixels(path: Path) -> np.ndarray:
     return np.asarray(Image.open(path).convert("RGB"))
 
 
-def test_curves_show_every_loss_term_and_ap(tmp_path, drawn):
+def test_curves_show_every_loss_term_and_ap(tmp_path, saved):
     out = training_curves(write_run(tmp_path), tmp_path / "deep" / "curves.png")
     assert pixels(out).std() > 5
-    losses, ap = drawn[0].axes
+    losses, ap = saved[0].axes
     lines = {line.get_label(): line.get_xydata() for line in losses.get_lines()}
     assert {"sum", "classification", "box"} <= lines.keys()
     np.testing.assert_allclose(lines["sum"][:, 1], 3 / np.arange(1, 31))
@@ -80,9 +80,9 @@ def test_curves_show_every_loss_term_and_ap(tmp_path, drawn):
     assert np.isnan(lines["APr  rare"][:, 1]).all()
 
 
-def test_a_run_that_was_never_evaluated_shows_its_losses(tmp_path, drawn):
+def test_a_run_that_was_never_evaluated_shows_its_losses(tmp_path, saved):
     training_curves(write_run(tmp_path, evaluations=0), tmp_path / "curves.png")
-    assert len(drawn[0].axes) == 1
+    assert len(saved[0].axes) == 1
 
 
 def test_a_moving_average_keeps_length_level_and_ends():
@@ -95,10 +95,10 @@ def test_a_moving_average_keeps_length_level_and_ends():
         np.testing.assert_array_equal(moving_average(ramp[:few]), ramp[:few])
 
 
-def test_categories_are_drawn_from_frequent_to_rare(tmp_path, drawn):
+def test_categories_are_drawn_from_frequent_to_rare(tmp_path, saved):
     out = category_figure(write_run(tmp_path), tmp_path / "categories.png")
     assert pixels(out).std() > 5
-    top, bottom = drawn[0].axes
+    top, bottom = saved[0].axes
     assert [t.get_text() for t in bottom.get_xticklabels()] == ["often", "$rare_", "absent"]
     ap = [bar.get_height() for bar in top.containers[0]]
     np.testing.assert_allclose(ap, [0.6, 0.1, np.nan])
@@ -110,12 +110,12 @@ def test_categories_are_drawn_from_frequent_to_rare(tmp_path, drawn):
     assert "not in this split" in labels
 
 
-def test_a_thousand_categories_and_none(tmp_path, drawn):
+def test_a_thousand_categories_and_none(tmp_path, saved):
     run = write_run(tmp_path)
     data = json.loads((run / "metrics.json").read_text())
     (run / "metrics.json").write_text(json.dumps(data | {"categories": data["categories"] * 400}))
     category_figure(run, tmp_path / "many.png")
-    assert len(drawn[0].axes[0].containers[0]) == 1200
+    assert len(saved[0].axes[0].containers[0]) == 1200
     (run / "metrics.json").write_text(json.dumps(data | {"categories": []}))
     assert category_figure(run, tmp_path / "none.png").exists()
 
@@ -179,19 +179,19 @@ def panel_row(height: int, width: int, gt: int = 1, found: int = 1) -> PanelRow:
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 6])
-def test_a_panel_has_ground_truth_and_detections_of_every_image(tmp_path, drawn, count):
+def test_a_panel_has_ground_truth_and_detections_of_every_image(tmp_path, saved, count):
     rows = [panel_row(60, 80 + 10 * i) for i in range(count)]
     detection_panel(rows, tmp_path / "panel.png", NAMES)
-    images = [axes.get_images() for axes in drawn[0].axes]
+    images = [axes.get_images() for axes in saved[0].axes]
     assert sum(map(len, images)) == 2 * count
-    truth, found = (np.asarray(axes.get_images()[0].get_array()) for axes in drawn[0].axes[:2])
+    truth, found = (np.asarray(axes.get_images()[0].get_array()) for axes in saved[0].axes[:2])
     assert truth.shape == found.shape
     assert (truth != found).any()
 
 
-def test_a_panel_of_images_without_boxes(tmp_path, drawn):
+def test_a_panel_of_images_without_boxes(tmp_path, saved):
     detection_panel([panel_row(500, 40, gt=0, found=0)], tmp_path / "panel.png", NAMES)
-    for axes in drawn[0].axes[:2]:
+    for axes in saved[0].axes[:2]:
         assert (np.asarray(axes.get_images()[0].get_array()) == 100).all()
 
 

@@ -1,4 +1,4 @@
-"""Figures of losses: the numbers that they are drawn from, against the formulas written out."""
+"""Figures of losses: their values against the formulas."""
 
 import math
 
@@ -59,14 +59,14 @@ def test_focal_loss_paper_figure_7_has_every_setting() -> None:
     np.testing.assert_allclose(columns["gamma=1 beta=0"], columns["CE"])
 
 
-def test_figure_7_tells_the_settings_that_work_by_their_ap() -> None:
+def test_figure_7_distinguishes_the_settings_by_their_ap() -> None:
     ap = {"fl": 10.0, "star-2-1": 9.6, "star-4-0": 9.4, "star-1--2": 12.0, "star-6-2": math.nan}
     table = ReproducedTable(
         "fl7", "AP", tuple(TableRow(name, {}, {"AP": x}, ()) for name, x in ap.items())
     )
-    drawn = loss_shapes.focal_star_sweep_figure(table)
-    (axes,) = drawn.figure.axes
-    curves = dict(zip(list(drawn.columns)[2:], axes.lines, strict=False))
+    found = loss_shapes.focal_star_sweep_figure(table)
+    (axes,) = found.figure.axes
+    curves = dict(zip(list(found.columns)[2:], axes.lines, strict=False))
     colours = {name: line.get_color() for name, line in curves.items()}
     assert colours.pop("gamma=2 beta=1, AP 9.6") == style.BLUE  # 0.4 below focal loss
     assert colours.pop("gamma=1 beta=-2, AP 12.0") == style.BLUE

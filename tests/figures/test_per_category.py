@@ -1,4 +1,4 @@
-"""Figures with a value a category, and their files."""
+"""Figures with one value per category, and their files."""
 
 import csv
 
@@ -29,36 +29,36 @@ def test_columns_stand_from_frequent_to_rare() -> None:
     nan = np.nan
     samples = np.array([0.001, 0.1, nan, 0.01])
     focal, efl = np.array([0.1, 1.0, nan, 10.0]), np.array([1.0, 1.0, nan, 0.0])
-    drawn = imbalance_figure(
+    found = imbalance_figure(
         [CategoryLine("focal", samples), CategoryLine("efl", samples.copy())],
         [CategoryLine("focal", focal), CategoryLine("efl", efl)],
         CATEGORIES,
     )
     assert by_frequency(CATEGORIES).tolist() == ORDER
-    assert drawn.columns["category"] == ["often", "common", "rare_$", "never"]
-    assert drawn.columns["train_images"] == [300, 30, 3, 0]
-    assert drawn.columns["group"] == ["f", "c", "r", None]
+    assert found.columns["category"] == ["often", "common", "rare_$", "never"]
+    assert found.columns["train_images"] == [300, 30, 3, 0]
+    assert found.columns["group"] == ["f", "c", "r", None]
     expected = {
         "log10 samples ratio, focal, efl": [-1, -2, -3, nan],  # one assigner: one line
         "log10 gradient ratio, focal": [0, 1, -1, nan],
         "log10 gradient ratio, efl": [0, nan, 0, nan],
     }
     for name, values in expected.items():
-        np.testing.assert_allclose(drawn.columns[name], values)
-    left, right = drawn.figure.axes
+        np.testing.assert_allclose(found.columns[name], values)
+    left, right = found.figure.axes
     lines = [x for x in left.get_lines() if len(x.get_xdata()) == 4]
     assert len(lines) == 1
     np.testing.assert_allclose(lines[0].get_ydata(), [-1, -2, -3, nan])
     assert len([x for x in right.get_lines() if len(x.get_xdata()) == 4]) == 2
     assert [text.get_text() for text in left.texts] == ["frequent", "common", "rare"]
-    assert [t.get_text() for t in left.get_xticklabels()] == drawn.columns["category"]
+    assert [t.get_text() for t in left.get_xticklabels()] == found.columns["category"]
 
 
 def test_runs_of_one_name_keep_a_column_each() -> None:
     margins = [CategoryLine("a", np.arange(4.0)), CategoryLine("a", -np.arange(4.0))]
-    drawn = margin_figure(margins, CATEGORIES)
-    assert drawn.columns["score margin, a"].tolist() == ORDER
-    assert drawn.columns["score margin, a (2)"].tolist() == [-n for n in ORDER]
+    found = margin_figure(margins, CATEGORIES)
+    assert found.columns["score margin, a"].tolist() == ORDER
+    assert found.columns["score margin, a (2)"].tolist() == [-n for n in ORDER]
     assert unique_names(["a", "a", "a (2)"]) == ["a", "a (2)", "a (2) (2)"]
 
 
@@ -67,11 +67,11 @@ def test_many_categories_are_points_and_a_running_median() -> None:
     categories = [TrainedCategory(f"c{n}", 1203 - n, "f") for n in range(1203)]
     values = rng.normal(size=1203)
     values[5] = np.nan
-    drawn = margin_figure([CategoryLine("run", values)], categories)
-    points, line = drawn.figure.axes[0].get_lines()
+    found = margin_figure([CategoryLine("run", values)], categories)
+    points, line = found.figure.axes[0].get_lines()
     np.testing.assert_array_equal(points.get_ydata(), values)
     np.testing.assert_array_equal(line.get_ydata(), running_median(values, 1203 // 20))
-    assert drawn.columns["score margin, run"].tolist()[1:5] == values.tolist()[1:5]
+    assert found.columns["score margin, run"].tolist()[1:5] == values.tolist()[1:5]
 
 
 def test_a_running_median_by_hand() -> None:

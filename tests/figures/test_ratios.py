@@ -1,4 +1,4 @@
-"""The picture of the gradient ratios: what it is drawn from."""
+"""The figure of gradient ratios shows the values of ratios.jsonl."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ STEPS = [1, 2, 5, 10, 20]
 
 @pytest.fixture
 def saved(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """The figures as they are saved, for looking at what is in them."""
+    """The figures in the order in which they are saved."""
     figures: list[Figure] = []
     save = style.save
     monkeypatch.setattr(style, "save", lambda f, out: (figures.append(f), save(f, out))[1])
@@ -49,17 +49,17 @@ def test_few_categories_have_a_line_and_a_name_each(tmp_path, saved):
     ratio = falling([0.2, 1.0, 0.0])
     ratio_figure(write_run(tmp_path, [300, 4, 0], ratio), tmp_path / "ratios.png")
     (axes,) = saved[0].axes
-    drawn = {}
+    lines = {}
     for line in axes.get_lines():
         if len(line.get_xdata()):
             np.testing.assert_array_equal(line.get_xdata(), STEPS)
-            drawn[line.get_color()] = line.get_ydata()
-    assert len(drawn) == 3
+            lines[line.get_color()] = line.get_ydata()
+    assert len(lines) == 3
     names = {text.get_text(): text.get_color() for text in axes.texts}
     for k, colour in ((0, style.group_colours("rf")["f"]), (1, style.group_colours("rf")["r"])):
-        np.testing.assert_allclose(drawn[colour], ratio[:, k])
+        np.testing.assert_allclose(lines[colour], ratio[:, k])
         assert names[f"c{k}_$"] == colour
-    np.testing.assert_allclose(drawn[style.GREY], ratio[:, 2])
+    np.testing.assert_allclose(lines[style.GREY], ratio[:, 2])
     legend = [text.get_text() for text in axes.get_legend().get_texts()]
     assert legend == ["rare: 1 of 1 at 1", "frequent: 0 of 1 at 1", "not in training: 0 of 1 at 1"]
 

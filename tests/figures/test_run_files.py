@@ -1,4 +1,4 @@
-"""The numbers that figures are drawn from."""
+"""The values that figures read from run files."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Fine-tuning: what a detector takes from another one, by name and shape, and what it says."""
+"""Fine-tuning: tensors are loaded by name and shape, and the rest is reported."""
 
 from __future__ import annotations
 
@@ -189,17 +189,17 @@ def test_a_file_alone_has_no_names_so_the_classifier_starts_anew(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("tensors", "told"),
+    ("tensors", "message"),
     [
         ({"x": torch.zeros(1)}, "it has 1 tensors, such as x"),
         ({"backbone.body.conv1.weight": torch.zeros(1)}, "hyperfocal import torchvision"),
     ],
 )
 def test_weights_of_something_else_are_named(
-    tmp_path: Path, tensors: dict[str, Tensor], told: str
+    tmp_path: Path, tensors: dict[str, Tensor], message: str
 ) -> None:
     torch.save(tensors, tmp_path / "w.pth")
-    with pytest.raises(ConfigError, match=told) as caught:
+    with pytest.raises(ConfigError, match=message) as caught:
         started(experiment(), tmp_path / "w.pth", SOURCE)
     assert "w.pth: not weights of this detector" in str(caught.value)
 
@@ -240,50 +240,52 @@ def test_build_refuses_what_it_can_not_load(tmp_path: Path) -> None:
 # ------------------------------------------------------------------- whole trainings
 
 
-def on(drawn: Path, plan: Experiment, *flags: str) -> Experiment:
+def on(synthetic: Path, plan: Experiment, *flags: str) -> Experiment:
     size = TransformConfig(short=64, long=64)
     train_config = dataclasses.replace(
         plan.train, iterations=2, epochs=None, batch_size=2, evaluations=1, precision="fp32"
     )
     data = dataclasses.replace(
         plan.data,
-        train=Split(drawn / "train.json", drawn / "train"),
-        val=Split(drawn / "val.json", drawn / "val"),
+        train=Split(synthetic / "train.json", synthetic / "train"),
+        val=Split(synthetic / "val.json", synthetic / "val"),
         train_transform=size, val_transform=size, workers=0,
     )  # fmt: skip
     own = dataclasses.replace(plan, train=train_config, data=data, accelerator="cpu")
     return override(own, list(flags), "test")
 
 
-def names_of(drawn: Path) -> list[str]:
-    return [c["name"] for c in json.loads((drawn / "train.json").read_text())["categories"]]
+def names_of(synthetic: Path) -> list[str]:
+    return [c["name"] for c in json.loads((synthetic / "train.json").read_text())["categories"]]
 
 
 def test_a_fine_tuned_run_reloads_and_resumes_without_its_source(
-    drawn: Path, tmp_path: Path
+    synthetic: Path, tmp_path: Path
 ) -> None:
     plan, out, source = experiment(), tmp_path / "out", tmp_path / "run"
-    make_run(source, plan, names_of(drawn)[:3])
+    make_run(source, plan, names_of(synthetic)[:3])
     flags = ("--model.weights", str(source))
     console = Console(record=True, width=200, file=open("/dev/null", "w"))  # noqa: SIM115
-    train(on(drawn, plan, *flags), RunFolder(out), console)
+    train(on(synthetic, plan, *flags), RunFolder(out), console)
     assert "3 of 6 categories kept by name" in console.export_text()
     assert json.loads(RunFolder(out).config.read_text())["model"]["weights"] == str(source)
     known = json.loads(RunFolder(out).environment.read_text())["weights_from"]
-    assert known["categories_kept"] == names_of(drawn)[:3]
+    assert known["categories_kept"] == names_of(synthetic)[:3]
     shutil.rmtree(source)
     hyperfocal.load(out, device="cpu").predict(torch.zeros(3, 64, 64))
-    longer = on(drawn, plan, *flags, "--resume", "--train.iterations", "3")
+    longer = on(synthetic, plan, *flags, "--resume", "--train.iterations", "3")
     with pytest.warns(HyperfocalWarning, match=r"train\.iterations = 3"):
         train(longer, RunFolder(out), Console(quiet=True))
     assert json.loads(RunFolder(out).environment.read_text())["weights_from"] == known
 
 
-def test_training_the_head_alone_leaves_the_rest_to_the_bit(drawn: Path, tmp_path: Path) -> None:
+def test_training_the_head_alone_leaves_the_rest_to_the_bit(
+    synthetic: Path, tmp_path: Path
+) -> None:
     plan, out, source = experiment(), tmp_path / "out", tmp_path / "run"
-    before = make_run(source, plan, names_of(drawn)).state_dict()
+    before = make_run(source, plan, names_of(synthetic)).state_dict()
     flags = ("--model.weights", str(source), "--train.parts", "head", "--train.ema-decay", "None")
-    train(on(drawn, plan, *flags), RunFolder(out), Console(quiet=True))
+    train(on(synthetic, plan, *flags), RunFolder(out), Console(quiet=True))
     after = hyperfocal.load(out, device="cpu").detector.state_dict()
     for name, value in before.items():
         if name.startswith(("backbone.", "neck.")):
@@ -291,24 +293,24 @@ def test_training_the_head_alone_leaves_the_rest_to_the_bit(drawn: Path, tmp_pat
     assert not torch.equal(after["head.cls_logits.bias"], before["head.cls_logits.bias"])
 
 
-def test_a_run_folder_is_a_recipe_of_fine_tuning_it(drawn: Path, tmp_path: Path) -> None:
+def test_a_run_folder_is_a_recipe_of_fine_tuning_it(synthetic: Path, tmp_path: Path) -> None:
     plan = experiment("--model", "atss", "--lr", "0.003")
-    make_run(tmp_path / "run", plan, names_of(drawn))
+    make_run(tmp_path / "run", plan, names_of(synthetic))
     own = load_recipe(str(tmp_path / "run"))
     assert own.model.weights == tmp_path / "run"
     assert own.train == plan.train
     assert configs.dump(own.model)["head"] == configs.dump(plan.model)["head"]
     assert own.out == Path("runs/run_finetuned")
-    train(on(drawn, own), RunFolder(tmp_path / "out"), Console(quiet=True))
+    train(on(synthetic, own), RunFolder(tmp_path / "out"), Console(quiet=True))
 
 
 def test_a_second_training_of_the_head_with_all_categories_alike(
-    drawn: Path, tmp_path: Path
+    synthetic: Path, tmp_path: Path
 ) -> None:
     """The command of docs/fine_tuning.md."""
-    before = make_run(tmp_path / "run", experiment(), names_of(drawn)).state_dict()
+    before = make_run(tmp_path / "run", experiment(), names_of(synthetic)).state_dict()
     words = ("--sampler", "class_balanced", "--train.parts", "head")
-    plan = on(drawn, load_recipe(str(tmp_path / "run")), *words)
+    plan = on(synthetic, load_recipe(str(tmp_path / "run")), *words)
     train(plan, RunFolder(tmp_path / "out"), Console(quiet=True))
     assert RunFolder(tmp_path / "out").read_experiment().data.sampler.kind == "class_balanced"
     after = hyperfocal.load(tmp_path / "out", device="cpu").detector.state_dict()
@@ -318,11 +320,13 @@ def test_a_second_training_of_the_head_with_all_categories_alike(
 
 @pytest.mark.parametrize("flag", ["--overwrite", "--resume"])
 def test_a_run_is_never_written_over_the_weights_it_starts_from(
-    drawn: Path, tmp_path: Path, flag: str
+    synthetic: Path, tmp_path: Path, flag: str
 ) -> None:
     plan, source = experiment(), tmp_path / "run"
-    make_run(source, plan, names_of(drawn))
+    make_run(source, plan, names_of(synthetic))
     weights = RunFolder(source).weights.read_bytes()
     with pytest.raises(ConfigError, match=r"--out|can't be resumed"):
-        train(on(drawn, plan, "--model.weights", str(source), flag), RunFolder(source), Console())
+        train(
+            on(synthetic, plan, "--model.weights", str(source), flag), RunFolder(source), Console()
+        )
     assert RunFolder(source).weights.read_bytes() == weights

@@ -1,4 +1,4 @@
-"""A dataset of two splits to spoil."""
+"""A dataset of two splits, into which tests introduce faults."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hyperfocal.recipes import load_recipe
 
 
 def blobs(height: int, width: int, seed: int) -> np.ndarray:
-    """A random smooth picture; different seeds look different."""
+    """A random smooth image; different seeds look different."""
     small = Image.fromarray(np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8))
     return np.array(small.resize((width, height), Image.Resampling.BICUBIC))
 

@@ -1,4 +1,4 @@
-"""Advice follows from what was measured, and what it prints can be pasted."""
+"""Advice follows from the measurements, and its printed command runs as it is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The analytic best IoU against all anchors laid out."""
+"""The analytic best IoU against that of all anchors on a grid."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Boxes doubled or in the wrong format."""
+"""Duplicate boxes, and boxes in the wrong format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every kind of fault is found, named by file and id, and nothing is found in sound data."""
+"""Every kind of fault is found, named by file and id; data without faults has no findings."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_no_val(two):
 # --------------------------------------------------------------------------- what checks.py finds
 
 
-def test_it_goes_on_after_what_stops_training(two):
+def test_doctor_continues_after_errors_that_stop_training(two):
     train = two.data["train"]
     train["images"].append(dict(train["images"][0]))
     train["categories"].append({"id": 2, "name": "bee"})
@@ -55,13 +55,13 @@ def test_it_goes_on_after_what_stops_training(two):
     assert len(found.train.images) == 18
 
 
-def test_what_is_left_out_or_mended_is_a_warning_with_its_boxes(two):
+def test_skipped_and_corrected_boxes_are_warnings_that_name_them(two):
     for box in ([5, 5, -4, 10], [5, 5, 0, 10], [300, 5, 4, 4], [150, 100, 80, 20], None):
         two.annotate("train", image_id=4, bbox=box)
     two.annotate("train", image_id=999, bbox=[1, 1, 9, 9])
     two.data["val"]["images"][0]["width"] = 201
     found = two.examine()
-    told = {f.text: f for f in found.findings if f.kind == "checks"}
+    by_text = {f.text: f for f in found.findings if f.kind == "checks"}
     for words in (
         "1 box inside out",
         "1 box without area",
@@ -71,9 +71,9 @@ def test_what_is_left_out_or_mended_is_a_warning_with_its_boxes(two):
         "1 annotation of unknown images",
         "1 image with a wrong width",
     ):
-        (text,) = [text for text in told if text.startswith(words)]
-        assert told[text].severity == "warning"
-    (inverted,) = [f for text, f in told.items() if "inside out" in text]
+        (text,) = [text for text in by_text if text.startswith(words)]
+        assert by_text[text].severity == "warning"
+    (inverted,) = [f for text, f in by_text.items() if "inside out" in text]
     assert (inverted.cases[0].image_id, inverted.cases[0].box) == (4, (5, 5, 1, 15))
     assert str(two.root / "train" / "4.png") in str(inverted.cases[0])
 
@@ -200,7 +200,7 @@ def test_one_folder_for_both_splits(two):
     assert two.only(found, "identical_in_both").cases[0].image_id == 101
 
 
-def test_plain_pictures_are_not_taken_for_copies(two):
+def test_plain_images_are_not_reported_as_copies(two):
     Image.new("RGB", (200, 160), (200, 200, 200)).save(two.root / "train" / "3.png")
     Image.new("RGB", (200, 160), (90, 90, 90)).save(two.root / "val" / "103.png")
     assert "alike_in_both" not in two.kinds(two.examine(decode="full"))
@@ -232,7 +232,7 @@ def test_decoding_needs_open_files(two):
 
 
 def yolo(root, lines):
-    """20 pictures with these lines each, two classes."""
+    """20 images with these label lines each, two classes."""
     for split in ("train", "val"):
         (root / "images" / split).mkdir(parents=True)
         (root / "labels" / split).mkdir(parents=True)
@@ -277,7 +277,7 @@ def test_voc_with_difficult_objects(tmp_path):
     recipe = load_recipe("demo")
     data = dataclasses.replace(recipe.data, **find_splits(tmp_path))
     found = examine(dataclasses.replace(recipe, data=data))
-    (told,) = [finding for finding in found.findings if "difficult" in finding.text]
-    assert (told.severity, told.count) == ("note", 3)
+    (note,) = [finding for finding in found.findings if "difficult" in finding.text]
+    assert (note.severity, note.count) == ("note", 3)
     # A difficult object may lie on another: it isn't trained on.
     assert ("duplicate_boxes", "train") not in kinds(found)

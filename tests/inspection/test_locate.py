@@ -1,4 +1,4 @@
-"""Splits are found by looking."""
+"""The train and val splits in a data folder are found."""
 
 from __future__ import annotations
 

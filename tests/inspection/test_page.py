@@ -1,4 +1,4 @@
-"""The page is one file, and nothing in the data can make it more than text."""
+"""Doctor's page is one file; names and paths in the data appear in it only as text."""
 
 from __future__ import annotations
 
@@ -181,20 +181,20 @@ def test_what_is_wrong_is_one_line_and_status_2(words, said, tmp_path, monkeypat
 
 
 def test_names_of_any_kind_neither_act_nor_fill_the_screen(
-    drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    synthetic: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Category names from `tests.test_names`, one of 100,000 characters, through the command."""
     names = ["x" * 100_000, "\x1b[2J[red]y", "<script>z", "=1+1", "猫", "half \ud83d"]
     flags = []
     for split in ("train", "val"):
-        data = json.loads((drawn / f"{split}.json").read_text())
+        data = json.loads((synthetic / f"{split}.json").read_text())
         for category, name in zip(data["categories"], names, strict=False):
             category["name"] = name
         if split == "val":
             data["annotations"] = data["annotations"][::3]
         (tmp_path / f"{split}.json").write_text(json.dumps(data))
         flags += [f"--data.{split}.annotations", str(tmp_path / f"{split}.json")]
-        flags += [f"--data.{split}.images", str(drawn / split)]
+        flags += [f"--data.{split}.images", str(synthetic / split)]
     page = tmp_path / "page.html"
     cli.main(["doctor", *flags, "--html", str(page), "--json", str(tmp_path / "out.json")])
     printed = "".join(capsys.readouterr())

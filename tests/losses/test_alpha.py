@@ -1,4 +1,4 @@
-"""One α a category: each category's logit is trained with its own."""
+"""One α per category: each category's logit is trained with its own."""
 
 from __future__ import annotations
 

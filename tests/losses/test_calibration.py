@@ -1,4 +1,4 @@
-"""From focal-trained probabilities back to posteriors."""
+"""Posterior probabilities recovered from those of a focal-trained classifier."""
 
 from __future__ import annotations
 

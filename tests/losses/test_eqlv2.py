@@ -1,4 +1,4 @@
-"""EQLv2 with and without objectness, and on focal loss."""
+"""EQLv2 with and without objectness, and EQLv2 with focal loss."""
 
 from __future__ import annotations
 

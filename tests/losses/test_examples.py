@@ -1,4 +1,4 @@
-"""The runnable examples run, and show what their texts say."""
+"""The scripts in examples/ run, and their results are what their texts state."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ all_losses = each(*SIGMOID, *GHM, *SOFTMAX)
 
 
 def test_all_losses_are_found() -> None:
-    """Those that were there when this was written; there may be more."""
+    """At least those that existed when this was written."""
     assert len(LOSSES) >= 13
     assert (len(SIGMOID), len(SOFTMAX), len(GHM)) >= (11, 2, 1)
 

@@ -341,7 +341,7 @@ LABELS = torch.tensor([0, 1, 2, 3])
 
 
 @pytest.mark.parametrize(
-    ("targets", "told"),
+    ("targets", "message"),
     [
         (torch.tensor([0, 1, 2, 4]), "4"),
         (torch.tensor([0, 1, 2, -2]), "-2"),
@@ -353,13 +353,13 @@ LABELS = torch.tensor([0, 1, 2, 3])
         (torch.full((4, 3), 2), "2"),
     ],
 )
-def test_bad_targets_are_named(targets, told):
-    with pytest.raises(DataError, match=told):
+def test_bad_targets_are_named(targets, message):
+    with pytest.raises(DataError, match=message):
         sigmoid_focal_loss(X, targets)
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         ({"gamma": -1.0}, "gamma = -1.0"),
         ({"gamma": float("nan")}, "gamma = nan"),
@@ -376,8 +376,8 @@ def test_bad_targets_are_named(targets, told):
         ({"channel_dim": 2}, "channel_dim = 2"),
     ],
 )
-def test_bad_settings_are_named(settings, told):
-    with pytest.raises(ConfigError, match=told):
+def test_bad_settings_are_named(settings, message):
+    with pytest.raises(ConfigError, match=message):
         sigmoid_focal_loss(X, LABELS, **settings)
 
 

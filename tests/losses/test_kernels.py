@@ -308,7 +308,7 @@ def test_two_backward_passes():
     loss = sigmoid_focal_loss(x, labels, reduction="sum", backend="fused")
     (first,) = torch.autograd.grad(loss, x, retain_graph=True)
     kept = first.clone()
-    first.mul_(5)  # its owner may do as he likes
+    first.mul_(5)  # the caller may change it in place
     (second,) = torch.autograd.grad(loss, x)
     assert second.equal(kept)
 

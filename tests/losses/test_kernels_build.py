@@ -1,4 +1,4 @@
-"""How the CPU kernel is built, kept and done without."""
+"""The CPU kernel: compiled, cached, and replaced where there is no compiler."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ for warning in caught:
 
 
 def total(**environment: str) -> list[str]:
-    """Run the program above in a new process; its output by words."""
+    """Run the program above in a new process; the words of its output."""
     run = subprocess.run(
         [sys.executable, "-c", TOTAL],
         env={**os.environ, **environment},

@@ -1,4 +1,4 @@
-"""The Triton twin against the plain forms: through Triton's interpreter, and on a GPU as is."""
+"""The Triton kernel against the plain forms: through Triton's interpreter, and on a GPU as is."""
 
 from __future__ import annotations
 
@@ -226,7 +226,7 @@ def test_processes_that_seek_at_once_agree(tmp_path):
 
 
 def test_the_fastest_of_the_candidates_is_found(monkeypatch):
-    """With a clock that goes on by what each tiling is said to take."""
+    """With a fake clock, which each tiling advances by its own time."""
     now, kind = [0.0], Kind(torch.bfloat16, True, True, False)
     times = dict(zip(candidates(kind), (3.0, 1.0, 2.0), strict=True))
 

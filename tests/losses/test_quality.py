@@ -28,7 +28,7 @@ RATIO = torch.tensor([0.0, 0.25, 0.5, 0.9, 1.0])
 
 @pytest.fixture
 def quality() -> torch.Tensor:
-    """``(12,)``, with a zero, a one, and NaN where no one may look (rows 2, 3, 5, 6, 7, 10)."""
+    """``(12,)``, with a zero, a one, and NaN where it isn't used (rows 2, 3, 5, 6, 7, 10)."""
     nan = float("nan")
     values = [0.8, 0.3, nan, nan, 0.0, nan, nan, nan, 1.0, 0.5, nan, 0.05]
     return torch.tensor(values, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""What a loss can do is declared by its class; an override takes the declaration back."""
+"""What a loss can do is declared by its class; an override withdraws it."""
 
 from __future__ import annotations
 

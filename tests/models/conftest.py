@@ -65,7 +65,7 @@ def small() -> Callable[..., RetinaNet]:
 
 
 @pytest.fixture
-def four_drawings() -> Callable[[], Batch]:
+def four_images() -> Callable[[], Batch]:
     """Makes four images of three shapes."""
 
     def make() -> Batch:

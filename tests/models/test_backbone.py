@@ -30,7 +30,7 @@ def backbone(name: str = "resnet18", **settings: object) -> Backbone:
 
 
 def shake_norms(module: nn.Module) -> None:
-    """Statistics and scales as if trained."""
+    """Give batch norms random statistics and scales, as if trained."""
     generator = torch.Generator().manual_seed(0)
     for norm in module.modules():
         if isinstance(norm, nn.BatchNorm2d):

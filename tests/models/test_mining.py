@@ -40,7 +40,7 @@ def detector(
 
 
 def seen(model: Detector, batch: Batch) -> Tensor:
-    """The labels ``(B, A)`` that the classification loss is given."""
+    """The labels ``(B, A)`` that the classification loss receives."""
 
     class Spy(nn.Module):
         def forward(self, logits: Tensor, labels: Tensor, normalizer: Tensor) -> Tensor:

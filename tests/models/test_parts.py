@@ -1,4 +1,4 @@
-"""Pyramid, head, normaliser and inference, each alone."""
+"""FPN, head, normalizer and inference, each tested alone."""
 
 from __future__ import annotations
 

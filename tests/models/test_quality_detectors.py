@@ -1,4 +1,4 @@
-"""FCOS, ATSS, PAA and the improved baseline: one loss formula, any loss, any split of a step."""
+"""FCOS, ATSS, PAA and the improved baseline: loss formula, any loss, any division of a step."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def small(
 
 
 def ignore_some(model: DenseDetector) -> None:
-    """Let the detector ignore every seventh prior, whatever it is assigned to."""
+    """Let the detector ignore every seventh prior."""
     assign = model.criterion.assigner.forward
 
     def with_ignored(priors: Priors, targets: Sequence[Target]) -> Assignment:
@@ -278,7 +278,7 @@ def test_threshold_on_class_or_score() -> None:
 
 @KINDS
 def test_selection_is_the_best_of_all_joint_scores(kind: type[QualityConfig], batch: Batch) -> None:
-    """Of each level's scores laid out whole, those above the threshold, best first."""
+    """Each level's scores above the threshold, best first, from the complete score map."""
     model = small(kind).eval()
     inference = dataclasses.replace(kind().inference, pre_nms=40, score_threshold=0.005).build()
     levels, priors = model.features(batch), model.priors(batch)

@@ -1,4 +1,4 @@
-"""Replaying a network's work: when it is recorded, and that it is what calls give."""
+"""Replays of a network: when a call is recorded, and that replays equal calls."""
 
 from __future__ import annotations
 

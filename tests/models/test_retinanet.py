@@ -274,9 +274,9 @@ class Undeclared(torch.nn.Module):
 
 
 @pytest.mark.slow
-def test_overfits_four_drawn_images(four_drawings: Callable[[], Batch]) -> None:
+def test_overfits_four_synthetic_images(four_images: Callable[[], Batch]) -> None:
     """Every object is found with a confident score."""
-    batch = four_drawings()
+    batch = four_images()
     torch.manual_seed(0)
     model = RetinaNet.Config(
         backbone=Backbone.Config("resnet18", pretrained=False, norm="train"),

@@ -106,9 +106,11 @@ def test_ablations_set_what_they_say() -> None:
     )
 
 
-def test_the_command_tells_all_of_a_recipe(capsys) -> None:
+def test_the_command_prints_all_of_a_recipe(capsys) -> None:
     assert main(["recipes", "improved_baseline_r50_openimages"]) == 0
-    told = capsys.readouterr().out
-    assert "AP1" in told
-    assert "hyperfocal train improved_baseline_r50_openimages --loss efl --model.backbone" in told
+    printed = capsys.readouterr().out
+    assert "AP1" in printed
+    assert (
+        "hyperfocal train improved_baseline_r50_openimages --loss efl --model.backbone" in printed
+    )
     assert main(["recipes", "nothing"]) == 2

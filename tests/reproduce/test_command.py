@@ -1,4 +1,4 @@
-"""The command end to end on a small drawn set: interrupted, resumed, reported."""
+"""`hyperfocal reproduce` on a small synthetic dataset: interrupted, resumed, reported."""
 
 from __future__ import annotations
 
@@ -23,11 +23,14 @@ from hyperfocal.types import HyperfocalError
 ROWS = ["--only", "gamma=0", "--only", "gamma=2.0"]
 
 
-def words(drawn: Path, out: Path, *more: str) -> list[str]:
+def words(synthetic: Path, out: Path, *more: str) -> list[str]:
     data = [
         f"--data.{split}.{what}={path}"
         for split in ("train", "val")
-        for what, path in (("annotations", drawn / f"{split}.json"), ("images", drawn / split))
+        for what, path in (
+            ("annotations", synthetic / f"{split}.json"),
+            ("images", synthetic / split),
+        )
     ]
     sizes = [
         f"--data.{s}-transform.{side}=64" for s in ("train", "val") for side in ("short", "long")
@@ -38,12 +41,12 @@ def words(drawn: Path, out: Path, *more: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_two_rows_interrupted_and_resumed(drawn: Path, tmp_path: Path, monkeypatch) -> None:
+def test_two_rows_interrupted_and_resumed(synthetic: Path, tmp_path: Path, monkeypatch) -> None:
     """After a stop, the same command continues, keeps finished runs, and reports the same."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     out = tmp_path / "table"
     command = words(
-        drawn, out, "--seeds", "1", "--train.iterations", "12", "--train.log-every", "1"
+        synthetic, out, "--seeds", "1", "--train.iterations", "12", "--train.log-every", "1"
     )
     process = subprocess.Popen([sys.executable, "-m", "hyperfocal.cli", *command])
     log = out / "gamma=2.0-0" / "metrics.jsonl"
@@ -84,12 +87,12 @@ def test_two_rows_interrupted_and_resumed(drawn: Path, tmp_path: Path, monkeypat
     assert rows["gamma=0"]["runs"].keys() == {"0"}
 
 
-def test_a_diverging_row_is_a_result(drawn: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+def test_a_diverging_row_is_a_result(synthetic: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     out = tmp_path / "table"
     blown = ["--train.optimizer", "sgd", "--train.lr", "1e20", "--train.clip-norm", "None"]
     flags = ["--seeds", "1", "--train.iterations", "20", "--train.warmup-iterations", "0", *blown]
-    command = words(drawn, out, *flags)
+    command = words(synthetic, out, *flags)
     command.remove("--only"), command.remove("gamma=0")
     assert main(command) == 0
     assert "diverged at step" in capsys.readouterr().out
@@ -100,17 +103,17 @@ def test_a_diverging_row_is_a_result(drawn: Path, tmp_path: Path, monkeypatch, c
 
 
 def test_tables_share_runs_of_the_same_settings(
-    drawn: Path, tmp_path: Path, monkeypatch, capsys
+    synthetic: Path, tmp_path: Path, monkeypatch, capsys
 ) -> None:
     """FL with gamma 2 is a row of both; another seed or length of training is another run."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     first, second = tmp_path / "1b", tmp_path / "3"
     flags = ["--seeds", "1", "--train.iterations", "2"]
-    command = words(drawn, first, *flags)
+    command = words(synthetic, first, *flags)
     command.remove("--only"), command.remove("gamma=0")
     assert main(command) == 0
-    moved = tmp_path / "moved"  # a drawn set is the same wherever it lies
-    shutil.copytree(drawn, moved)
+    moved = tmp_path / "moved"  # a synthetic dataset is the same wherever it lies
+    shutil.copytree(synthetic, moved)
     table = [word.replace("gamma=2.0", "fl") for word in words(moved, second, *flags)]
     table[1] = "3"
     table.remove("--only"), table.remove("gamma=0")
@@ -172,11 +175,11 @@ def test_what_is_wrong_is_said_before_anything_is_made(
     assert not list(tmp_path.iterdir())
 
 
-def test_runs_of_other_settings_are_not_mixed(drawn: Path, tmp_path: Path, capsys) -> None:
+def test_runs_of_other_settings_are_not_mixed(synthetic: Path, tmp_path: Path, capsys) -> None:
     out = tmp_path / "table"
     out.mkdir()
     (out / "reproduce.json").write_text(json.dumps({"table": "1a"}))
-    assert main(words(drawn, out, "--train.iterations", "2")) == 2
+    assert main(words(synthetic, out, "--train.iterations", "2")) == 2
     assert "table was '1a', now it is '1b'. Choose another --out" in capsys.readouterr().err
     assert os.listdir(out) == ["reproduce.json"]
 
@@ -192,7 +195,7 @@ def test_a_second_command_into_one_folder_is_refused(
 
 
 def test_the_folder_is_locked_while_rows_train(
-    drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, locked = tmp_path / "table", []
 
@@ -201,6 +204,6 @@ def test_the_folder_is_locked_while_rows_train(
 
     monkeypatch.setattr("hyperfocal.reproduce.runs.run_jobs", run_jobs)
     monkeypatch.setattr("hyperfocal.commands.reproduce._Report.time", lambda self: None)
-    assert main(words(drawn, out, "--train.iterations", "2")) == 0
+    assert main(words(synthetic, out, "--train.iterations", "2")) == 0
     assert locked == [True]
     assert not (out / "lock.json").exists()

@@ -1,4 +1,4 @@
-"""Conclusions on made-up results, worked by hand."""
+"""Conclusions from invented results, compared with calculations by hand."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_row_above_another(a, b, answer) -> None:
 
 
 def test_pairs_are_of_one_seed() -> None:
-    """Seeds differ by 20 points, the rows by 1 on each: unpaired, nothing could be told."""
+    """Seeds differ by 20 points, the rows by 1 on each: unpaired, nothing is significant."""
     found = judge(A_OVER_B, results(a=[11, 31, 51.1], b=[10, 30, 50]))
     assert found.answer == "holds"
     only_b = results(a=[11, 31], b=[10, 30, 50, 90])

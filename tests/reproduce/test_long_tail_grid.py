@@ -1,4 +1,4 @@
-"""The grid of losses, samplers and detectors: what it runs, and what it makes of runs."""
+"""The grid of losses, samplers and detectors: its trainings and its report."""
 
 from __future__ import annotations
 

@@ -69,12 +69,12 @@ def test_published_numbers_are_those_of_the_recipes(table: Table) -> None:
     for row in table.rows:
         if row.runnable:
             name = row.recipe or table.recipe
-            told = [
+            stated = [
                 (published.columns, published.numbers)
                 for published in published_rows(docstring(name))
                 if experiment(name, published.flags) == experiment(name, row.flags)
             ]
-            assert told == [(columns, row.numbers)], row.name
+            assert stated == [(columns, row.numbers)], row.name
 
 
 def test_published_numbers_of_the_focal_loss_paper() -> None:
@@ -85,8 +85,8 @@ def test_published_numbers_of_the_focal_loss_paper() -> None:
     for row in TABLES["2"].rows:
         if row.runnable:
             ap, ap50, ap75 = row.numbers[:3]
-            told = f"Published: AP {ap}, AP50 {ap50}, AP75 {ap75}"
-            assert told in docstring(row.recipe or TABLES["2"].recipe)
+            stated = f"Published: AP {ap}, AP50 {ap50}, AP75 {ap75}"
+            assert stated in docstring(row.recipe or TABLES["2"].recipe)
 
 
 @functools.cache
@@ -99,8 +99,8 @@ def test_rows_set_what_their_names_say() -> None:
         found = TABLES[table]
         (own,) = [r for r in found.rows if r.name == row]
         small = scale == "small"
-        drawn = found.small_set if small else None
-        plan = Plan(found, "demo" if small else None, scale, (), Path("x"), drawn)
+        synthetic = found.small_set if small else None
+        plan = Plan(found, "demo" if small else None, scale, (), Path("x"), synthetic)
         recipe, *flags = plan.words(own, 0)
         return override(load_recipe(recipe), flags, "test")
 

@@ -87,25 +87,25 @@ CHANGES = [
 ]
 
 
-@pytest.mark.parametrize(("split", "change", "told"), CHANGES)
+@pytest.mark.parametrize(("split", "change", "message"), CHANGES)
 def test_changed_data_is_named_and_refused_unless_accepted(
-    drawn: Path, tmp_path: Path, split: str, change: Change, told: str
+    synthetic: Path, tmp_path: Path, split: str, change: Change, message: str
 ) -> None:
     data, out = tmp_path / "data", tmp_path / "run"
-    shutil.copytree(drawn, data)
+    shutil.copytree(synthetic, data)
     run(plan(data), out)
     before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
     edit(data / f"{split}.json", change)
     if change is swap_names:
         edit(data / "val.json", change)
     longer = ("--resume", "--train.iterations", "3")
-    with pytest.raises(ConfigError, match=told) as caught:
+    with pytest.raises(ConfigError, match=message) as caught:
         run(plan(data, *longer), out)
     assert "--accept-changed-data" in str(caught.value)
     assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
     with pytest.warns(HyperfocalWarning) as warned:  # of the steps too
         run(plan(data, *longer, "--accept-changed-data"), out)
-    assert any(re.search(told, str(w.message)) for w in warned)
+    assert any(re.search(message, str(w.message)) for w in warned)
     names = [c["name"] for c in json.loads((data / "train.json").read_text())["categories"]]
     assert [c.name for c in RunFolder(out).read_categories().categories] == names
     with pytest.warns(HyperfocalWarning) as others:  # what was accepted is now the run's data
@@ -115,10 +115,10 @@ def test_changed_data_is_named_and_refused_unless_accepted(
 
 @pytest.mark.parametrize("flags", [(), ("--accept-changed-data",)])
 def test_another_number_of_categories_is_never_taken(
-    drawn: Path, tmp_path: Path, flags: tuple[str, ...]
+    synthetic: Path, tmp_path: Path, flags: tuple[str, ...]
 ) -> None:
     data, out = tmp_path / "data", tmp_path / "run"
-    shutil.copytree(drawn, data)
+    shutil.copytree(synthetic, data)
     run(plan(data), out)
     for split in ("train.json", "val.json"):
         edit(data / split, one_more_category)
@@ -128,17 +128,19 @@ def test_another_number_of_categories_is_never_taken(
         run(plan(data, "--resume", *flags), out)
 
 
-def test_a_data_set_may_move(drawn: Path, tmp_path: Path) -> None:
-    shutil.copytree(drawn, tmp_path / "moved" / "elsewhere")
-    run(plan(drawn), tmp_path / "run")
-    with pytest.warns(HyperfocalWarning) as told:  # of the paths among the settings alone
+def test_a_data_set_may_move(synthetic: Path, tmp_path: Path) -> None:
+    shutil.copytree(synthetic, tmp_path / "moved" / "elsewhere")
+    run(plan(synthetic), tmp_path / "run")
+    with pytest.warns(HyperfocalWarning) as caught:  # of the paths among the settings alone
         run(plan(tmp_path / "moved" / "elsewhere", "--resume"), tmp_path / "run")
-    assert not any("data has changed" in str(w.message) for w in told)
+    assert not any("data has changed" in str(w.message) for w in caught)
 
 
-def test_a_run_without_the_record_is_compared_by_its_counts(drawn: Path, tmp_path: Path) -> None:
+def test_a_run_without_the_record_is_compared_by_its_counts(
+    synthetic: Path, tmp_path: Path
+) -> None:
     data, out = tmp_path / "data", tmp_path / "run"
-    shutil.copytree(drawn, data)
+    shutil.copytree(synthetic, data)
     run(plan(data), out)
     RunFolder(out).data.unlink()  # as an older version left it
     run(plan(data, "--resume"), out)

@@ -1,4 +1,4 @@
-"""Run folders and weights made to do harm are refused in one line; nothing in them is executed."""
+"""Malicious run folders and weights are refused in one line; nothing in them is executed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One training a run folder: a second one is refused, and a dead one's lock is in nobody's way."""
+"""One training per run folder: a second one is refused, and the lock of a dead one is taken."""
 
 from __future__ import annotations
 
@@ -58,15 +58,15 @@ def hold() -> Iterator[Callable[[Path], subprocess.Popen[str]]]:
         process.communicate()
 
 
-def plan(drawn: Path, *flags: str) -> Experiment:
+def plan(synthetic: Path, *flags: str) -> Experiment:
     base, size = load_recipe("demo"), TransformConfig(short=64, long=64)
     train_config = dataclasses.replace(
         base.train, iterations=2, epochs=None, batch_size=2, evaluations=1, precision="fp32"
     )
     data = dataclasses.replace(
         base.data,
-        train=Split(drawn / "train.json", drawn / "train"),
-        val=Split(drawn / "val.json", drawn / "val"),
+        train=Split(synthetic / "train.json", synthetic / "train"),
+        val=Split(synthetic / "val.json", synthetic / "val"),
         train_transform=size, val_transform=size, workers=0,
     )  # fmt: skip
     own = dataclasses.replace(base, train=train_config, data=data, accelerator="cpu")
@@ -114,7 +114,7 @@ def test_a_second_thread_is_refused_until_the_first_ends(
     (tmp_path / "link").symlink_to("run")
 
     def second(folder: Path) -> str:
-        """What a thread is told that trains in a folder; empty if it may."""
+        """The error of a thread that locks a folder; empty if it gets the lock."""
         found: list[str] = []
 
         def enter() -> None:
@@ -147,15 +147,15 @@ def test_a_second_thread_is_refused_until_the_first_ends(
 
 @pytest.mark.parametrize("flag", ["--resume", "--overwrite"])
 def test_a_training_beside_another_is_refused_and_changes_nothing(
-    drawn: Path, tmp_path: Path, hold: Callable[[Path], subprocess.Popen[str]], flag: str
+    synthetic: Path, tmp_path: Path, hold: Callable[[Path], subprocess.Popen[str]], flag: str
 ) -> None:
     out = tmp_path / "run"
-    train(plan(drawn), RunFolder(out), Console(quiet=True))
+    train(plan(synthetic), RunFolder(out), Console(quiet=True))
     assert not (out / "lock.json").exists()
     process = hold(out)
     before = files(out)
     with pytest.raises(ConfigError, match=f"process {process.pid} has been training here since"):
-        train(plan(drawn, flag, "--lr", "0.5"), RunFolder(out), Console(quiet=True))
+        train(plan(synthetic, flag, "--lr", "0.5"), RunFolder(out), Console(quiet=True))
     assert files(out) == before
 
 
@@ -208,7 +208,7 @@ def test_the_holder_touches_its_lock(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("left", ["", "{", "[1]", '{"process": "x"}'])
-def test_a_file_without_a_holder_is_in_nobodys_way(tmp_path: Path, left: str) -> None:
+def test_a_lock_file_without_a_holder_is_taken(tmp_path: Path, left: str) -> None:
     (tmp_path / "lock.json").write_text(left)
     with RunLock(tmp_path):
         assert json.loads((tmp_path / "lock.json").read_text())["process"] == os.getpid()
@@ -239,8 +239,8 @@ def test_one_of_many_gets_a_stale_lock(tmp_path: Path) -> None:
     assert won.value == 1
 
 
-def test_data_that_can_not_be_read_leaves_no_folder(drawn: Path, tmp_path: Path) -> None:
-    missing = plan(drawn, "--data.train.annotations", str(tmp_path / "none.json"))
+def test_data_that_can_not_be_read_leaves_no_folder(synthetic: Path, tmp_path: Path) -> None:
+    missing = plan(synthetic, "--data.train.annotations", str(tmp_path / "none.json"))
     with pytest.raises(HyperfocalError, match=r"none\.json"):
         train(missing, RunFolder(tmp_path / "a" / "run"), Console(quiet=True))
     assert not (tmp_path / "a").exists()
@@ -248,11 +248,12 @@ def test_data_that_can_not_be_read_leaves_no_folder(drawn: Path, tmp_path: Path)
 
 @pytest.mark.slow
 def test_all_processes_of_a_training_end_where_the_folder_is_taken(
-    drawn: Path, tmp_path: Path, hold: Callable[[Path], subprocess.Popen[str]]
+    synthetic: Path, tmp_path: Path, hold: Callable[[Path], subprocess.Popen[str]]
 ) -> None:
     process = hold(tmp_path / "run")
     flags = [
-        "--data.train.annotations", drawn / "train.json", "--data.train.images", drawn / "train",
+        "--data.train.annotations", synthetic / "train.json",
+        "--data.train.images", synthetic / "train",
         "--model.backbone.name", "test_resnet", "--accelerator", "cpu", "--train.batch-size", 2,
         "--out", tmp_path / "run", "--resume",
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""ratios.jsonl: what it holds, and that a resumed run repeats no line."""
+"""ratios.jsonl: its content, and that a resumed run repeats no line."""
 
 from __future__ import annotations
 

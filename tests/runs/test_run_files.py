@@ -1,4 +1,4 @@
-"""Files of a run: whole or not at all, and read back as they were."""
+"""Files of a run: written completely or not at all, and read back unchanged."""
 
 from __future__ import annotations
 

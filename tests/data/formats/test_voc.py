@@ -93,7 +93,7 @@ def test_names_that_train_lacks(root):
     assert [len(record.boxes) for record in val.images] == [1, 0]
 
 
-def test_numbers_made_up_for_names_do_not_clash_with_those_of_train(root):
+def test_ids_invented_for_names_do_not_clash_with_those_of_train(root):
     """Here dog would be 2, which is cat in train: no renamed category, for VOC numbers none."""
     xml = root / "Annotations"
     add(xml, root / "JPEGImages", "c", thing("ant", (1, 1, 5, 5)), thing("dog", (1, 1, 5, 5)))

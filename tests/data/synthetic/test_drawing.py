@@ -1,4 +1,4 @@
-"""Single drawn images: their categories, their boxes and their backgrounds."""
+"""Single synthetic images: their categories, boxes and backgrounds."""
 
 import itertools
 

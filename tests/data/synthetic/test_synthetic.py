@@ -1,4 +1,4 @@
-"""The drawn dataset: its counts, its geometry, and that it is the same every time."""
+"""The synthetic dataset: its counts, its geometry, and that it is the same every time."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ SMALL = SyntheticConfig(num_categories=6, imbalance=10, train_images=40, val_ima
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("synthetic") / "set"
     make_dataset(out, SMALL)
     return out
@@ -82,21 +82,21 @@ def test_the_default_is_long_tailed_as_promised():
     assert val_image_counts(settings).min() >= 20
 
 
-def test_the_files_hold_the_counts_that_were_promised(drawn):
-    train_images, train_boxes = images_and_boxes(drawn / "train.json", 6)
+def test_the_files_hold_the_counts_that_were_promised(synthetic):
+    train_images, train_boxes = images_and_boxes(synthetic / "train.json", 6)
     assert train_images.tolist() == train_image_counts(SMALL).tolist()
     assert train_boxes[0] >= SMALL.imbalance * train_boxes[-1]
-    val_images, _ = images_and_boxes(drawn / "val.json", 6)
+    val_images, _ = images_and_boxes(synthetic / "val.json", 6)
     assert val_images.tolist() == val_image_counts(SMALL).tolist()
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_the_folder_is_a_sound_coco_data_set(drawn, split):
-    data = json.loads((drawn / f"{split}.json").read_text())
+def test_the_folder_is_a_sound_coco_data_set(synthetic, split):
+    data = json.loads((synthetic / f"{split}.json").read_text())
     assert {c["name"] for c in data["categories"]} == {c.name for c in categories(SMALL)}
     assert len({a["id"] for a in data["annotations"]}) == len(data["annotations"])
     for image in data["images"]:
-        with Image.open(drawn / split / image["file_name"]) as file:
+        with Image.open(synthetic / split / image["file_name"]) as file:
             assert file.size == (image["width"], image["height"])
             assert file.mode == "RGB"
     for annotation in data["annotations"]:
@@ -108,14 +108,14 @@ def test_the_folder_is_a_sound_coco_data_set(drawn, split):
         assert 0 < annotation["area"] <= w * h + 0.1
 
 
-def test_the_same_settings_give_the_same_files(drawn, tmp_path):
+def test_the_same_settings_give_the_same_files(synthetic, tmp_path):
     make_dataset(tmp_path / "again", SMALL)
-    assert fingerprint(tmp_path / "again") == fingerprint(drawn)
+    assert fingerprint(tmp_path / "again") == fingerprint(synthetic)
 
 
-def test_another_seed_gives_other_pictures(drawn, tmp_path):
+def test_another_seed_gives_other_images(synthetic, tmp_path):
     make_dataset(tmp_path / "other", replace(SMALL, seed=4))
-    ours, other = fingerprint(drawn), fingerprint(tmp_path / "other")
+    ours, other = fingerprint(synthetic), fingerprint(tmp_path / "other")
     assert ours.keys() == other.keys()
     assert not any(ours[name] == other[name] for name in ours)
 
