@@ -280,7 +280,7 @@ def test_every_role_is_on_the_page(parts: ModuleType) -> None:
 
 def test_the_declarations_of_the_page_exist() -> None:
     table = PAGE.partition("| declaration |")[2].partition("### Files")[0]
-    pattern = r"^\| (?:base|attribute) `hyperfocal\.(\w+)\.(\w+)(?:\.(\w+))?` \|"
+    pattern = r"^\| (?:base|attribute|property) `hyperfocal\.(\w+)\.(\w+)(?:\.(\w+))?` \|"
     rows = re.findall(pattern, table, re.MULTILINE)
     assert len(rows) == table.count("\n|") - 1 > 9
     for package, name, attribute in rows:
