@@ -203,6 +203,18 @@ class BalancedGroupSoftmaxLoss(LossWithOwnLogits):
     Args:
         groups: layout of the logits.
         beta: maximum number of rows of other categories sampled per row of the group's own.
+
+    Examples:
+        >>> import torch
+        >>> from hyperfocal.losses import BalancedGroupSoftmaxLoss, CategoryGroups
+        >>> groups = CategoryGroups.from_counts([5000, 300, 4], cuts=(100,))
+        >>> groups.columns  # categories with fewer than 100 boxes, and the others
+        ((2,), (0, 1))
+        >>> loss = BalancedGroupSoftmaxLoss(groups)
+        >>> loss.num_logits  # 2 for the background group, 1 + 1 and 2 + 1
+        7
+        >>> loss.scores(torch.zeros(1, 7))
+        tensor([[0.1667, 0.1667, 0.2500]])
     """
 
     places: Tensor

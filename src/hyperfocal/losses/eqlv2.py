@@ -217,6 +217,16 @@ class EqualizationLossV2WithObjectness(EqualizationLossV2, LossWithOwnLogits):
 
     The last logit is trained on all rows with weight 1, and a category's score is its probability
     times that of not being background (`eqlv2_scores`).
+
+    Examples:
+        >>> import torch
+        >>> from hyperfocal.losses import EqualizationLossV2WithObjectness
+        >>> loss = EqualizationLossV2WithObjectness(num_classes=3)
+        >>> logits = torch.zeros(1, loss.num_logits)
+        >>> loss(logits, torch.tensor([0]))  # 4 log 2
+        tensor(2.7726)
+        >>> loss.scores(logits)
+        tensor([[0.2500, 0.2500, 0.2500]])
     """
 
     @property

@@ -100,7 +100,16 @@ def category_logits(loss: nn.Module, num_classes: int) -> tuple[int, ...]:
 
 
 def class_scores(loss: nn.Module, logits: Tensor) -> Tensor:
-    """Scores ``(..., K)`` in [0, 1] of logits ``(..., num_logits)``, float32 or better."""
+    """Scores ``(..., K)`` in [0, 1] of logits ``(..., num_logits)``, float32 or better.
+
+    Examples:
+        >>> import torch
+        >>> from hyperfocal.losses import SigmoidFocalLoss, SoftmaxCrossEntropyLoss, class_scores
+        >>> class_scores(SigmoidFocalLoss(), torch.zeros(1, 3))
+        tensor([[0.5000, 0.5000, 0.5000]])
+        >>> class_scores(SoftmaxCrossEntropyLoss(3), torch.zeros(1, 4))
+        tensor([[0.2500, 0.2500, 0.2500]])
+    """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return loss.scores(logits) if isinstance(loss, LossWithOwnLogits) else logits.sigmoid()
 

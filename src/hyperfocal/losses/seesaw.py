@@ -120,6 +120,19 @@ class SeesawLoss(LossWithMemory, LossWithOwnLogits):
         q: exponent of the compensation.
         eps: lower bound of the true category's score in the compensation's ratio.
         objectness: whether there are two logits for object and background.
+
+    Examples:
+        >>> import torch
+        >>> from hyperfocal.losses import SeesawLoss
+        >>> loss = SeesawLoss(num_classes=3)
+        >>> logits = torch.zeros(2, loss.num_logits)  # 3 categories, object, background
+        >>> loss(logits, torch.tensor([0, 3]))  # an object: log 3 + log 2; background: log 2
+        tensor(2.4849)
+        >>> loss.step()  # after optimizer.step(): the next call uses the samples of this one
+        >>> loss.counts
+        tensor([1, 0, 0])
+        >>> loss.scores(logits)[0]
+        tensor([0.1667, 0.1667, 0.1667])
     """
 
     counts: Tensor

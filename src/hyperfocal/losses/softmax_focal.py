@@ -170,6 +170,13 @@ class SoftmaxFocalClassifierLoss(SoftmaxLogits):
         num_classes: K; logits are ``(..., K + 1)``, the background last.
         alpha: weight of every category; the background gets 1 - alpha. None: 1 for both.
         gamma: focusing parameter.
+
+    Examples:
+        >>> import torch
+        >>> from hyperfocal.losses import SoftmaxFocalClassifierLoss
+        >>> loss = SoftmaxFocalClassifierLoss(num_classes=1)
+        >>> loss(torch.zeros(2, 2), torch.tensor([0, 1]))  # 1/4 and 3/4 of 0.5² log 2
+        tensor(0.1733)
     """
 
     @dataclass(frozen=True)
