@@ -23,7 +23,12 @@ DETECTORS = tuple(kinds(DetectorConfig).values())
 DENSE = tuple(config for config in DETECTORS if issubclass(config, DenseConfig))
 """Detectors made of a dense head and its criterion."""
 
-SMALL: dict[str, tuple[str, ...]] = {}
+SMALL: dict[str, tuple[str, ...]] = {
+    "faster_rcnn": (
+        *("--model.neck.channels", "32", "--model.rpn.train-proposals", "60"),
+        *("--model.roi-head.samples", "32", "--model.roi-head.fc-channels", "32"),
+    ),
+}
 """Flags by kind that make a detector small, besides a small backbone; dense ones have others."""
 
 

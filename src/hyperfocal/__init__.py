@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from hyperfocal.api.training import train
     from hyperfocal.data import annotations_of, read_annotations
     from hyperfocal.experiment import Experiment
-    from hyperfocal.models import ATSS, FCOS, PAA, RetinaNet
+    from hyperfocal.models import ATSS, FCOS, PAA, FasterRCNN, RetinaNet
     from hyperfocal.types import (
         AnnotationSet,
         Category,
@@ -40,6 +40,7 @@ __all__ = [
     "Detections",
     "Diagnosis",
     "Experiment",
+    "FasterRCNN",
     "HyperfocalError",
     "HyperfocalWarning",
     "RetinaNet",
@@ -64,6 +65,7 @@ _HOMES = {
     "Detections": "hyperfocal.types",
     "Diagnosis": "hyperfocal.api.doctor",
     "Experiment": "hyperfocal.experiment",
+    "FasterRCNN": "hyperfocal.models",
     "HyperfocalError": "hyperfocal.types",
     "HyperfocalWarning": "hyperfocal.types",
     "RetinaNet": "hyperfocal.models",

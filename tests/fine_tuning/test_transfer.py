@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
+from tests.components import DENSE, small_flags
 from torch import Tensor
 
 import hyperfocal
@@ -21,14 +22,14 @@ from hyperfocal.engine.train import train
 from hyperfocal.experiment import Experiment
 from hyperfocal.fine_tuning.source import read_source
 from hyperfocal.fine_tuning.transfer import build_detector
-from hyperfocal.models import Detector, DetectorConfig
+from hyperfocal.models import Detector, FasterRCNN
 from hyperfocal.recipes import load_recipe
 from hyperfocal.runs.categories import TrainedCategories
 from hyperfocal.runs.folder import RunFolder
 from hyperfocal.runs.weights import save_weights
 from hyperfocal.types import Batch, Category, CategoryCounts, ConfigError, HyperfocalWarning, Target
 
-KINDS = list(configs.kinds(DetectorConfig))
+KINDS = [config.kind for config in DENSE]
 SOURCE = ["bar", "disc", "ring", "star"]
 
 
@@ -127,6 +128,37 @@ def test_rows_of_several_anchors_are_each_taken(tmp_path: Path) -> None:
     anchors = len(rows)
     assert anchors == plan.model.anchors.per_location > 1
     assert torch.equal(model.head.cls_logits.bias.view(anchors, 2)[:, 0], rows[:, 3])
+
+
+def test_a_second_stage_copies_scores_and_boxes_by_name(tmp_path: Path) -> None:
+    small = ["--model.backbone.name", "test_resnet", "--model.backbone.no-pretrained"]
+    flags = [*small_flags(FasterRCNN.Config), *small]
+    plan = override(load_recipe("demo"), flags, "test")
+    source = make_run(tmp_path / "run", plan)
+    names = ["star", "new", "bar"]
+    model, taken = started(plan, tmp_path / "run", names)
+    assert list(taken.kept) == ["star", "bar"]
+    for layer, size in (("cls_logits", 1), ("box_deltas", 4)):
+        own, theirs = (getattr(m.roi_head, layer) for m in (model, source))
+        for mine, rows in ((own.weight, theirs.weight), (own.bias, theirs.bias)):
+            for name in taken.kept:
+                at, was = size * names.index(name), size * SOURCE.index(name)
+                assert torch.equal(mine[at : at + size], rows[was : was + size])
+    own, theirs = model.roi_head.cls_logits.bias, source.roi_head.cls_logits.bias
+    assert own[-1] == theirs[-1]  # the background
+    assert own[1] == 0  # as it was initialised
+    assert torch.equal(model.rpn.deltas.weight, source.rpn.deltas.weight)
+
+
+def test_another_layout_of_logits_starts_anew(tmp_path: Path) -> None:
+    small = ["--model.backbone.name", "test_resnet", "--model.backbone.no-pretrained"]
+    flags = [*small_flags(FasterRCNN.Config), *small]
+    source = make_run(tmp_path / "run", override(load_recipe("demo"), flags, "test"))
+    bags = override(load_recipe("demo"), [*flags, "--loss", "bags"], "test")
+    model, taken = started(bags, tmp_path / "run", SOURCE)
+    assert "roi_head.cls_logits.weight" in taken.left
+    assert torch.equal(model.roi_head.layers[0].weight, source.roi_head.layers[0].weight)
+    assert torch.equal(model.roi_head.box_deltas.weight, source.roi_head.box_deltas.weight)
 
 
 def test_a_loss_with_memory_keeps_it_for_the_same_categories_alone(tmp_path: Path) -> None:

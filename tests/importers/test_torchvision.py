@@ -213,7 +213,7 @@ def test_other_files_are_refused(tmp_path: Path, theirs: tv.RetinaNet) -> None:
     with pytest.raises(ConfigError, match="no such weights file"):
         import_torchvision(path)
     torch.save(Backbone.Config("resnet18", pretrained=False).build().state_dict(), path)
-    with pytest.raises(ConfigError, match="not a RetinaNet or FCOS of torchvision"):
+    with pytest.raises(ConfigError, match="not a RetinaNet, FCOS or Faster R-CNN of torchvision"):
         import_torchvision(path)
     state = dict(theirs.state_dict())
     del state["backbone.body.layer4.0.conv2.weight"]

@@ -10,8 +10,10 @@ import torch
 
 from hyperfocal.cli import main
 from hyperfocal.config import override
-from hyperfocal.models import Backbone
+from hyperfocal.losses import num_logits
+from hyperfocal.models import Backbone, FasterRCNN
 from hyperfocal.recipes import describe, docstring, load_recipe, published_rows
+from hyperfocal.types import CategoryCounts
 
 ROWS = [(name, row) for name in describe() for row in published_rows(docstring(name))]
 
@@ -30,13 +32,18 @@ def test_every_row_is_a_valid_experiment(name, row) -> None:
     experiment = override(load_recipe(name), [*data, *row.flags], "test")
     assert experiment.data.train.annotations is not None
     assert len(row.columns) == len(row.numbers)
+    model, counts = experiment.model, CategoryCounts((1,) * 1203, (1,) * 1203, 1000)
     with torch.device("meta"):
-        neck = experiment.model.neck.build((512, 1024, 2048))
-        anchors = experiment.model.anchors.per_location
-        head = experiment.model.head.build(neck.channels, anchors, 1203)
-        loss = experiment.model.loss.build(1203)
+        maps = (512, 1024, 2048) if model.neck.strides[0] == 8 else (256, 512, 1024, 2048)
+        neck = model.neck.build(maps)
+        loss = model.loss.build(1203, counts)
+        if isinstance(model, FasterRCNN.Config):
+            roi = model.roi_head.build(neck.channels, neck.strides, 1203, loss)
+            assert roi.cls_logits.out_features == num_logits(loss, 1203)
+            return
+        anchors = model.anchors.per_location
+        head = model.head.build(neck.channels, anchors, 1203)
     assert head.cls_logits.out_channels == anchors * 1203
-    assert isinstance(loss, torch.nn.Module)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +59,7 @@ def test_every_published_recipe_builds_its_detector(name) -> None:
 
 
 def test_the_rows_are_those_of_the_paper() -> None:
-    """Li et al. 2022, Tables 1 to 7: every row that isn't of a two-stage detector."""
+    """Li et al. 2022, Tables 1 to 7: all rows without a second stage of training."""
     rows = {(name, row.flags): row.numbers for name, row in ROWS}
     efl, r101 = ("--loss", "efl"), ("--model.backbone.name", "resnet101.tv_in1k")
     assert rows["improved_baseline_r50_lvis", ()] == (25.7, 14.3, 23.8, 32.7)
@@ -62,6 +69,7 @@ def test_the_rows_are_those_of_the_paper() -> None:
     assert {name: by_recipe.count(name) for name in by_recipe} == {
         "atss_r50_coco": 1,
         "atss_r50_lvis": 6,
+        "faster_rcnn_r50_lvis": 7,
         "fcos_r50_coco": 2,
         "fcos_r50_lvis": 3,
         "improved_baseline_r50_lvis": 11,

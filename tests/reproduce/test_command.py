@@ -151,7 +151,7 @@ def test_a_run_that_fails_otherwise_says_why(tmp_path: Path) -> None:
     [
         (["1bb"], "no table '1bb'; did you mean '1b'?"),
         (["1b", "--only", "gamma=7"], "table 1b has no such row; did you mean"),
-        (["efl1", "--only", "faster-rcnn"], "needs a two-stage detector"),
+        (["2", "--only", "yolov2"], "there is no recipe for this row"),
         (["1b", "--seeds", "0"], "--seeds 0, but it must be at least 1"),
         (["1b", "--jobs", "0"], "--jobs 0, but it must be at least 1"),
         (["1b", "--seed", "3"], "--seed is set for each run here; --seeds N"),

@@ -8,6 +8,7 @@ import pytest
 
 from hyperfocal.config import override
 from hyperfocal.experiment import Experiment
+from hyperfocal.models import DenseConfig
 from hyperfocal.recipes import docstring, load_recipe
 from hyperfocal.reproduce import TABLES
 from hyperfocal.reproduce.plan import Plan
@@ -106,9 +107,10 @@ def test_lvis_takes_24_epochs(table: Table, row: Row) -> None:
     )
     expected = (6000, 35.0) if stable else (1000, None)
     assert (experiment.train.warmup_iterations, experiment.train.clip_norm) == expected
-    assert experiment.model.head.prior_probability == 0.001
-    inference = experiment.model.inference
-    assert (inference.score_threshold, inference.max_detections) == (0.0, 300)
+    inference, dense = experiment.model.inference, isinstance(experiment.model, DenseConfig)
+    assert (inference.score_threshold, inference.max_detections) == (0.0 if dense else 1e-4, 300)
+    if dense:
+        assert experiment.model.head.prior_probability == 0.001
     assert experiment.model.backbone.frozen_stages == 2
     deep = row.name.startswith("r101")
     assert experiment.model.backbone.name == f"resnet{101 if deep else 50}.tv_in1k"

@@ -14,6 +14,7 @@ from hyperfocal.reproduce import TABLES
 from hyperfocal.reproduce.judge import Outcome, judge
 from hyperfocal.reproduce.plan import Plan, synthetic_set
 from hyperfocal.reproduce.table import Fails, Table
+from hyperfocal.types import CategoryCounts
 
 RUNNABLE = [(t, r) for t in TABLES.values() for r in t.rows if r.runnable]
 
@@ -30,7 +31,7 @@ def test_every_row_is_a_valid_experiment(table: Table, row, scale) -> None:
     assert experiment.seed == 4
     assert experiment.data.train.annotations is not None
     assert len(row.numbers) in (0, len(table.columns))
-    experiment.model.loss.build(5)
+    experiment.model.loss.build(5, CategoryCounts((1,) * 5, (1,) * 5, 10))
 
 
 @pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)

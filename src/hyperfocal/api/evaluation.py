@@ -86,7 +86,7 @@ def evaluate(
     from rich.console import Console
 
     from hyperfocal.config import named
-    from hyperfocal.engine.detection_limits import detector_limit, warn_of_cut, warn_of_limits
+    from hyperfocal.engine.detection_limits import warn_of_cut, warn_of_limits
     from hyperfocal.engine.evaluate import build_evaluator, measure
     from hyperfocal.engine.predict import adjusted, load
     from hyperfocal.evaluation import ProtocolConfig, read_results
@@ -116,7 +116,7 @@ def evaluate(
         ).counts()
     build_evaluator(annotations, counts, config)  # fails early if something is missing
     settings = None if run is None else adjusted(run.experiment, size, max_detections)
-    most = None if settings is None else detector_limit(settings.model)
+    most = None if settings is None else settings.model.max_detections
     warn_of_limits(annotations, config, most)
     if run is not None and settings is not None:
         changed = size is not None or max_detections is not None

@@ -8,6 +8,7 @@ from hyperfocal.assign.max_iou import LowQuality, MaxIoUAssigner, assign_max_iou
 from hyperfocal.assign.mixture import Mixture, fit_mixtures
 from hyperfocal.assign.paa import CornerCases, PAAAssigner, split_by_cost
 from hyperfocal.assign.roles import Assigner, AssignerConfig, CostAssigner
+from hyperfocal.assign.sampling import sample_balanced, sample_size
 
 __all__ = [
     "ATSSAssigner",
@@ -25,5 +26,7 @@ __all__ = [
     "assign_fcos",
     "assign_max_iou",
     "fit_mixtures",
+    "sample_balanced",
+    "sample_size",
     "split_by_cost",
 ]

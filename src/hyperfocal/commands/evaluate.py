@@ -35,7 +35,7 @@ def _evaluate_run(args: argparse.Namespace) -> int:
     from hyperfocal.data import AnnotationFormat, Split
     from hyperfocal.data.images import limit_pixels
     from hyperfocal.data.splits import read_split
-    from hyperfocal.engine.detection_limits import detector_limit, warn_of_limits
+    from hyperfocal.engine.detection_limits import warn_of_limits
     from hyperfocal.engine.predict import adjusted
     from hyperfocal.evaluation import ProtocolConfig
     from hyperfocal.runs.folder import RunFolder
@@ -61,7 +61,7 @@ def _evaluate_run(args: argparse.Namespace) -> int:
         replace(config, protocol=protocol, expand_detections=expand or args.expand_detections), args
     )
     _check_before(args, annotations, trained.counts, config)
-    most = detector_limit(experiment.model)
+    most = experiment.model.max_detections
     warn_of_limits(annotations, config, most)
     found = _detect(args, experiment, annotations, console)
     transform = experiment.data.val_transform

@@ -13,6 +13,7 @@ from hyperfocal.types import AnnotationSet, ConfigError
 
 _KEY = 2  # see samplers._KEY
 _SOURCE_KEY = 5
+_DETECTOR_KEY = 6
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,15 @@ class Sampled:
 
     def source_seed(self, seed: int) -> int:
         """Seed for random operations inside the image source, such as a Dataset's transforms."""
-        key = [seed, self.epoch, self.position, _SOURCE_KEY]
-        return int(np.random.SeedSequence(key).generate_state(1)[0])
+        return self._number(seed, _SOURCE_KEY)
+
+    def detector_seed(self, seed: int) -> int:
+        """Seed for the detector's random choices in this image, see `Batch.seeds`."""
+        return self._number(seed, _DETECTOR_KEY)
+
+    def _number(self, seed: int, key: int) -> int:
+        sequence = np.random.SeedSequence([seed, self.epoch, self.position, key])
+        return int(sequence.generate_state(1)[0])
 
 
 def portrait(annotations: AnnotationSet) -> NDArray[np.bool_]:

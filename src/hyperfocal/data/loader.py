@@ -240,8 +240,11 @@ class _Steps(Dataset["_Packed | _Failure"]):
         except DataError as error:
             return _Failure(str(error))
         broken = [message for _, messages in found for message in messages]
-        samples = [sample for sample, _ in found]
-        return _Packed.pack(collate(samples, self.divisor, min_hw), broken)
+        made = collate([sample for sample, _ in found], self.divisor, min_hw)
+        if self.replaces:  # training
+            seeds = tuple(sampled.detector_seed(self.seed) for sampled in batch[self.part])
+            made = dataclasses.replace(made, seeds=seeds)
+        return _Packed.pack(made, broken)
 
     def sample(self, sampled: Sampled) -> tuple[Sample, list[str]]:
         """The sample of an image, and messages about files that were replaced."""

@@ -7,11 +7,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from hyperfocal.config import with_field
 from hyperfocal.experiment import EvaluationConfig
 from hyperfocal.files import shown
-from hyperfocal.models import DenseConfig, DetectorConfig
-from hyperfocal.types import AnnotationSet, ConfigError, Detections, HyperfocalWarning
+from hyperfocal.types import AnnotationSet, Detections, HyperfocalWarning
 
 HOW = "--max-detections N sets the limit of detector and evaluator"
 
@@ -61,23 +59,6 @@ def warn_of_limits(
             f"{detector_most} detections per image of the detector ({count} in image id "
             f"{image_id}), so AP can't reach 1. {HOW}",
         )
-
-
-def detector_limit(config: DetectorConfig) -> int | None:
-    """A detector's maximum detections per image; None if its config has no such setting."""
-    return config.inference.max_detections if isinstance(config, DenseConfig) else None
-
-
-def with_detector_limit(config: DetectorConfig, most: int) -> DetectorConfig:
-    """The detector's config with another maximum of detections per image.
-
-    Raises:
-        ConfigError: it has no such setting, or ``most`` is below 1.
-    """
-    if not isinstance(config, DenseConfig):
-        raise ConfigError(f"--max-detections {most}: detector {config.kind} has no such setting")
-    limited: DetectorConfig = with_field(config, ["inference", "max_detections"], most)
-    return limited
 
 
 def warn_of_cut(

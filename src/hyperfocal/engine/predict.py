@@ -12,7 +12,6 @@ import torch
 from hyperfocal.data import TransformConfig, collate, prepare_image
 from hyperfocal.data.images import MAX_PIXELS
 from hyperfocal.device import Precision, find_device, resolve, warn_if_emulated
-from hyperfocal.engine.detection_limits import with_detector_limit
 from hyperfocal.experiment import Experiment
 from hyperfocal.models import Detector, Inference
 from hyperfocal.runs.folder import RunFolder
@@ -131,7 +130,7 @@ def adjusted(
         data = dataclasses.replace(experiment.data, val_transform=transform)
         experiment = dataclasses.replace(experiment, data=data)
     if max_detections is not None:
-        model = with_detector_limit(experiment.model, max_detections)
+        model = experiment.model.with_max_detections(max_detections)
         experiment = dataclasses.replace(experiment, model=model)
     return experiment
 

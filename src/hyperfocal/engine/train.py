@@ -15,7 +15,7 @@ from hyperfocal.data.splits import Splits, read_splits, with_chosen_categories
 from hyperfocal.device import resolve
 from hyperfocal.distributed.coordination import on_main
 from hyperfocal.distributed.launch import launch, mesh_of
-from hyperfocal.engine.detection_limits import detector_limit, warn_of_limits
+from hyperfocal.engine.detection_limits import warn_of_limits
 from hyperfocal.engine.evaluate import (
     try_protocol,
     warn_of_coco,
@@ -127,7 +127,7 @@ def _check_evaluation(experiment: Experiment, splits: Splits, counts: CategoryCo
     if splits.val is not None:
         try_protocol(splits.val, counts, experiment.evaluation)
         warn_of_coco(splits.val, experiment.evaluation)
-        warn_of_limits(splits.val, experiment.evaluation, detector_limit(experiment.model))
+        warn_of_limits(splits.val, experiment.evaluation, experiment.model.max_detections)
     elif experiment.train.patience is not None:
         raise ConfigError("train.patience needs a val split: give --data.val.annotations")
 

@@ -21,7 +21,7 @@ from hyperfocal import config as configs
 from hyperfocal.files import shown
 from hyperfocal.fine_tuning.source import Source, check_backbone, read_source, some
 from hyperfocal.losses._core.memory import own_buffers
-from hyperfocal.models import Detector, DetectorConfig
+from hyperfocal.models import CategoryRows, Detector, DetectorConfig
 from hyperfocal.types import Category, CategoryCounts
 
 OF_TRAINING = (
@@ -158,11 +158,15 @@ def transfer(
     memory = _memory(model, fitting, source, names, settings)
     fitting = {n: v for n, v in fitting.items() if n in memory or not n.startswith(of_data)}
     pairs = _pairs(names, source.categories)
-    rows = [name for name in own if name.rpartition(".")[0] == model.classifier]
-    for name in rows:
-        fitting.pop(name, None)
-    mixed = {n: _rows(own[n], given.get(n), len(names), source.categories, pairs) for n in rows}
-    if pairs and all(value is not None for value in mixed.values()):
+    layers = {rows.layer: rows for rows in model.category_rows}
+    if model.classifier is not None:  # without an order of its rows, it starts anew
+        fitting = {n: v for n, v in fitting.items() if n.rpartition(".")[0] != model.classifier}
+    mixed = {}
+    for name, value in own.items():
+        if (rows := layers.get(name.rpartition(".")[0])) is not None:
+            fitting.pop(name, None)
+            mixed[name] = _rows(value, given.get(name), rows, len(names), source.categories, pairs)
+    if pairs and mixed and all(value is not None for value in mixed.values()):
         fitting |= {name: value for name, value in mixed.items() if value is not None}
     else:
         pairs = {}
@@ -204,22 +208,32 @@ def _pairs(names: Sequence[str], source: Sequence[str] | None) -> dict[int, int]
 def _rows(
     own: Tensor,
     given: Tensor | None,
+    rows: CategoryRows,
     k: int,
     source: Sequence[str] | None,
     pairs: Mapping[int, int],
 ) -> Tensor | None:
-    """The classifier's own tensor ``(A·K, ...)`` with the rows of the paired categories replaced.
+    """A layer's own tensor with the rows of the paired categories, and of no category, replaced.
 
     None if the source has other anchors or channels.
     """
-    if given is None or source is None or not source or given.shape[1:] != own.shape[1:]:
+    if given is None or not source or given.shape[1:] != own.shape[1:]:
         return None
-    if len(given) % len(source) or len(given) // len(source) != len(own) // k:
+    n, theirs = rows.per_category, len(source)
+    if len(given) != theirs * n + rows.others:
         return None
-    mixed = own.reshape(-1, k, *own.shape[1:]).clone()
-    theirs = given.reshape(-1, len(source), *own.shape[1:]).to(mixed)
-    mixed[:, list(pairs)] = theirs[:, list(pairs.values())]
-    return mixed.reshape(own.shape)
+    mixed, dim = own.clone(), 0 if rows.category_first else 1
+
+    def by_category(tensor: Tensor, categories: int) -> Tensor:
+        shape = (categories, n) if rows.category_first else (n, categories)
+        return tensor[: categories * n].view(*shape, *own.shape[1:])
+
+    new = torch.tensor(list(pairs), dtype=torch.int64, device=own.device)
+    old = torch.tensor(list(pairs.values()), dtype=torch.int64, device=own.device)
+    taken = by_category(given.to(own), theirs).index_select(dim, old)
+    by_category(mixed, k).index_copy_(dim, new, taken)
+    mixed[k * n :] = given[theirs * n :].to(own)
+    return mixed
 
 
 def _memory(

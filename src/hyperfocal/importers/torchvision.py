@@ -1,11 +1,12 @@
-"""Weights of torchvision's ``retinanet_resnet50_fpn``, its ``_v2``, and ``fcos_resnet50_fpn``.
+"""Weights of torchvision's RetinaNets, FCOS and Faster R-CNNs with ResNet-50-FPN.
 
-The imported detector gives torchvision's boxes, scores and labels, and its training losses.
+The imported detector gives torchvision's boxes, scores and labels, and its training losses. For
+Faster R-CNN see also `torchvision_faster_rcnn`.
 
-**Labels.** torchvision's head has an output for every index, including 0 for the background (which
-is never positive in training). All outputs are kept, so label k is index k; the category with label
-k has id k. For the published 91-output COCO heads these are COCO's category ids (1..90, with its
-gaps), so that results need no conversion.
+**Labels of RetinaNet and FCOS.** torchvision's head has an output for every index, including 0 for
+the background (which is never positive in training). All outputs are kept, so label k is index k;
+the category with label k has id k. For the published 91-output COCO heads these are COCO's category
+ids (1..90, with its gaps), so that results need no conversion.
 """
 
 from __future__ import annotations
@@ -19,6 +20,11 @@ from torch import Tensor
 
 from hyperfocal.assign import FCOSAssigner, MaxIoUAssigner
 from hyperfocal.data import TransformConfig
+from hyperfocal.importers.torchvision_faster_rcnn import (
+    CLASSIFIER,
+    faster_rcnn_config,
+    faster_rcnn_tensors,
+)
 from hyperfocal.losses import GIoULoss, SmoothL1Loss
 from hyperfocal.models import (
     FCOS,
@@ -26,6 +32,8 @@ from hyperfocal.models import (
     AnchorGenerator,
     Backbone,
     DenseHead,
+    Detector,
+    FasterRCNN,
     Inference,
     QualityBranch,
     RetinaNet,
@@ -49,28 +57,32 @@ class Imported:
         transform: the image transform of the source.
     """
 
-    config: RetinaNet.Config | FCOS.Config
+    config: RetinaNet.Config | FCOS.Config | FasterRCNN.Config
     state_dict: dict[str, Tensor]
     categories: tuple[Category, ...]
     transform: TransformConfig
 
 
 def import_torchvision(weights: str | Path) -> Imported:
-    """Read a state dict of torchvision's RetinaNets or FCOS, with any number of categories.
+    """Read a state dict of torchvision's detectors, with any number of categories.
 
     Detector, version, number of categories and kind of batch norm are inferred from the tensors. A
-    RetinaNet with the head's old key names (``...conv.0.weight``) and frozen batch norms comes from
-    a torchvision version whose frozen norms had no epsilon, like the published COCO weights: it
-    gets epsilon 0.
+    detector with the old key names of its head (``...conv.0.weight``, ``rpn.head.conv.weight``) and
+    frozen batch norms comes from a torchvision version whose frozen norms had no epsilon, like the
+    published COCO weights: it gets epsilon 0.
 
     Raises:
         ConfigError: the file can't be read or isn't such a state dict.
     """
     source = read_state_dict(weights)
+    if CLASSIFIER in source:
+        return _import_faster_rcnn(weights, source)
     logits = source.get("head.classification_head.cls_logits.bias")
     deltas = source.get("head.regression_head.bbox_reg.bias")
     if logits is None or deltas is None:
-        raise ConfigError(f"{weights}: not a RetinaNet or FCOS of torchvision (there is no head)")
+        raise ConfigError(
+            f"{weights}: not a RetinaNet, FCOS or Faster R-CNN of torchvision (there is no head)"
+        )
     is_fcos = "head.regression_head.bbox_ctrness.bias" in source
     anchors = 1 if is_fcos else ANCHORS
     if len(deltas) != 4 * anchors or len(logits) % anchors:
@@ -83,14 +95,31 @@ def import_torchvision(weights: str | Path) -> Imported:
     is_v2 = "head.classification_head.conv.0.1.weight" in source  # group norm
     config = _fcos(source) if is_fcos else _retinanet(source, is_v2)
     renamed = {_rename(key, is_v2): value for key, value in source.items()}
-    model = config.offline().build(num_classes)
+    return _imported(weights, config, renamed, _categories(num_classes))
+
+
+def _import_faster_rcnn(weights: str | Path, source: Mapping[str, Tensor]) -> Imported:
+    frozen_eps = 0.0 if "rpn.head.conv.weight" in source else None
+    config = faster_rcnn_config(source, _backbone(source, frozen_eps), _PIXELS)
+    categories = _categories(len(source[CLASSIFIER]))[1:]
+    return _imported(weights, config, faster_rcnn_tensors(source), categories)
+
+
+def _imported(
+    weights: str | Path,
+    config: RetinaNet.Config | FCOS.Config | FasterRCNN.Config,
+    tensors: Mapping[str, Tensor],
+    categories: tuple[Category, ...],
+) -> Imported:
+    """The detector with these tensors, checked."""
+    model: Detector = config.offline().build(len(categories))
     own = model.state_dict()
-    _check_same(weights, renamed, {k: v for k, v in own.items() if not k.startswith("pixels.")})
-    model.load_state_dict(renamed, strict=False)
+    _check_same(weights, tensors, {k: v for k, v in own.items() if not k.startswith("pixels.")})
+    model.load_state_dict(dict(tensors), strict=False)
     return Imported(
         config=config,
         state_dict=model.state_dict(),
-        categories=_categories(num_classes),
+        categories=categories,
         transform=TransformConfig(short=800, long=1333, resize="bilinear_float"),
     )
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from hyperfocal.models.atss import ATSS, ImprovedBaseline
 from hyperfocal.models.backbone import Backbone
 from hyperfocal.models.dense import DenseConfig, DenseDetector, DenseParts, as_dense
-from hyperfocal.models.detector import Detector, DetectorConfig
+from hyperfocal.models.detector import CategoryRows, Detector, DetectorConfig
+from hyperfocal.models.faster_rcnn import FasterRCNN
 from hyperfocal.models.fcos import FCOS
 from hyperfocal.models.fpn import FPN
 from hyperfocal.models.head import DenseHead, TowerFeatures
@@ -18,22 +19,27 @@ from hyperfocal.models.pixels import PixelNorm
 from hyperfocal.models.priors import AnchorGenerator
 from hyperfocal.models.quality import QualityBranch
 from hyperfocal.models.retinanet import RetinaNet
+from hyperfocal.models.roi_head import RoIHead
 from hyperfocal.models.roles import BackboneConfig, FeatureNetwork, MiningConfig, Neck, NeckConfig
+from hyperfocal.models.rpn import RPN
 
 __all__ = [
     "ATSS",
     "FCOS",
     "FPN",
     "PAA",
+    "RPN",
     "AnchorGenerator",
     "Backbone",
     "BackboneConfig",
+    "CategoryRows",
     "DenseConfig",
     "DenseDetector",
     "DenseHead",
     "DenseParts",
     "Detector",
     "DetectorConfig",
+    "FasterRCNN",
     "FeatureNetwork",
     "HardNegativeMining",
     "ImprovedBaseline",
@@ -46,6 +52,7 @@ __all__ = [
     "PixelNorm",
     "QualityBranch",
     "RetinaNet",
+    "RoIHead",
     "StridedConv",
     "TowerFeatures",
     "as_dense",

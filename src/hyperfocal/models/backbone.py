@@ -1,4 +1,4 @@
-"""Backbone: any timm model with feature maps at strides 8, 16 and 32."""
+"""Backbone: any timm model with feature maps at strides 8, 16 and 32, optionally also 4."""
 
 from __future__ import annotations
 
@@ -14,23 +14,29 @@ from torch import Tensor, nn
 
 from hyperfocal.models.folding import NORMS, fold_norms
 from hyperfocal.models.layers import StridedConv
-from hyperfocal.models.roles import BackboneConfig, FeatureNetwork
+from hyperfocal.models.roles import BackboneConfig, FeatureNetwork, NeckConfig
 from hyperfocal.types import ConfigError
 
-STRIDES = (8, 16, 32)
-"""Strides of C3, C4 and C5."""
+FirstStride = Literal[4, 8]
+"""Stride of a backbone's finest map."""
+
+
+def strides_from(first: FirstStride) -> tuple[int, ...]:
+    """Strides of the maps: those of (C2,) C3, C4 and C5."""
+    return (4, 8, 16, 32) if first == 4 else (8, 16, 32)
+
 
 NormMode = Literal["auto", "frozen", "train"]
 
 
 class Backbone(FeatureNetwork):
-    """Features at strides 8, 16 and 32 of a timm model.
+    """Features at strides (4,) 8, 16 and 32 of a timm model.
 
     Weights in a local file must have timm's names; unused ones (classifier, ...) are ignored, all
     others are required.
 
     Attributes:
-        channels: channels of the three maps.
+        channels: channels of the maps.
         mean: RGB mean in [0, 1] that the architecture's published weights expect.
         std: standard deviation, likewise.
     """
@@ -55,6 +61,8 @@ class Backbone(FeatureNetwork):
         if initialised with weights. Weights with norms folded into the convolutions need frozen."""
         norm_eps: float | None = None
         """Epsilon of the batch norms; none: the default of the architecture."""
+        first_stride: FirstStride = 8
+        """Stride of the finest map. A detector sets it to that of its neck's first level."""
 
         def __post_init__(self) -> None:
             self._require(0 <= self.frozen_stages <= 5, "frozen_stages", "between 0 and 5")
@@ -87,7 +95,9 @@ class Backbone(FeatureNetwork):
             net, frozen = _create(self)
             if self.weights is not None:
                 load_backbone_weights(net, self.weights)
-            return Backbone(net, frozen, self.freezes_norms, self.norm_eps)
+            return Backbone(
+                net, frozen, self.freezes_norms, self.norm_eps, strides_from(self.first_stride)
+            )
 
     def __init__(
         self,
@@ -95,12 +105,14 @@ class Backbone(FeatureNetwork):
         frozen: Collection[str] = (),
         freeze_norms: bool = False,
         norm_eps: float | None = None,
+        strides: tuple[int, ...] = (8, 16, 32),
     ) -> None:
         super().__init__()
         self.net = net
+        self.strides = strides
         info: Any = net.feature_info
         reductions: list[int] = info.reduction()
-        self._levels = tuple(_last_index(reductions, stride) for stride in STRIDES)
+        self._levels = tuple(_last_index(reductions, stride) for stride in strides)
         self.channels: tuple[int, ...] = tuple(info.channels()[i] for i in self._levels)
         data: dict[str, Any] = getattr(net, "pretrained_cfg", None) or {}
         self.mean: tuple[float, ...] = tuple(data.get("mean", (0.485, 0.456, 0.406)))
@@ -136,7 +148,7 @@ class Backbone(FeatureNetwork):
         for module in self.net.modules():
             if type(module) is nn.Conv2d and max(module.stride) > 1:
                 module.__class__ = StridedConv  # the same parameters
-        for level, stride, channels in zip(self._levels, STRIDES, self.channels, strict=True):
+        for level, stride, channels in zip(self._levels, self.strides, self.channels, strict=True):
             shape, expected = tuple(maps[level].shape), (1, channels, 64 // stride, 64 // stride)
             if shape != expected:
                 raise ConfigError(
@@ -154,12 +166,20 @@ class Backbone(FeatureNetwork):
         return self
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """C3, C4 and C5 ``(B, C, H/s, W/s)`` of normalised images ``(B, 3, H, W)``.
+        """(C2,) C3, C4 and C5 ``(B, C, H/s, W/s)`` of normalised images ``(B, 3, H, W)``.
 
         H and W are multiples of 32.
         """
         maps = self.net(images)
         return tuple(maps[level] for level in self._levels)
+
+
+def with_first_stride(backbone: BackboneConfig, neck: NeckConfig) -> BackboneConfig:
+    """The backbone with a map at the stride of the neck's first level, if that is 4 or 8."""
+    first = neck.strides[0]
+    if isinstance(backbone, Backbone.Config) and first in (4, 8):
+        return replace(backbone, first_stride=4 if first == 4 else 8)
+    return backbone
 
 
 def _create(settings: Backbone.Config) -> tuple[nn.Module, set[str]]:
@@ -182,7 +202,8 @@ def _create(settings: Backbone.Config) -> tuple[nn.Module, set[str]]:
 
 
 def _explore(settings: Backbone.Config) -> tuple[tuple[int, ...], set[str]]:
-    """Timm's indices of the maps at `STRIDES`, and the parameters of the frozen stages."""
+    """Timm's indices of the maps, and the parameters of the frozen stages."""
+    strides = strides_from(settings.first_stride)
     try:
         with torch.device("meta"):  # only shapes and graph: no memory, no initialisation
             net: Any = timm.create_model(settings.name, features_only=True, pretrained=False)
@@ -190,17 +211,17 @@ def _explore(settings: Backbone.Config) -> tuple[tuple[int, ...], set[str]]:
     except (RuntimeError, AttributeError, ValueError, TypeError, AssertionError) as error:
         raise ConfigError(
             f"backbone {settings.name!r} has no feature maps ({error}); use one with maps at "
-            f"strides {', '.join(map(str, STRIDES))}, such as a ResNet, RegNet or ConvNeXt"
+            f"strides {', '.join(map(str, strides))}, such as a ResNet, RegNet or ConvNeXt"
         ) from None
-    missing = [stride for stride in STRIDES if stride not in reductions]
+    missing = [stride for stride in strides if stride not in reductions]
     if missing:
         raise ConfigError(
             f"backbone {settings.name!r} has features at strides "
             f"{', '.join(map(str, sorted(set(reductions))))}, but a detector needs "
-            f"{', '.join(map(str, STRIDES))}"
+            f"{', '.join(map(str, strides))}"
         )
     numbers: Sequence[int] = net.feature_info.out_indices
-    indices = tuple(numbers[_last_index(reductions, stride)] for stride in STRIDES)
+    indices = tuple(numbers[_last_index(reductions, stride)] for stride in strides)
     early = [n for n, stride in enumerate(reductions) if stride <= 2**settings.frozen_stages]
     if settings.frozen_stages == 0 or not early:
         return indices, set()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hyperfocal.losses import BoxLoss, QualityLoss
 from hyperfocal.models.head import DenseHead, TowerFeatures
-from hyperfocal.models.matched import Matched, Where, match
+from hyperfocal.models.matched import Matched, Where, box_regression_loss, match
 from hyperfocal.models.mining import counted, mine
 from hyperfocal.models.normalizer import LossNormalizer
 from hyperfocal.models.quality import QualityBranch, centerness_at
@@ -167,7 +167,14 @@ class DenseCriterion(nn.Module):
             box_weight = box_weight * target
         terms = {
             "classification": self.classification_loss(head, cls_maps, found, iou, number),
-            "box": self.box_regression_loss(matched, box_weight),
+            "box": box_regression_loss(
+                self.box_loss,
+                self.coder,
+                matched.deltas,
+                matched.anchors,
+                matched.boxes,
+                weight=box_weight,
+            ),
         }
         if self.quality is not None and found.quality is not None and target is not None:
             entropy = F.binary_cross_entropy_with_logits(found.quality, target, reduction="none")
@@ -321,17 +328,3 @@ class DenseCriterion(nn.Module):
             for b, z in enumerate(divisor)
         ]
         return torch.stack(terms).sum()
-
-    def box_regression_loss(self, matched: Matched, weight: Tensor) -> Tensor:
-        """Scalar: the sum over positives of weight times the box loss.
-
-        Args:
-            matched: the P positives.
-            weight: ``(P,)``, divided by the normaliser.
-        """
-        if self.box_loss.on_boxes:
-            pred, wanted = self.coder.decode(matched.deltas, matched.anchors), matched.boxes
-        else:
-            pred, wanted = matched.deltas, self.coder.encode(matched.boxes, matched.anchors)
-        loss: Tensor = self.box_loss(pred, wanted, weight=weight)
-        return loss

@@ -21,9 +21,16 @@ from hyperfocal.losses import (
     SigmoidFocalLoss,
     SmoothL1Loss,
 )
-from hyperfocal.models.backbone import Backbone
+from hyperfocal.models.backbone import Backbone, with_first_stride
 from hyperfocal.models.criterion import DenseCriterion, ImageTruth, Refine
-from hyperfocal.models.detector import SHARED_FIELDS, WHOLE, Detector, DetectorConfig, predicting
+from hyperfocal.models.detector import (
+    SHARED_FIELDS,
+    WHOLE,
+    CategoryRows,
+    Detector,
+    DetectorConfig,
+    predicting,
+)
 from hyperfocal.models.diagnosis import Diagnosis, diagnose_classification
 from hyperfocal.models.fpn import FPN
 from hyperfocal.models.head import DenseHead
@@ -108,6 +115,12 @@ class DenseDetector(Detector):
     def loss(self) -> nn.Module:
         """The classification loss."""
         return self.criterion.loss
+
+    @property
+    def category_rows(self) -> tuple[CategoryRows, ...]:
+        """The classifier, with one output per anchor and category."""
+        anchors = self.head.cls_logits.out_channels // self.num_classes
+        return (CategoryRows("head.cls_logits", anchors),)
 
     # ------------------------------------------------------------------- training
 
@@ -248,9 +261,21 @@ class DenseConfig(DetectorConfig):
             )
         self._require(self.box_weight >= 0, "box_weight", "at least 0")
         self._require(self.stream_from >= 0, "stream_from", "at least 0")
+        backbone = with_first_stride(self.backbone, self.neck)
+        object.__setattr__(self, "backbone", backbone)  # frozen
         self._require(
             self.stream_logits is None or self.stream_logits >= 1, "stream_logits", "at least 1"
         )
+
+    @property
+    def max_detections(self) -> int | None:
+        """Maximum number of detections per image."""
+        return self.inference.max_detections
+
+    def with_max_detections(self, most: int) -> Self:
+        """The settings with another maximum number of detections per image."""
+        limited = dataclasses.replace(self.inference, max_detections=most)
+        return dataclasses.replace(self, inference=limited)
 
     def offline(self) -> Self:
         """The same detector without initial weights, for loading a trained state dict."""
@@ -267,11 +292,8 @@ class DenseConfig(DetectorConfig):
         Raises:
             ConfigError: an unknown name, or a module for another field.
         """
-        fields = {f.name for f in dataclasses.fields(self)}
+        self.check_names(settings)
         for name, value in settings.items():
-            if name not in fields:
-                hint = config.did_you_mean(name, fields)
-                raise ConfigError(f"{self.kind}: no setting {name!r} ({hint})")
             if isinstance(value, nn.Module) and name not in MODULES:
                 raise ConfigError(f"{self.kind}: {name} can't be a module; pass its Config")
         built = {name: v for name, v in settings.items() if isinstance(v, nn.Module)}

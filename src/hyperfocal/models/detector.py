@@ -5,19 +5,19 @@ from __future__ import annotations
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import ClassVar, Self, overload
+from typing import Any, ClassVar, Self, overload
 
 import torch
 from torch import Tensor, nn
 
-from hyperfocal.config import Config
+from hyperfocal.config import Config, did_you_mean
 from hyperfocal.losses import step_losses
 from hyperfocal.models.diagnosis import Diagnosis
 from hyperfocal.models.image_lists import to_batch, to_dict
 from hyperfocal.models.samples import Samples
-from hyperfocal.types import Batch, CategoryCounts, DataError, Detections, LossTerms
+from hyperfocal.types import Batch, CategoryCounts, ConfigError, DataError, Detections, LossTerms
 
 SHARED_FIELDS = ("weights", "backbone", "pixels", "neck", "loss", "mining")
 """Settings of all detectors, which ``--model KIND`` keeps because they don't depend on the
@@ -48,9 +48,51 @@ class DetectorConfig(Config, role=True):
             counts: images and boxes per category, for losses that weight categories.
         """
 
+    @property
+    def max_detections(self) -> int | None:
+        """Maximum number of detections per image; None: no such setting."""
+        return None
+
+    def with_max_detections(self, most: int) -> Self:
+        """The settings with another maximum number of detections per image.
+
+        Raises:
+            ConfigError: there is no such setting, or ``most`` is below 1.
+        """
+        raise ConfigError(f"--max-detections {most}: detector {self.kind} has no such setting")
+
+    def check_names(self, settings: Mapping[str, Any]) -> None:
+        """Check that all names are fields of this config.
+
+        Raises:
+            ConfigError: an unknown name.
+        """
+        known = {field.name for field in fields(self)}
+        for name in settings:
+            if name not in known:
+                raise ConfigError(f"{self.kind}: no setting {name!r} ({did_you_mean(name, known)})")
+
     def offline(self) -> Self:
         """The same detector without initial weights, for loading a trained state dict."""
         return replace(self, weights=None)
+
+
+@dataclass(frozen=True)
+class CategoryRows:
+    """Which outputs of a layer belong to which category, for fine-tuning with other categories.
+
+    Attributes:
+        layer: name of a convolution or linear layer.
+        per_category: number of outputs of each category.
+        category_first: output ``j · per_category + i`` belongs to category j; otherwise output
+            ``i · K + j`` does, as in a dense head with ``per_category`` anchors.
+        others: number of outputs after those of all categories, such as that of the background.
+    """
+
+    layer: str
+    per_category: int
+    category_first: bool = False
+    others: int = 0
 
 
 class Detector(nn.Module, ABC):
@@ -81,8 +123,7 @@ class Detector(nn.Module, ABC):
     head_part: ClassVar[str | None] = None
     """Name of the part to which ``train.parts = head`` restricts training."""
     classifier: ClassVar[str | None] = None
-    """Name of the convolution with one output per anchor and category (channel a·K + j is that of
-    anchor a and category j): fine-tuning copies its rows by category name."""
+    """Name of the layer that computes the classification logits."""
     statistics: ClassVar[tuple[str, ...]] = ()
     """Names of parts whose buffers depend on the training data, which fine-tuning resets."""
 
@@ -93,6 +134,11 @@ class Detector(nn.Module, ABC):
     @abstractmethod
     def loss(self) -> nn.Module:
         """The classification loss."""
+
+    @property
+    def category_rows(self) -> tuple[CategoryRows, ...]:
+        """The layers with outputs by category, which fine-tuning copies by category name."""
+        return ()
 
     @overload
     def forward(self, images: Batch) -> LossTerms: ...

@@ -1,4 +1,4 @@
-"""Feature pyramid: maps of one width at strides 8, 16, 32 and coarser (Lin et al., CVPR 2017)."""
+"""Feature pyramid: maps of equal width at strides from 4 or 8 on (Lin et al., CVPR 2017)."""
 
 from __future__ import annotations
 
@@ -8,25 +8,29 @@ from typing import ClassVar, Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hyperfocal.models.backbone import STRIDES
+from hyperfocal.models.backbone import FirstStride, strides_from
 from hyperfocal.models.layers import StridedConv
 from hyperfocal.models.roles import Neck, NeckConfig
+from hyperfocal.types import ConfigError
 
-ExtraSource = Literal["c5", "p5", "c5_lateral"]
+ExtraSource = Literal["c5", "p5", "c5_lateral", "pool"]
 
 
 class FPN(Neck):
-    """P3, P4, P5 by lateral and top-down connections, then P6, P7, ... by strided convolutions.
+    """(P2,) P3, P4, P5 by lateral and top-down connections, then coarser levels.
 
     ``P_l = conv3x3(conv1x1(C_l) + upsample(lateral sum of level l + 1))``, nearest upsampling;
-    ``P6 = conv3x3/2(source)``, ``P7 = conv3x3/2(ReLU(P6))`` (focal-loss paper, section 4).
+    ``P6 = conv3x3/2(source)``, ``P7 = conv3x3/2(ReLU(P6))`` (focal-loss paper, section 4), or with
+    ``pool`` every second location of the level before (Faster R-CNN's P6).
 
     Args:
-        in_channels: channels of C3, C4, C5.
+        in_channels: channels of (C2,) C3, C4, C5.
         channels: channels of each level.
-        num_levels: number of levels, starting at P3.
+        num_levels: number of levels.
         extra_source: input of P6.
         relu: apply ReLU to the input of extra levels after P6.
+        first_stride: stride of the first level, 4 (P2) or 8 (P3).
+        norm: ``none``, or ``bn``: batch norm after each lateral and output convolution.
 
     Attributes:
         strides: stride of each level.
@@ -39,27 +43,50 @@ class FPN(Neck):
         channels: int = 256
         """Channels of each level."""
         num_levels: int = 5
-        """Number of levels, starting at P3 (stride 8); 5: up to P7 (stride 128)."""
+        """Number of levels; 5: from P3 (stride 8) to P7 (stride 128), or from P2 to P6."""
         extra_source: ExtraSource = "c5"
         """Input of P6: the backbone's last map (c5), the pyramid's (p5), or c5 after its 1x1
-        convolution (c5_lateral)."""
+        convolution (c5_lateral); pool: P6 is every second location of P5."""
         relu: bool = True
         """Apply ReLU to P6 as input of P7."""
+        first_stride: FirstStride = 8
+        """Stride of the first level: 8 (P3), or 4 (P2) for small objects and Faster R-CNN."""
+        norm: Literal["none", "bn"] = "none"
+        """Norm after the lateral and output convolutions: none, or batch norm (bn)."""
 
         kind: ClassVar[str] = "fpn"
 
         def __post_init__(self) -> None:
             self._require(self.channels >= 1, "channels", "at least 1")
-            self._require(3 <= self.num_levels <= 7, "num_levels", "between 3 and 7")
+            least = len(strides_from(self.first_stride))
+            self._require(least <= self.num_levels <= 7, "num_levels", f"between {least} and 7")
 
         @property
         def strides(self) -> tuple[int, ...]:
             """Strides of the levels, each twice the previous one."""
-            return tuple(STRIDES[0] * 2**n for n in range(self.num_levels))
+            return tuple(self.first_stride * 2**n for n in range(self.num_levels))
 
         def build(self, in_channels: tuple[int, ...]) -> FPN:
-            """The pyramid for maps with these channels."""
-            return FPN(in_channels, self.channels, self.num_levels, self.extra_source, self.relu)
+            """The pyramid for maps with these channels.
+
+            Raises:
+                ConfigError: the backbone has another number of maps.
+            """
+            expected = strides_from(self.first_stride)
+            if len(in_channels) != len(expected):
+                raise ConfigError(
+                    f"the backbone has {len(in_channels)} maps, but a pyramid from stride "
+                    f"{self.first_stride} needs those of strides {', '.join(map(str, expected))}"
+                )
+            return FPN(
+                in_channels,
+                self.channels,
+                self.num_levels,
+                self.extra_source,
+                self.relu,
+                self.first_stride,
+                self.norm,
+            )
 
     def __init__(
         self,
@@ -68,16 +95,19 @@ class FPN(Neck):
         num_levels: int = 5,
         extra_source: ExtraSource = "c5",
         relu: bool = True,
+        first_stride: FirstStride = 8,
+        norm: Literal["none", "bn"] = "none",
     ) -> None:
         super().__init__()
         self.channels = channels
         self.extra_source = extra_source
         self.relu = relu
-        extra = range(num_levels - len(STRIDES))
-        self.strides = STRIDES + tuple(STRIDES[-1] * 2 ** (i + 1) for i in extra)
-        self.lateral = nn.ModuleList(nn.Conv2d(c, channels, 1) for c in in_channels)
-        self.output = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in STRIDES)
+        self.strides = tuple(first_stride * 2**n for n in range(num_levels))
+        self.lateral = nn.ModuleList(_conv(c, channels, 1, norm) for c in in_channels)
+        self.output = nn.ModuleList(_conv(channels, channels, 3, norm) for _ in in_channels)
         first = in_channels[-1] if extra_source == "c5" else channels
+        self.pooled = num_levels - len(in_channels) if extra_source == "pool" else 0
+        extra = range(num_levels - len(in_channels) - self.pooled)
         self.extra = nn.ModuleList(
             StridedConv(channels if i else first, channels, 3, stride=2, padding=1) for i in extra
         )
@@ -85,18 +115,26 @@ class FPN(Neck):
             if isinstance(module, nn.Conv2d):
                 # Caffe2's Xavier initialisation, U(±sqrt(3 / fan_in)), as in the paper's code.
                 nn.init.kaiming_uniform_(module.weight, a=1)
-                assert module.bias is not None
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
     def forward(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """P3, P4, ... ``(B, channels, H/s, W/s)`` from C3, C4, C5."""
+        """The levels ``(B, channels, H/s, W/s)`` from (C2,) C3, C4, C5."""
         laterals = [conv(c) for conv, c in zip(self.lateral, maps, strict=True)]
         sums = [laterals[-1]]
         for lateral in reversed(laterals[:-1]):
             sums.append(lateral + F.interpolate(sums[-1], size=lateral.shape[-2:]))
         levels = [conv(s) for conv, s in zip(self.output, reversed(sums), strict=True)]
-        source = {"c5": maps[-1], "p5": levels[-1], "c5_lateral": laterals[-1]}[self.extra_source]
+        for _ in range(self.pooled):
+            levels.append(levels[-1][:, :, ::2, ::2])
+        sources = {"c5": maps[-1], "p5": levels[-1], "c5_lateral": laterals[-1]}
+        source = sources.get(self.extra_source, levels[-1])
         for i, conv in enumerate(self.extra):
             source = conv(F.relu(source) if self.relu and i else source)
             levels.append(source)
         return tuple(levels)
+
+
+def _conv(in_channels: int, channels: int, kernel: int, norm: str) -> nn.Module:
+    conv = nn.Conv2d(in_channels, channels, kernel, padding=kernel // 2, bias=norm == "none")
+    return conv if norm == "none" else nn.Sequential(conv, nn.BatchNorm2d(channels))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +16,25 @@ from hyperfocal.models.streamed_topk import Rank, TopPairs
 from hyperfocal.models.voting import score_voting
 from hyperfocal.ops import clip_boxes, has_area, nms, rescale_boxes, stable_topk
 from hyperfocal.types import Batch, Detections, Priors
+
+
+class ImageSizes(NamedTuple):
+    """Height and width of an image.
+
+    Attributes:
+        valid_hw: in the network's input, without padding.
+        original_hw: of the image before any transform.
+    """
+
+    valid_hw: tuple[int, int]
+    original_hw: tuple[int, int]
+
+
+def image_sizes(batch: Batch) -> list[ImageSizes]:
+    """The sizes of a batch's images."""
+    pairs = zip(batch.valid_hw.tolist(), batch.original_hw.tolist(), strict=True)
+    return [ImageSizes((a[0], a[1]), (b[0], b[1])) for a, b in pairs]
+
 
 Decode = Callable[[Tensor, Tensor], Tensor]
 """Decodes box outputs ``(N, 4)`` with priors ``(N, 4)`` to xyxy boxes ``(N, 4)``."""
@@ -146,30 +165,43 @@ class Inference:
             quality: ``(B, A)`` logits of a quality branch.
             branch: the branch's settings.
         """
-        pairs = _join(levels, priors.level_sizes, num_classes)
-        sizes = zip(batch.valid_hw.tolist(), batch.original_hw.tolist(), strict=True)
-        found = []
-        for b, (chosen, deltas, hw) in enumerate(zip(pairs, box, sizes, strict=True)):
-            valid_hw, original_hw = hw
+        pairs, found = _join(levels, priors.level_sizes, num_classes), []
+        images = zip(pairs, box, image_sizes(batch), strict=True)
+        for b, (chosen, deltas, sizes) in enumerate(images):
             prior = chosen.index // num_classes
             labels = chosen.index % num_classes
             if quality is None or branch is None:
                 scores = chosen.logits.float().sigmoid()
             else:
                 scores = branch.scores(chosen.logits, quality[b, prior])
-            boxes = clip_boxes(decode(deltas[prior].float(), priors.boxes[prior]), valid_hw)
-            # Boxes outside the image, or without width or height, are empty and are dropped.
-            full = has_area(rescale_boxes(boxes, valid_hw, original_hw))
-            boxes, scores, labels = boxes[full], scores[full], labels[full]
-            groups = labels if self.class_wise else None
-            kept = nms(boxes, scores, groups, self.nms_iou, self.max_detections)
-            final = boxes[kept]
-            if self.voting is not None:
-                final = score_voting(final, labels[kept], boxes, scores, labels, self.voting)
-            boxes = clip_boxes(rescale_boxes(final, valid_hw, original_hw), original_hw)
-            full = has_area(boxes)  # voting may have changed a box
-            found.append(Detections(boxes[full], scores[kept][full], labels[kept][full]))
+            boxes = decode(deltas[prior].float(), priors.boxes[prior])
+            found.append(self.suppress(boxes, scores, labels, sizes))
         return found
+
+    def suppress(
+        self, boxes: Tensor, scores: Tensor, labels: Tensor, sizes: ImageSizes
+    ) -> Detections:
+        """Detections of one image from selected boxes: clipping, suppression and rescaling.
+
+        Args:
+            boxes: ``(N, 4)`` xyxy pixels of the network's input.
+            scores: ``(N,)`` in [0, 1].
+            labels: ``(N,)`` in ``0..K-1``.
+            sizes: sizes of the image.
+        """
+        valid_hw, original_hw = sizes
+        boxes = clip_boxes(boxes, valid_hw)
+        # Boxes outside the image, or without width or height, are empty and are dropped.
+        full = has_area(rescale_boxes(boxes, valid_hw, original_hw))
+        boxes, scores, labels = boxes[full], scores[full], labels[full]
+        groups = labels if self.class_wise else None
+        kept = nms(boxes, scores, groups, self.nms_iou, self.max_detections)
+        final = boxes[kept]
+        if self.voting is not None:
+            final = score_voting(final, labels[kept], boxes, scores, labels, self.voting)
+        boxes = clip_boxes(rescale_boxes(final, valid_hw, original_hw), original_hw)
+        full = has_area(boxes)  # voting may have changed a box
+        return Detections(boxes[full], scores[kept][full], labels[kept][full])
 
 
 def _join(

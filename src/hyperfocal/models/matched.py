@@ -9,7 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hyperfocal.ops import constant
+from hyperfocal.losses import BoxLoss
+from hyperfocal.ops import BoxCoder, constant
 from hyperfocal.types import Assignment, Priors, Target
 
 
@@ -65,3 +66,29 @@ def match(
     row = first[image] + assignment.gt_index[image, prior]
     boxes = torch.cat([target.boxes for target in targets])[row]
     return Matched(image, prior, priors.boxes[prior], boxes, deltas)
+
+
+def box_regression_loss(
+    box_loss: BoxLoss,
+    coder: BoxCoder,
+    deltas: Tensor,
+    anchors: Tensor,
+    boxes: Tensor,
+    *,
+    weight: Tensor,
+) -> Tensor:
+    """Scalar: the weighted sum of the box loss, on boxes or encoded outputs as it declares.
+
+    Args:
+        box_loss: the loss.
+        coder: box coding.
+        deltas: ``(P, 4)`` box outputs.
+        anchors: ``(P, 4)`` the boxes that they are relative to.
+        boxes: ``(P, 4)`` ground truth.
+        weight: ``(P,)``.
+    """
+    if box_loss.on_boxes:
+        loss: Tensor = box_loss(coder.decode(deltas, anchors), boxes, weight=weight)
+    else:
+        loss = box_loss(deltas, coder.encode(boxes, anchors), weight=weight)
+    return loss

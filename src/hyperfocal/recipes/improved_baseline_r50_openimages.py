@@ -24,8 +24,8 @@ rarest categories (AP1) to the most frequent, as published (Li et al. 2022). Not
 160k. According to the paper all else is as on LVIS; its released settings have 800 pixels without
 jitter and a warm-up of 500 steps, as here. Group-of boxes aren't used in training. The paper
 doesn't specify whether boxes were expanded by the hierarchy in training; the official tool can
-create such a CSV, which can be used instead. Table 7 also has Faster R-CNN; this package has no
-two-stage detector.
+create such a CSV, which can be used instead. Table 7 also has Faster R-CNN,
+which is not a recipe here.
 """
 
 import dataclasses

@@ -16,9 +16,8 @@ reproduced here. Schedule, data and sampler are those of improved_baseline_r50_l
     R101    --model.backbone.name resnet101.tv_in1k
 
 The paper doesn't specify the prior, the score threshold and NMS of these runs; here they are 0.001,
-0, and the detector's defaults. The longer warm-up and clipping are used, as in the paper. Table 1
-also has Faster R-CNN and Seesaw, Table 2 more on Faster R-CNN; this package has no two-stage
-detector.
+0, and the detector's defaults. The longer warm-up and clipping are used, as in the paper. The rows
+with Faster R-CNN are in faster_rcnn_r50_lvis.
 """
 
 from hyperfocal.experiment import Experiment

@@ -32,7 +32,7 @@ def find_row(table: Table, name: str) -> Row:
     """The row with this name.
 
     Raises:
-        ConfigError: the table has no such row, or it needs a detector that isn't implemented.
+        ConfigError: the table has no such row, or there is no recipe for it.
     """
     rows = {row.name: row for row in table.rows}
     if name not in rows:
@@ -40,7 +40,6 @@ def find_row(table: Table, name: str) -> Row:
         raise ConfigError(f"--only {name}: table {table.name} has no such row; {hint}")
     if not rows[name].runnable:
         raise ConfigError(
-            f"--only {name}: this row needs a two-stage detector, which isn't implemented; only "
-            "its published numbers are listed"
+            f"--only {name}: there is no recipe for this row; only its published numbers are listed"
         )
     return rows[name]

@@ -13,7 +13,7 @@ from typing import Literal
 from hyperfocal.config import override
 from hyperfocal.data.synthetic import SyntheticConfig
 from hyperfocal.experiment import Experiment
-from hyperfocal.models import Backbone, as_dense
+from hyperfocal.models import Backbone, DenseConfig, FasterRCNN
 from hyperfocal.recipes import load_recipe
 from hyperfocal.reproduce.runs import Job
 from hyperfocal.reproduce.table import Row, Table
@@ -54,7 +54,7 @@ class Plan:
         if self.recipe is not None:  # the recipe's sizes; such tables compare detectors
             detector, _, data = (row.recipe or self.table.recipe).partition("_r50_")
             base = ("--model", detector) if data in ("lvis", "openimages") else ()
-        special = self.table.small_flags if small else ()
+        special = self.table.small_flags if small and row.takes_small_flags else ()
         own = row.small_flags if small and row.small_flags is not None else row.flags
         start = () if row.after is None else ("--model.weights", str(self.folder(row.after, seed)))
         words = (*base, *self.data, *special, *self.flags, *start, *own)
@@ -145,8 +145,9 @@ def synthetic_set(base: SyntheticConfig, imbalance: float) -> SyntheticConfig:
 def setting(experiment: Experiment, plan: Plan) -> dict[str, str]:
     """Our setting in words, to compare with the paper's."""
     data, train = experiment.data, experiment.train
-    backbone = as_dense(experiment.model).backbone
-    name, pretrained = type(backbone).__qualname__, False
+    model = experiment.model
+    backbone = model.backbone if isinstance(model, DenseConfig | FasterRCNN.Config) else None
+    name, pretrained = type(backbone or model).__qualname__, False
     if isinstance(backbone, Backbone.Config):
         name, pretrained = backbone.name, backbone.pretrained
     transform = data.train_transform

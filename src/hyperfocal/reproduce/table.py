@@ -21,8 +21,10 @@ class Row:
         numbers: as published, in the table's columns; empty if the paper has none.
         recipe: its own recipe, if the table compares detectors; None: the table's.
         small_flags: instead of ``flags`` at small scale; None: the same.
+        takes_small_flags: whether the table's ``small_flags`` apply to it, which may be settings of
+            a dense detector.
         after: for decoupled training, the row whose trained weights it starts from.
-        runnable: False for detectors that aren't implemented (two-stage ones).
+        runnable: False if there is no recipe for the row; only its published numbers are listed.
     """
 
     name: str
@@ -32,6 +34,7 @@ class Row:
     small_flags: tuple[str, ...] | None = None
     runnable: bool = True
     after: str | None = None
+    takes_small_flags: bool = True
 
 
 @dataclass(frozen=True)

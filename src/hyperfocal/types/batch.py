@@ -55,6 +55,8 @@ class Batch:
         original_hw: ``(B, 2)`` int64, size before any transform.
         targets: one per image, in the frame of ``images``.
         image_ids: ids in the annotation file.
+        seeds: seed of each image's random choices in training, such as sampled regions, which is
+            the same for any number of processes and micro-batches; empty: not seeded.
     """
 
     images: Tensor
@@ -62,6 +64,7 @@ class Batch:
     original_hw: Tensor
     targets: tuple[Target, ...]
     image_ids: tuple[int, ...]
+    seeds: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -74,6 +77,7 @@ class Batch:
             self.original_hw[part],
             self.targets[part],
             self.image_ids[part],
+            self.seeds[part],
         )
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
@@ -84,6 +88,7 @@ class Batch:
             self.original_hw,
             tuple(t.to(device, non_blocking) for t in self.targets),
             self.image_ids,
+            self.seeds,
         )
 
     def pin_memory(self) -> Batch:
@@ -94,4 +99,5 @@ class Batch:
             self.original_hw,
             tuple(Target(t.boxes.pin_memory(), t.labels.pin_memory()) for t in self.targets),
             self.image_ids,
+            self.seeds,
         )

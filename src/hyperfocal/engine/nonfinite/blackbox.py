@@ -145,6 +145,7 @@ def _as_state(incident: Incident, batch: Batch) -> dict[str, Any]:
         "boxes": [target.boxes for target in batch.targets],
         "labels": [target.labels for target in batch.targets],
         "image_ids": list(batch.image_ids),
+        "seeds": list(batch.seeds),
     }
 
 
@@ -219,6 +220,7 @@ def replay(
         saved["original_hw"],
         tuple(Target(boxes, labels) for boxes, labels in targets),
         tuple(saved["image_ids"]),
+        tuple(saved.get("seeds", ())),  # older files have none
     ).to(fabric.device)
     z = saved["divisors"]
     gradients = stepper.gradients(batch, None if z is None else z.to(fabric.device), saved["rank"])
