@@ -268,6 +268,16 @@ def test_the_objectness_of_eqlv2_is_a_binary_cross_entropy_of_the_background() -
     assert (loss.pending_pos > 0).tolist() == own.any(0).tolist()
 
 
+def test_eqlv2_has_its_objectness_where_the_classifier_follows_the_loss() -> None:
+    open_, without = EqualizationLossV2.Config(), EqualizationLossV2.Config(objectness=False)
+    assert num_logits(build_loss(EqualizationLossV2.Config, K), K) == K
+    assert num_logits(open_.with_own_logits().build(K), K) == K + 1
+    assert num_logits(without.with_own_logits().build(K), K) == K
+    for config in ALL_LOSSES:
+        if config is not EqualizationLossV2.Config:
+            assert config().with_own_logits() == config()
+
+
 def test_bags_uses_a_calls_share_of_the_rows() -> None:
     loss = build_loss(BalancedGroupSoftmaxLoss.Config, K)
     x, y = rows(loss), labels()

@@ -24,7 +24,7 @@ negatives still dominate, as with cross entropy: see `eqlv2_focal` and `equalize
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -168,9 +168,10 @@ class EqualizationLossV2(GradientRatioLoss):
         """Gradient ratio at which the weight of negatives is 1/2."""
         boost: float = 4.0
         """The maximum weight of positives is 1 + boost."""
-        objectness: bool = False
-        """One more logit, the probability of the background, as in the paper; only for detectors
-        whose classifier follows its loss, such as Faster R-CNN."""
+        objectness: bool | None = None
+        """One more logit, the probability of the background, as in the paper; none: if the
+        detector's classifier follows its loss, such as Faster R-CNN's. A dense detector has no
+        room for it."""
 
         def __post_init__(self) -> None:
             for name in ("steepness", "midpoint", "boost"):
@@ -178,8 +179,12 @@ class EqualizationLossV2(GradientRatioLoss):
 
         @property
         def has_own_logits(self) -> bool:
-            """Whether there is an objectness logit."""
-            return self.objectness
+            """Whether an objectness logit is required."""
+            return self.objectness is True
+
+        def with_own_logits(self) -> EqualizationLossV2.Config:
+            """With the objectness logit, unless it is excluded."""
+            return self if self.objectness is not None else replace(self, objectness=True)
 
         def build(
             self, num_classes: int, counts: CategoryCounts | None = None

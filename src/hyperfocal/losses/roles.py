@@ -149,6 +149,13 @@ class ClassificationLossConfig(Config, role=True):
         """Whether it builds a `LossWithOwnLogits`, which dense detectors can't use."""
         return False
 
+    def with_own_logits(self) -> ClassificationLossConfig:
+        """The settings for a classifier that follows its loss: the same, unless they leave it open.
+
+        EQLv2, for example, has its objectness logit there by default.
+        """
+        return self
+
     @abstractmethod
     def build(self, num_classes: int, counts: CategoryCounts | None = None) -> nn.Module:
         """A module that is called as ``loss(logits (..., K), labels (...), normalizer)``.

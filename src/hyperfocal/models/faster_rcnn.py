@@ -173,7 +173,7 @@ class FasterRCNN(Detector):
         self.neck = config.neck.build(self.backbone.channels)
         self.anchors = config.anchors.build(self.neck.strides)
         self.rpn = config.rpn.build(self.neck.channels, config.anchors.per_location)
-        self.class_loss = config.loss.build(num_classes, counts)
+        self.class_loss = config.loss.with_own_logits().build(num_classes, counts)
         if isinstance(self.class_loss, QualityLoss):
             raise ConfigError(
                 f"faster_rcnn: loss = {config.loss.kind} has the IoU of predicted boxes as target, "

@@ -17,7 +17,7 @@ reproduced here: it needs LVIS and GPUs.
     Table 2: R101, Seesaw               | --loss seesaw R101                   | 27.8 18.7 27.0 32.8
 
     EQL     --model.roi-head.prior-probability 0.001
-    EQLV2   --loss.objectness --model.roi-head.prior-probability 0.001
+    EQLV2   --model.roi-head.prior-probability 0.001
     R101    --model.backbone.name resnet101.tv_in1k
 
 The decoupled methods of Table 2, cRT and BAGS, train the classifier of the first row again:
