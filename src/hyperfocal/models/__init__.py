@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hyperfocal.models.atss import ATSS, ImprovedBaseline
 from hyperfocal.models.backbone import Backbone
+from hyperfocal.models.csp_darknet import CSPDarknet
 from hyperfocal.models.dense import DenseConfig, DenseDetector, DenseParts, as_dense
 from hyperfocal.models.detector import CategoryRows, Detector, DetectorConfig
 from hyperfocal.models.faster_rcnn import FasterRCNN
@@ -15,6 +16,7 @@ from hyperfocal.models.layers import StridedConv
 from hyperfocal.models.mining import HardNegativeMining, OnlineHardMining
 from hyperfocal.models.normalizer import LossNormalizer
 from hyperfocal.models.paa import PAA
+from hyperfocal.models.pafpn import PAFPN
 from hyperfocal.models.pixels import PixelNorm
 from hyperfocal.models.priors import AnchorGenerator
 from hyperfocal.models.quality import QualityBranch
@@ -28,10 +30,12 @@ __all__ = [
     "FCOS",
     "FPN",
     "PAA",
+    "PAFPN",
     "RPN",
     "AnchorGenerator",
     "Backbone",
     "BackboneConfig",
+    "CSPDarknet",
     "CategoryRows",
     "DenseConfig",
     "DenseDetector",
