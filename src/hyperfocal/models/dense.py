@@ -407,7 +407,7 @@ def no_sigmoids(detector: str, loss: str) -> str:
         for kind, other in config.kinds(DetectorConfig).items()
         if issubclass(other, DetectorConfig) and other.follows_loss
     ]
-    instead = " or ".join(["a loss such as focal or efl", *others])
+    instead = ", or ".join(["a loss such as focal or efl", *others])
     return (
         f"{detector}: loss = {loss} has logits of its own (softmax, groups or objectness), but a "
         f"dense detector has one sigmoid per category; use {instead}"
