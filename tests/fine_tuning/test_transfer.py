@@ -150,13 +150,17 @@ def test_a_second_stage_copies_scores_and_boxes_by_name(tmp_path: Path) -> None:
     assert torch.equal(model.rpn.deltas.weight, source.rpn.deltas.weight)
 
 
-def test_another_layout_of_logits_starts_anew(tmp_path: Path) -> None:
+@pytest.mark.parametrize("loss", ["bags", "seesaw", "focal"])
+def test_another_layout_of_logits_starts_anew(loss: str, tmp_path: Path) -> None:
+    """The classifier alone: boxes of the same categories are still regressed by the source."""
     small = ["--model.backbone.name", "test_resnet", "--model.backbone.no-pretrained"]
     flags = [*small_flags(FasterRCNN.Config), *small]
     source = make_run(tmp_path / "run", override(load_recipe("demo"), flags, "test"))
-    bags = override(load_recipe("demo"), [*flags, "--loss", "bags"], "test")
-    model, taken = started(bags, tmp_path / "run", SOURCE)
-    assert "roi_head.cls_logits.weight" in taken.left
+    other = override(load_recipe("demo"), [*flags, "--loss", loss], "test")
+    model, taken = started(other, tmp_path / "run", SOURCE)
+    assert set(taken.left) >= {"roi_head.cls_logits.weight", "roi_head.cls_logits.bias"}
+    assert taken.kept == ()
+    assert list(taken.new) == SOURCE
     assert torch.equal(model.roi_head.layers[0].weight, source.roi_head.layers[0].weight)
     assert torch.equal(model.roi_head.box_deltas.weight, source.roi_head.box_deltas.weight)
 

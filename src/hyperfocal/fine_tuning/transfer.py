@@ -48,7 +48,7 @@ class Transfer:
         taken: names of the tensors copied, with the classifier's if a row was.
         left: the detector's other tensors, which keep their initialisation.
         unused: the source's other tensors.
-        kept: categories whose rows were copied.
+        kept: categories whose rows of the classifier were copied.
         new: the other categories, newly initialised.
         dropped: the source's other categories.
         similar: of ``new``, the source's category of nearly the same name.
@@ -158,18 +158,20 @@ def transfer(
     memory = _memory(model, fitting, source, names, settings)
     fitting = {n: v for n, v in fitting.items() if n in memory or not n.startswith(of_data)}
     pairs = _pairs(names, source.categories)
-    layers = {rows.layer: rows for rows in model.category_rows}
     if model.classifier is not None:  # without an order of its rows, it starts anew
         fitting = {n: v for n, v in fitting.items() if n.rpartition(".")[0] != model.classifier}
-    mixed = {}
-    for name, value in own.items():
-        if (rows := layers.get(name.rpartition(".")[0])) is not None:
-            fitting.pop(name, None)
-            mixed[name] = _rows(value, given.get(name), rows, len(names), source.categories, pairs)
-    if pairs and mixed and all(value is not None for value in mixed.values()):
-        fitting |= {name: value for name, value in mixed.items() if value is not None}
-    else:
-        pairs = {}
+    keeps = False
+    for rows in model.category_rows:
+        mixed = {
+            name: _rows(value, given.get(name), rows, len(names), source.categories, pairs)
+            for name, value in own.items()
+            if name.rpartition(".")[0] == rows.layer
+        }
+        fitting = {name: value for name, value in fitting.items() if name not in mixed}
+        if pairs and all(value is not None for value in mixed.values()):
+            fitting |= {name: value for name, value in mixed.items() if value is not None}
+            keeps = keeps or rows.layer == model.classifier
+    pairs = pairs if keeps else {}
     model.load_state_dict(fitting, strict=False)
     new = [name for label, name in enumerate(names) if label not in pairs]
     dropped = [n for m, n in enumerate(source.categories or ()) if m not in pairs.values()]
