@@ -1,4 +1,4 @@
-"""FPN, head, normalizer and inference, each tested alone."""
+"""FPN, head, divisors and inference, each tested alone."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import Tensor
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-from hyperfocal.models import FPN, DenseHead, Inference, LossNormalizer
+from hyperfocal.models import FPN, DenseHead, Inference, LossDivisors
+from hyperfocal.models.divisors import DivisorKind
 from hyperfocal.models.head import HeadOutput, join_levels
 from hyperfocal.models.matched import Where
-from hyperfocal.models.normalizer import NormalizerKind
 from hyperfocal.ops import stable_topk
 from hyperfocal.types import Batch, ConfigError, Detections, Priors, Target
 
@@ -122,8 +122,8 @@ def test_boxes_of_a_few_priors_are_those_of_all(norm: str, wanted: list[tuple[in
 def test_normaliser_formulas() -> None:
     positives, weights = torch.tensor([3, 0, 5]), torch.tensor([1.5, 0.0, 0.5])
 
-    def divisors(kind: NormalizerKind, *sums: Tensor) -> list[list[float]]:
-        return LossNormalizer(kind)(*sums).T.tolist()
+    def divisors(kind: DivisorKind, *sums: Tensor) -> list[list[float]]:
+        return LossDivisors(kind)(*sums).T.tolist()
 
     assert divisors("global", positives) == [[8, 8, 8]] * 2
     assert divisors("global", positives * 0) == [[1, 1, 1]] * 2
@@ -132,8 +132,8 @@ def test_normaliser_formulas() -> None:
     assert tiny[1] == pytest.approx([1e-6] * 3)
     assert divisors("per_image", positives) == [[9, 3, 15]] * 2
     with pytest.raises(ConfigError, match="kind = 'per-image'"):
-        LossNormalizer("per-image")  # type: ignore[arg-type]
-    average = LossNormalizer("ema")
+        LossDivisors("per-image")  # type: ignore[arg-type]
+    average = LossDivisors("ema")
     assert average(positives)[:, 0].tolist() == pytest.approx([90.8] * 3)
     assert average(positives * 0)[:, 0].tolist() == pytest.approx([81.82] * 3)
     average.eval()

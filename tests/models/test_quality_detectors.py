@@ -28,7 +28,7 @@ from hyperfocal.models import (
     PAA,
     Backbone,
     ImprovedBaseline,
-    normalizer,
+    divisors,
 )
 from hyperfocal.models.dense import DenseDetector, QualityConfig
 from hyperfocal.models.detector import predicting
@@ -184,8 +184,8 @@ def test_centerness_needs_no_network_for_the_normaliser(
     boxes = torch.stack([batch.targets[b].boxes[row] for b, row in pairs])
     weight = centerness(priors.centers[prior], boxes).sum().item()
     assert 0 < weight < len(image)
-    for divisors in model.divisors(batch).tolist():
-        assert divisors == pytest.approx([len(image), weight])
+    for found in model.divisors(batch).tolist():
+        assert found == pytest.approx([len(image), weight])
 
 
 @pytest.mark.parametrize("tower", ["box", "class"])
@@ -343,16 +343,16 @@ def test_alike_weighted_boxes_are_divided_by_the_positives_of_all_processes(
 ) -> None:
     model = small(FCOS.Config, quality=QualityBranch(weigh_boxes=False))
     assert model.criterion.known_counts(model.truth(batch))[1] is None
-    divisors = model.criterion.normalizer
+    computes = model.criterion.divisors
     number = torch.tensor([10])
-    alone = divisors(number)
+    alone = computes(number)
     # This process has no positives, the other has them all.
-    monkeypatch.setattr(normalizer.dist, "is_initialized", lambda: True)
-    monkeypatch.setattr(normalizer.dist, "get_world_size", lambda: 2)
-    monkeypatch.setattr(normalizer.dist, "all_reduce", lambda totals: totals.add_(10))
-    torch.testing.assert_close(2 * divisors(number * 0), alone)
-    monkeypatch.setattr(normalizer.dist, "all_reduce", lambda totals: totals)
-    assert (2 * divisors(number * 0)).tolist() == [[1.0, 1.0]]
+    monkeypatch.setattr(divisors.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(divisors.dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(divisors.dist, "all_reduce", lambda totals: totals.add_(10))
+    torch.testing.assert_close(2 * computes(number * 0), alone)
+    monkeypatch.setattr(divisors.dist, "all_reduce", lambda totals: totals)
+    assert (2 * computes(number * 0)).tolist() == [[1.0, 1.0]]
 
 
 @pytest.mark.parametrize("value", [math.nan, 1e38])

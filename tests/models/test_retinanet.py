@@ -84,7 +84,7 @@ def test_loss_is_the_formula(small: Build, batch: Batch) -> None:
 def test_micro_batches_give_the_gradients_of_the_whole(
     small: Build, batch: Batch, kind: str
 ) -> None:
-    whole = small(normalizer=kind)
+    whole = small(divisor=kind)
     whole.backbone.eval()  # running batch norms see the micro-batch; nothing else may
     parts = copy.deepcopy(whole)
     total = whole(batch).total
@@ -97,7 +97,7 @@ def test_micro_batches_give_the_gradients_of_the_whole(
     for name, grad in gradients(whole).items():
         assert_near(gradients(parts)[name], grad, of_largest=1e-5)
     if kind == "ema":
-        assert torch.equal(whole.criterion.normalizer.average, parts.criterion.normalizer.average)
+        assert torch.equal(whole.criterion.divisors.average, parts.criterion.divisors.average)
 
 
 def test_the_normaliser_doesnt_run_the_network(small: Build, batch: Batch) -> None:
@@ -164,7 +164,7 @@ def test_every_loss_trains_and_takes_its_step(
     small: Build, batch: Batch, settings: type[configs.Config], kind: str
 ) -> None:
     counts = CategoryCounts(images=(50, 5, 2, 1), instances=(90, 7, 3, 1), num_images=60)
-    model = small(loss=settings(), normalizer=kind, counts=counts)
+    model = small(loss=settings(), divisor=kind, counts=counts)
     before = copy.deepcopy(model.loss.state_dict())
     for _ in range(2):
         terms = model(batch)
@@ -206,7 +206,7 @@ def test_streaming_the_categories_changes_nothing(
 ) -> None:
     head = DenseHead.Config(depth=1, prior_probability=0.2)
     whole, parts = (
-        small(num_classes=300, head=head, loss=settings, normalizer=kind, stream_from=n)
+        small(num_classes=300, head=head, loss=settings, divisor=kind, stream_from=n)
         for n in (10**6, 1000)
     )
     assert parts.streams
@@ -402,14 +402,14 @@ def test_config_survives_json() -> None:
     config = RetinaNet.Config(
         backbone=Backbone.Config("regnety_002", pretrained=False),
         box_loss=GIoULoss.Config(),
-        normalizer="ema",
+        divisor="ema",
     )
     assert configs.load(RetinaNet.Config, configs.dump(config)) == config
 
 
 def test_state_dict_round_trip(small_config: RetinaNet.Config, batch: Batch) -> None:
     config = dataclasses.replace(
-        small_config, normalizer="ema", head=DenseHead.Config(depth=1, prior_probability=0.5)
+        small_config, divisor="ema", head=DenseHead.Config(depth=1, prior_probability=0.5)
     )
     model, other = config.build(4), config.offline().build(4)
     model(batch)  # moves running statistics and the average

@@ -192,10 +192,10 @@ def test_weights_under_the_names_of_older_runs_load(tmp_path: Path) -> None:
     config = RetinaNet.Config(
         backbone=Backbone.Config("test_resnet", pretrained=False),
         loss=EqualizedFocalLoss.Config(),
-        normalizer="ema",
+        divisor="ema",
     )
     model, other = config.build(3), config.build(3)
-    old = {"criterion.loss.": "loss.", "criterion.normalizer.": "loss_normalizer."}
+    old = {"criterion.loss.": "loss.", "criterion.divisors.": "loss_normalizer."}
     state = model.state_dict()
     for new, before in old.items():
         state = {name.replace(new, before): value for name, value in state.items()}

@@ -82,7 +82,7 @@ class ATSSAssigner(Assigner):
 
     Args:
         num_classes: K, the background's label.
-        top_k: candidates per level.
+        top_k: see `Config`.
     """
 
     centers_inside: ClassVar[bool] = True
@@ -101,7 +101,7 @@ class ATSSAssigner(Assigner):
 
         def build(self, num_classes: int) -> ATSSAssigner:
             """The assigner for K categories."""
-            return ATSSAssigner(num_classes, self.top_k)
+            return ATSSAssigner(num_classes, **self.arguments())
 
     def __init__(self, num_classes: int, top_k: int = 9) -> None:
         super().__init__()

@@ -83,9 +83,7 @@ class FCOSAssigner(Assigner):
 
     Args:
         num_classes: K, the background's label.
-        radius: radius of centre sampling in strides; None: anywhere in the box.
-        range_strides: upper limit of a level's range in strides.
-        range_limits: see `RangeLimits`.
+        radius, range_strides, range_limits: see `Config`.
     """
 
     centers_inside: ClassVar[bool] = True
@@ -113,7 +111,7 @@ class FCOSAssigner(Assigner):
 
         def build(self, num_classes: int) -> FCOSAssigner:
             """The assigner for K categories."""
-            return FCOSAssigner(num_classes, self.radius, self.range_strides, self.range_limits)
+            return FCOSAssigner(num_classes, **self.arguments())
 
     def __init__(
         self,

@@ -136,9 +136,7 @@ class MaxIoUAssigner(Assigner):
 
     Args:
         num_classes: K, the background's label.
-        positive: minimum IoU of a positive.
-        negative: IoU below which an anchor is background.
-        low_quality: see `LowQuality`.
+        positive, negative, low_quality: see `Config`.
     """
 
     @dataclass(frozen=True)
@@ -166,7 +164,7 @@ class MaxIoUAssigner(Assigner):
 
         def build(self, num_classes: int) -> MaxIoUAssigner:
             """The assigner for K categories."""
-            return MaxIoUAssigner(num_classes, self.positive, self.negative, self.low_quality)
+            return MaxIoUAssigner(num_classes, **self.arguments())
 
     def __init__(
         self,

@@ -108,9 +108,7 @@ class PAAAssigner(CostAssigner):
 
     Args:
         num_classes: K, the background's label.
-        candidate_iou: minimum IoU of a candidate; an object's best anchors always are candidates.
-        top_k: candidates per object and level.
-        corner_cases: see `CornerCases`.
+        candidate_iou, top_k, corner_cases: see `Config`.
     """
 
     @dataclass(frozen=True)
@@ -136,7 +134,7 @@ class PAAAssigner(CostAssigner):
 
         def build(self, num_classes: int) -> PAAAssigner:
             """The assigner for K categories."""
-            return PAAAssigner(num_classes, self.candidate_iou, self.top_k, self.corner_cases)
+            return PAAAssigner(num_classes, **self.arguments())
 
     def __init__(
         self,

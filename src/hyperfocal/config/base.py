@@ -81,6 +81,16 @@ class Config(ABC):  # noqa: B024, the roles have the abstract methods
                 fits = isinstance(value, tuple(o for o in options if isinstance(o, type)))
                 self._require(fits, field, f"a {names}")
 
+    def arguments(self, *without: str, **computed: Any) -> dict[str, Any]:
+        """The fields by name, to pass to the constructor of the component.
+
+        Args:
+            without: fields that the constructor doesn't take.
+            computed: values that replace fields or are passed in addition.
+        """
+        own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: value for name, value in own.items() if name not in without} | computed
+
     def _require(self, ok: bool, field: str, must: str) -> None:
         """Raise `ConfigError` naming the field and its value unless ``ok``."""
         if not ok:

@@ -153,7 +153,7 @@ def _retinanet(source: Mapping[str, Tensor], is_v2: bool) -> RetinaNet.Config:
         head=DenseHead.Config(norm="gn" if is_v2 else "none"),
         assigner=MaxIoUAssigner.Config(low_quality="any"),
         box_loss=GIoULoss.Config() if is_v2 else SmoothL1Loss.Config(beta=0.0),
-        normalizer="per_image",
+        divisor="per_image",
         inference=Inference.Config(max_detections=300),
     )
 

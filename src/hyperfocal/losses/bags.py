@@ -202,7 +202,7 @@ class BalancedGroupSoftmaxLoss(LossWithOwnLogits):
 
     Args:
         groups: layout of the logits.
-        beta: maximum number of rows of other categories sampled per row of the group's own.
+        beta: see `Config`.
 
     Examples:
         >>> import torch
@@ -248,7 +248,7 @@ class BalancedGroupSoftmaxLoss(LossWithOwnLogits):
             """The loss, with groups from the training split's boxes per category."""
             instances = require_counts(counts, num_classes, self.kind).instances
             groups = CategoryGroups.from_counts(instances, self.cuts)
-            return BalancedGroupSoftmaxLoss(groups, self.beta)
+            return BalancedGroupSoftmaxLoss(**self.arguments("cuts", groups=groups))
 
     def __init__(self, groups: CategoryGroups, beta: float = 8.0) -> None:
         super().__init__()

@@ -96,7 +96,7 @@ class ClassBalancedFocalLoss(nn.Module):
 
     Args:
         weights: ``(K,)``, one per category; background rows have weight 1.
-        gamma: focusing parameter; 0 is class-balanced cross entropy.
+        gamma: see `Config`.
     """
 
     weights: Tensor
@@ -121,7 +121,8 @@ class ClassBalancedFocalLoss(nn.Module):
         ) -> ClassBalancedFocalLoss:
             """The loss, with weights from the training split's boxes per category."""
             instances = require_counts(counts, num_classes, self.kind).instances
-            return ClassBalancedFocalLoss(class_balanced_weights(instances, self.beta), self.gamma)
+            weights = class_balanced_weights(instances, self.beta)
+            return ClassBalancedFocalLoss(**self.arguments("beta", weights=weights))
 
     def __init__(self, weights: Tensor, gamma: float = 2.0) -> None:
         super().__init__()

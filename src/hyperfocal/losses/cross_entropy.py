@@ -96,8 +96,8 @@ class SigmoidCrossEntropyLoss(StreamableLoss):
     """`sigmoid_cross_entropy`, summed and divided by a normalizer.
 
     Args:
-        alpha: weight of positives (negatives get ``1 - alpha``); None: 1 for both.
         backend: see `sigmoid_cross_entropy`.
+        alpha: see `Config`.
     """
 
     @dataclass(frozen=True)
@@ -118,7 +118,9 @@ class SigmoidCrossEntropyLoss(StreamableLoss):
             self, num_classes: int, counts: CategoryCounts | None = None
         ) -> SigmoidCrossEntropyLoss:
             """The loss for ``num_classes`` categories."""
-            return SigmoidCrossEntropyLoss(as_number(self.alpha, num_classes))
+            return SigmoidCrossEntropyLoss(
+                **self.arguments(alpha=as_number(self.alpha, num_classes))
+            )
 
     alpha: Number | None
 

@@ -148,9 +148,7 @@ class EqualizationLossV2(GradientRatioLoss):
 
     Args:
         num_classes: K. Logits are ``(..., K)``, or ``(..., K + 1)`` with objectness last.
-        steepness: γ_e of the map from ratio to weights.
-        midpoint: μ of the map.
-        boost: α_e of the map.
+        steepness, midpoint, boost: see `Config`.
     """
 
     normalized_memory: ClassVar[bool] = False
@@ -163,11 +161,11 @@ class EqualizationLossV2(GradientRatioLoss):
         kind: ClassVar[str] = "eqlv2"
 
         steepness: float = 12.0
-        """Steepness of the weights as a function of the gradient ratio."""
+        """Steepness of the weights as a function of the gradient ratio (γ_e)."""
         midpoint: float = 0.8
-        """Gradient ratio at which the weight of negatives is 1/2."""
+        """Gradient ratio at which the weight of negatives is 1/2 (μ)."""
         boost: float = 4.0
-        """The maximum weight of positives is 1 + boost."""
+        """The maximum weight of positives is 1 + boost (α_e)."""
         objectness: bool | None = None
         """One more logit, the probability of the background, as in the paper; none: if the
         detector's classifier follows its loss, such as Faster R-CNN's. A dense detector has no
@@ -191,7 +189,7 @@ class EqualizationLossV2(GradientRatioLoss):
         ) -> EqualizationLossV2:
             """The loss for ``num_classes`` categories; ``counts`` isn't used."""
             kind = EqualizationLossV2WithObjectness if self.objectness else EqualizationLossV2
-            return kind(num_classes, self.steepness, self.midpoint, self.boost)
+            return kind(num_classes, **self.arguments("objectness"))
 
     def __init__(
         self,

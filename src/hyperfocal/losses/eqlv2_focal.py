@@ -123,12 +123,8 @@ class EqualizationLossV2Focal(GradientRatioLoss, StreamableLoss):
 
     Args:
         num_classes: K.
-        alpha: weight of positives (negatives get ``1 - alpha``); None: 1 for both.
-        gamma: focusing parameter.
-        steepness: γ_e of the map from ratio to weights.
-        midpoint: μ of the map.
-        boost: α_e of the map.
         backend: see `sigmoid_focal_loss`.
+        alpha, gamma, steepness, midpoint, boost: see `Config`.
     """
 
     normalized_memory: ClassVar[bool] = False
@@ -147,11 +143,11 @@ class EqualizationLossV2Focal(GradientRatioLoss, StreamableLoss):
         gamma: float = 2.0
         """Focusing parameter."""
         steepness: float = 12.0
-        """Steepness of the weights as a function of the gradient ratio."""
+        """Steepness of the weights as a function of the gradient ratio (γ_e)."""
         midpoint: float = 0.8
-        """Gradient ratio at which the weight of negatives is 1/2."""
+        """Gradient ratio at which the weight of negatives is 1/2 (μ)."""
         boost: float = 4.0
-        """The maximum weight of positives is 1 + boost."""
+        """The maximum weight of positives is 1 + boost (α_e)."""
 
         def __post_init__(self) -> None:
             self._require(is_alpha(self.alpha), "alpha", f"{MUST}, or none")
@@ -163,12 +159,7 @@ class EqualizationLossV2Focal(GradientRatioLoss, StreamableLoss):
         ) -> EqualizationLossV2Focal:
             """The loss for ``num_classes`` categories; ``counts`` isn't used."""
             return EqualizationLossV2Focal(
-                num_classes,
-                as_number(self.alpha, num_classes),
-                self.gamma,
-                self.steepness,
-                self.midpoint,
-                self.boost,
+                num_classes, **self.arguments(alpha=as_number(self.alpha, num_classes))
             )
 
     alpha: Number | None

@@ -193,12 +193,8 @@ class EqualizedFocalLoss(GradientRatioLoss, StreamableLoss):
 
     Args:
         num_classes: K.
-        alpha: weight of positives (negatives get ``1 - alpha``); None: 1 for both.
-        gamma: γ_b, the focusing parameter of a category with balanced gradients.
-        scale: s, added to gamma for a category without positive gradient; 0 is focal loss.
-        factors: what depends on the ratios, see `Factors`.
-        ratio_of: the gradients that the ratios compare, see `RatioOf`.
         backend: see `sigmoid_focal_loss`.
+        alpha, gamma, scale, factors, ratio_of: see `Config`.
 
     Examples:
         >>> import torch
@@ -226,9 +222,9 @@ class EqualizedFocalLoss(GradientRatioLoss, StreamableLoss):
         """Weight of positives, negatives get 1 - alpha; none: 1 for both. By category:
         cat=0.5,dog=0.2 or a file of such pairs."""
         gamma: float = 2.0
-        """Focusing parameter of a category with balanced gradients."""
+        """Focusing parameter of a category with balanced gradients (γ_b)."""
         scale: float = 8.0
-        """Added to gamma for a category without positive gradient; 0 is focal loss."""
+        """Added to gamma for a category without positive gradient (s); 0 is focal loss."""
         factors: Factors = "both"
         """What depends on the ratios: gamma and the weight factor (both), or only one of them, as
         in the ablation of the paper's Table 3."""
@@ -247,12 +243,7 @@ class EqualizedFocalLoss(GradientRatioLoss, StreamableLoss):
         ) -> EqualizedFocalLoss:
             """The loss for ``num_classes`` categories; ``counts`` isn't used."""
             return EqualizedFocalLoss(
-                num_classes,
-                as_number(self.alpha, num_classes),
-                self.gamma,
-                self.scale,
-                self.factors,
-                self.ratio_of,
+                num_classes, **self.arguments(alpha=as_number(self.alpha, num_classes))
             )
 
     alpha: Number | None

@@ -156,9 +156,8 @@ class EqualizedQualityFocalLoss(GradientRatioLoss, QualityLoss):
 
     Args:
         num_classes: K.
-        gamma: γ_b, the focusing parameter of a category with balanced gradients.
-        scale: s, added to gamma for a category without positive gradient.
         backend: see `sigmoid_focal_loss`.
+        gamma, scale: see `Config`.
     """
 
     plain: ClassVar[str] = "quality focal loss"
@@ -171,7 +170,7 @@ class EqualizedQualityFocalLoss(GradientRatioLoss, QualityLoss):
         kind: ClassVar[str] = "eqfl"
 
         gamma: float = 2.0
-        """Focusing parameter of a category with balanced gradients."""
+        """Focusing parameter of a category with balanced gradients (γ_b)."""
         scale: float = 8.0
         """Added to gamma for a category without positive gradient; 0 is quality focal loss."""
 
@@ -183,7 +182,7 @@ class EqualizedQualityFocalLoss(GradientRatioLoss, QualityLoss):
             self, num_classes: int, counts: CategoryCounts | None = None
         ) -> EqualizedQualityFocalLoss:
             """The loss for ``num_classes`` categories; ``counts`` isn't used."""
-            return EqualizedQualityFocalLoss(num_classes, self.gamma, self.scale)
+            return EqualizedQualityFocalLoss(num_classes, **self.arguments())
 
     def __init__(
         self,

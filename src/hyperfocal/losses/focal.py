@@ -108,9 +108,8 @@ class SigmoidFocalLoss(StreamableLoss):
     """`sigmoid_focal_loss`, summed and divided by a normalizer.
 
     Args:
-        alpha: weight of positives (negatives get ``1 - alpha``); None: 1 for both.
-        gamma: focusing parameter.
         backend: see `sigmoid_focal_loss`.
+        alpha, gamma: see `Config`.
     """
 
     @dataclass(frozen=True)
@@ -132,7 +131,7 @@ class SigmoidFocalLoss(StreamableLoss):
 
         def build(self, num_classes: int, counts: CategoryCounts | None = None) -> SigmoidFocalLoss:
             """The loss for ``num_classes`` categories."""
-            return SigmoidFocalLoss(as_number(self.alpha, num_classes), self.gamma)
+            return SigmoidFocalLoss(**self.arguments(alpha=as_number(self.alpha, num_classes)))
 
     alpha: Number | None
 

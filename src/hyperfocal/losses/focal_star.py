@@ -87,9 +87,7 @@ class FocalStarLoss(nn.Module):
     """`focal_star_loss`, summed and divided by a normalizer.
 
     Args:
-        alpha: weight of positives (negatives get ``1 - alpha``); None: 1 for both.
-        gamma: steepness.
-        beta: shift.
+        alpha, gamma, beta: see `Config`.
     """
 
     @dataclass(frozen=True)
@@ -114,7 +112,7 @@ class FocalStarLoss(nn.Module):
 
         def build(self, num_classes: int, counts: CategoryCounts | None = None) -> FocalStarLoss:
             """The loss for ``num_classes`` categories."""
-            return FocalStarLoss(as_number(self.alpha, num_classes), self.gamma, self.beta)
+            return FocalStarLoss(**self.arguments(alpha=as_number(self.alpha, num_classes)))
 
     alpha: Number | None
 

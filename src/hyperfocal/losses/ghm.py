@@ -149,8 +149,7 @@ class GHMClassificationLoss(SmoothedCounts):
     step, adds them to the state.
 
     Args:
-        bins: M.
-        momentum: fraction of the old counts kept; 0 uses only this step's.
+        bins, momentum: see `Config`.
     """
 
     @dataclass(frozen=True)
@@ -161,7 +160,7 @@ class GHMClassificationLoss(SmoothedCounts):
         adds_up: ClassVar[bool] = False
 
         bins: int = 30
-        """Number of bins of the gradient norm."""
+        """Number of bins of the gradient norm (M)."""
         momentum: float = 0.75
         """Fraction of the old bin counts that a step keeps."""
 
@@ -173,7 +172,7 @@ class GHMClassificationLoss(SmoothedCounts):
             self, num_classes: int, counts: CategoryCounts | None = None
         ) -> GHMClassificationLoss:
             """The loss; ``num_classes`` and ``counts`` aren't used."""
-            return GHMClassificationLoss(self.bins, self.momentum)
+            return GHMClassificationLoss(**self.arguments())
 
     def __init__(self, bins: int = 30, momentum: float = 0.75) -> None:
         super().__init__(bins, momentum)

@@ -78,8 +78,7 @@ class HingeLoss(nn.Module):
     """`hinge_loss`, summed and divided by a normalizer.
 
     Args:
-        alpha: weight of positives (negatives get ``1 - alpha``); None: 1 for both.
-        margin: the loss is 0 where p_t >= margin.
+        alpha, margin: see `Config`.
     """
 
     @dataclass(frozen=True)
@@ -101,7 +100,7 @@ class HingeLoss(nn.Module):
 
         def build(self, num_classes: int, counts: CategoryCounts | None = None) -> HingeLoss:
             """The loss for ``num_classes`` categories."""
-            return HingeLoss(as_number(self.alpha, num_classes), self.margin)
+            return HingeLoss(**self.arguments(alpha=as_number(self.alpha, num_classes)))
 
     alpha: Number | None
 

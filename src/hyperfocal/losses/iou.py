@@ -129,7 +129,7 @@ class IoULoss(BoxLoss):
     """`iou_loss`, summed and divided by a normalizer.
 
     Args:
-        form: "log" for -log IoU, "linear" for 1 - IoU.
+        form: see `Config`.
     """
 
     on_boxes: ClassVar[bool] = True
@@ -146,7 +146,7 @@ class IoULoss(BoxLoss):
 
         def build(self) -> IoULoss:
             """The loss."""
-            return IoULoss(self.form)
+            return IoULoss(**self.arguments())
 
     def __init__(self, form: IoUForm = "log") -> None:
         super().__init__()

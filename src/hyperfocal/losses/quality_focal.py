@@ -96,8 +96,8 @@ class QualityFocalLoss(QualityLoss):
     """`quality_focal_loss`, summed and divided by a normalizer.
 
     Args:
-        beta: focusing parameter.
         backend: see `quality_focal_loss`.
+        beta: see `Config`.
     """
 
     @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class QualityFocalLoss(QualityLoss):
 
         def build(self, num_classes: int, counts: CategoryCounts | None = None) -> QualityFocalLoss:
             """The loss; ``num_classes`` and ``counts`` aren't used."""
-            return QualityFocalLoss(self.beta)
+            return QualityFocalLoss(**self.arguments())
 
     def __init__(self, beta: float = 2.0, backend: Backend = "auto") -> None:
         super().__init__()

@@ -116,10 +116,7 @@ class SeesawLoss(LossWithMemory, LossWithOwnLogits):
 
     Args:
         num_classes: K.
-        p: exponent of the mitigation.
-        q: exponent of the compensation.
-        eps: lower bound of the true category's score in the compensation's ratio.
-        objectness: whether there are two logits for object and background.
+        p, q, eps, objectness: see `Config`.
 
     Examples:
         >>> import torch
@@ -166,7 +163,7 @@ class SeesawLoss(LossWithMemory, LossWithOwnLogits):
 
         def build(self, num_classes: int, counts: CategoryCounts | None = None) -> SeesawLoss:
             """The loss for ``num_classes`` categories; it counts samples itself."""
-            return SeesawLoss(num_classes, self.p, self.q, self.eps, self.objectness)
+            return SeesawLoss(num_classes, **self.arguments())
 
     def __init__(
         self,

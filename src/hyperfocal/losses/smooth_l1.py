@@ -65,7 +65,7 @@ class SmoothL1Loss(BoxLoss):
     """`smooth_l1_loss` on encoded deltas, summed and divided by a normalizer.
 
     Args:
-        beta: where the loss changes from quadratic to linear; 0 is L1.
+        beta: see `Config`.
     """
 
     on_boxes: ClassVar[bool] = False
@@ -85,7 +85,7 @@ class SmoothL1Loss(BoxLoss):
 
         def build(self) -> SmoothL1Loss:
             """The loss."""
-            return SmoothL1Loss(self.beta)
+            return SmoothL1Loss(**self.arguments())
 
     def __init__(self, beta: float = 0.11) -> None:
         super().__init__()

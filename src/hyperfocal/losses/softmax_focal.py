@@ -168,8 +168,7 @@ class SoftmaxFocalClassifierLoss(SoftmaxLogits):
 
     Args:
         num_classes: K; logits are ``(..., K + 1)``, the background last.
-        alpha: weight of every category; the background gets 1 - alpha. None: 1 for both.
-        gamma: focusing parameter.
+        alpha, gamma: see `Config`.
 
     Examples:
         >>> import torch
@@ -203,7 +202,7 @@ class SoftmaxFocalClassifierLoss(SoftmaxLogits):
             self, num_classes: int, counts: CategoryCounts | None = None
         ) -> SoftmaxFocalClassifierLoss:
             """The loss for ``num_classes`` categories; ``counts`` isn't used."""
-            return SoftmaxFocalClassifierLoss(num_classes, self.alpha, self.gamma)
+            return SoftmaxFocalClassifierLoss(num_classes, **self.arguments())
 
     def __init__(self, num_classes: int, alpha: float | None = 0.25, gamma: float = 2.0) -> None:
         super().__init__(num_classes)

@@ -92,9 +92,7 @@ class VarifocalLoss(QualityLoss):
     """`varifocal_loss`, summed and divided by a normalizer.
 
     Args:
-        alpha: weight of negatives.
-        gamma: focusing parameter of negatives.
-        iou_weighted: whether objects are weighted by their quality.
+        alpha, gamma, iou_weighted: see `Config`.
     """
 
     @dataclass(frozen=True)
@@ -117,9 +115,7 @@ class VarifocalLoss(QualityLoss):
 
         def build(self, num_classes: int, counts: CategoryCounts | None = None) -> VarifocalLoss:
             """The loss for ``num_classes`` categories."""
-            alpha = as_number(self.alpha, num_classes)
-            assert alpha is not None
-            return VarifocalLoss(alpha, self.gamma, self.iou_weighted)
+            return VarifocalLoss(**self.arguments(alpha=as_number(self.alpha, num_classes)))
 
     alpha: Number
 

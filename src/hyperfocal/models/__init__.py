@@ -7,6 +7,7 @@ from hyperfocal.models.backbone import Backbone
 from hyperfocal.models.csp_darknet import CSPDarknet
 from hyperfocal.models.dense import DenseConfig, DenseDetector, DenseParts, as_dense
 from hyperfocal.models.detector import CategoryRows, Detector, DetectorConfig
+from hyperfocal.models.divisors import LossDivisors
 from hyperfocal.models.faster_rcnn import FasterRCNN
 from hyperfocal.models.fcos import FCOS
 from hyperfocal.models.fpn import FPN
@@ -14,7 +15,6 @@ from hyperfocal.models.head import DenseHead, TowerFeatures
 from hyperfocal.models.inference import Inference
 from hyperfocal.models.layers import StridedConv
 from hyperfocal.models.mining import HardNegativeMining, OnlineHardMining
-from hyperfocal.models.normalizer import LossNormalizer
 from hyperfocal.models.paa import PAA
 from hyperfocal.models.pafpn import PAFPN
 from hyperfocal.models.pixels import PixelNorm
@@ -48,7 +48,7 @@ __all__ = [
     "HardNegativeMining",
     "ImprovedBaseline",
     "Inference",
-    "LossNormalizer",
+    "LossDivisors",
     "MiningConfig",
     "Neck",
     "NeckConfig",

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hyperfocal.losses import BoxLoss, QualityLoss
+from hyperfocal.models.divisors import LossDivisors
 from hyperfocal.models.head import DenseHead, TowerFeatures
 from hyperfocal.models.matched import Matched, Where, box_regression_loss, match
 from hyperfocal.models.mining import counted, mine
-from hyperfocal.models.normalizer import LossNormalizer
 from hyperfocal.models.quality import QualityBranch, centerness_at
 from hyperfocal.models.roles import MiningConfig
 from hyperfocal.models.samples import Samples
@@ -70,7 +70,7 @@ class Positives(NamedTuple):
 class DenseCriterion(nn.Module):
     """Loss of a dense detector: classification, boxes, and quality if it has a quality branch.
 
-    Without a quality branch, with z_b the divisor of image b (see `LossNormalizer`):
+    Without a quality branch, with z_b the divisor of image b (see `LossDivisors`):
 
         Σ_b (classification_b + w_b · box_b) / z_b
 
@@ -98,7 +98,7 @@ class DenseCriterion(nn.Module):
         box_weight: factor on the box loss.
         mining: selection of priors to train on; None: all.
         quality: the quality branch, or None.
-        normalizer: divisor of the sums; detectors with a quality branch use ``global``.
+        divisors: computes the divisors of the sums; detectors with a quality branch use ``global``.
         refine: selects the positives among candidates; None: those of the assigner.
         streams: compute classification and its loss a few categories at a time.
         stream_logits: number of logits in memory at a time then; None: chosen by device.
@@ -115,7 +115,7 @@ class DenseCriterion(nn.Module):
         box_weight: float = 1.0,
         mining: MiningConfig | None = None,
         quality: QualityBranch | None = None,
-        normalizer: LossNormalizer | None = None,
+        divisors: LossDivisors | None = None,
         refine: Refine | None = None,
         streams: bool = False,
         stream_logits: int | None = None,
@@ -134,7 +134,7 @@ class DenseCriterion(nn.Module):
         self.box_weight = box_weight
         self.mining = mining
         self.quality = quality
-        self.normalizer = normalizer or LossNormalizer()
+        self.divisors = divisors or LossDivisors()
         self.refine = refine
         self.streams = streams
         self.stream_logits = stream_logits
@@ -158,7 +158,7 @@ class DenseCriterion(nn.Module):
         found = self.positives(head, levels, cls_maps, truth)
         iou = self.iou(found.matched) if self.needs_iou else None
         if divisors is None:
-            divisors = self.normalizer(*self.counts(found, iou))
+            divisors = self.divisors(*self.counts(found, iou))
         number, weight = divisors.unbind(dim=1)
         matched, image = found.matched, found.matched.image
         target = self.quality_target(matched, iou)
@@ -300,10 +300,10 @@ class DenseCriterion(nn.Module):
             cls_maps: the classification tower's maps.
             found: assignment and positives.
             iou: ``(P,)`` IoU of the positives' predicted boxes; required by a `QualityLoss`.
-            divisor: ``(B,)``, from `LossNormalizer`.
+            divisor: ``(B,)``, from `LossDivisors`.
         """
         loss, labels, last = self.loss, found.assignment.labels, head.cls_logits
-        per_image = self.normalizer.kind == "per_image"
+        per_image = self.divisors.kind == "per_image"
         if not per_image:  # all are equal, so the loss is called once
             divisor = divisor[0]
         if self.streams and streams(loss):

@@ -32,10 +32,10 @@ from hyperfocal.models.detector import (
     predicting,
 )
 from hyperfocal.models.diagnosis import Diagnosis, diagnose_classification
+from hyperfocal.models.divisors import LossDivisors
 from hyperfocal.models.fpn import FPN
 from hyperfocal.models.head import DenseHead
 from hyperfocal.models.inference import Inference
-from hyperfocal.models.normalizer import LossNormalizer
 from hyperfocal.models.pixels import PixelNorm, padded_hw
 from hyperfocal.models.priors import AnchorGenerator
 from hyperfocal.models.quality import QualityBranch
@@ -140,7 +140,7 @@ class DenseDetector(Detector):
         else:
             found = [criterion.known_counts(self.truth(batch))]
         weights = [weight for _, weight in found if weight is not None]
-        divisors: Tensor = criterion.normalizer(
+        divisors: Tensor = criterion.divisors(
             torch.cat([number for number, _ in found]), torch.cat(weights) if weights else None
         )
         return divisors
@@ -312,7 +312,7 @@ class DenseConfig(DetectorConfig):
         assigner: nn.Module,
         coder: BoxCoder,
         quality: QualityBranch | None = None,
-        normalizer: LossNormalizer | None = None,
+        divisors: LossDivisors | None = None,
         refine: Refine | None = None,
         voting: float | None = None,
     ) -> DenseParts:
@@ -325,7 +325,7 @@ class DenseConfig(DetectorConfig):
             assigner: the assigner.
             coder: the box coding.
             quality: the quality branch.
-            normalizer: divisor of the loss.
+            divisors: computes the divisors of the loss.
             refine: see `DenseCriterion`.
             voting: spread of the score voting.
 
@@ -360,7 +360,7 @@ class DenseConfig(DetectorConfig):
             box_weight=self.box_weight,
             mining=self.mining,
             quality=quality,
-            normalizer=normalizer,
+            divisors=divisors,
             refine=refine,
             streams=streams,
             stream_logits=self.stream_logits,

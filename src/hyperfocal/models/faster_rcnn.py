@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from hyperfocal.losses import (
@@ -28,6 +27,7 @@ from hyperfocal.models.detector import (
     DetectorConfig,
     predicting,
 )
+from hyperfocal.models.divisors import divisors_of_step
 from hyperfocal.models.fpn import FPN
 from hyperfocal.models.inference import Inference, image_sizes
 from hyperfocal.models.pixels import PixelNorm, padded_hw
@@ -212,7 +212,7 @@ class FasterRCNN(Detector):
         rois = self.roi_head.sample(proposals, batch.targets, generators)
         if divisors is None:
             counts = torch.bincount(rois.image, minlength=len(batch))
-            divisors = _of_step(torch.stack((self.rpn.counts(assignment), counts), dim=1))
+            divisors = divisors_of_step(torch.stack((self.rpn.counts(assignment), counts), dim=1))
         anchors, regions = divisors[0].unbind()
         first = self.rpn.losses(outputs, priors, assignment, batch.targets, anchors, generators)
         found = self.roi_head(levels, rois.boxes, rois.image)
@@ -242,7 +242,7 @@ class FasterRCNN(Detector):
                 anchors = self.rpn.counts(self.rpn.assign(priors, one.targets))
                 found = torch.bincount(rois.image, minlength=len(one))
                 counts.append(torch.stack((anchors, found), dim=1))
-        return _of_step(torch.cat(counts))
+        return divisors_of_step(torch.cat(counts))
 
     # ------------------------------------------------------------------- inference
 
@@ -306,12 +306,3 @@ def _generators(batch: Batch) -> list[torch.Generator]:
     """A random generator per image; without seeds, from PyTorch's default generator."""
     seeds = batch.seeds or torch.randint(2**62, (len(batch),)).tolist()
     return [torch.Generator().manual_seed(seed) for seed in seeds]
-
-
-def _of_step(counts: Tensor) -> Tensor:
-    """Divisors ``(B, 2)`` from numbers per image ``(B, 2)``, summed over all processes."""
-    totals, processes = counts.sum(dim=0).float(), 1
-    if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(totals)
-        processes = dist.get_world_size()
-    return (totals.clamp(min=1) / processes).repeat(len(counts), 1)

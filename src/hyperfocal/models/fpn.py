@@ -25,12 +25,7 @@ class FPN(Neck):
 
     Args:
         in_channels: channels of (C2,) C3, C4, C5.
-        channels: channels of each level.
-        num_levels: number of levels.
-        extra_source: input of P6.
-        relu: apply ReLU to the input of extra levels after P6.
-        first_stride: stride of the first level, 4 (P2) or 8 (P3).
-        norm: ``none``, or ``bn``: batch norm after each lateral and output convolution.
+        channels, num_levels, extra_source, relu, first_stride, norm: see `Config`.
 
     Attributes:
         strides: stride of each level.
@@ -78,15 +73,7 @@ class FPN(Neck):
                     f"the backbone has {len(in_channels)} maps, but a pyramid from stride "
                     f"{self.first_stride} needs those of strides {', '.join(map(str, expected))}"
                 )
-            return FPN(
-                in_channels,
-                self.channels,
-                self.num_levels,
-                self.extra_source,
-                self.relu,
-                self.first_stride,
-                self.norm,
-            )
+            return FPN(in_channels, **self.arguments())
 
     def __init__(
         self,

@@ -72,13 +72,9 @@ class DenseHead(nn.Module):
         in_channels: channels of the pyramid.
         num_anchors: anchors per location.
         num_classes: K.
-        depth: convolutions in a tower.
-        channels: channels of the towers.
-        norm: ``none`` or ``gn`` (group norm, 32 groups).
-        prior_probability: π.
-        tower_bias: whether convolutions before a norm have a bias (the others always do).
-        level_scales: number of levels with a learned factor on box values; 0: no factors.
+        num_levels: number of levels.
         quality: the tower of the quality branch; None: no branch.
+        depth, channels, norm, prior_probability, tower_bias, level_scale: see `Config`.
     """
 
     @dataclass(frozen=True)
@@ -92,7 +88,7 @@ class DenseHead(nn.Module):
         norm: Literal["none", "gn"] = "none"
         """Norm after each convolution: none, or group norm with 32 groups (gn)."""
         prior_probability: float = 0.01
-        """Initial object probability of each anchor."""
+        """Initial object probability of each anchor (π)."""
         tower_bias: bool = False
         """Whether convolutions followed by a norm have a bias (the others always do)."""
         level_scale: bool = False
@@ -128,13 +124,7 @@ class DenseHead(nn.Module):
                 in_channels,
                 num_anchors,
                 num_classes,
-                self.depth,
-                channels,
-                self.norm,
-                self.prior_probability,
-                self.tower_bias,
-                num_levels if self.level_scale else 0,
-                quality,
+                **self.arguments(channels=channels, num_levels=num_levels, quality=quality),
             )
 
     def __init__(
@@ -147,7 +137,8 @@ class DenseHead(nn.Module):
         norm: Literal["none", "gn"] = "none",
         prior_probability: float = 0.01,
         tower_bias: bool = False,
-        level_scales: int = 0,
+        level_scale: bool = False,
+        num_levels: int = 5,
         quality: QualityTower | None = None,
     ) -> None:
         super().__init__()
@@ -160,7 +151,7 @@ class DenseHead(nn.Module):
         self.cls_logits = nn.Conv2d(width, num_anchors * num_classes, 3, padding=1)
         self.box_deltas = nn.Conv2d(width, num_anchors * 4, 3, padding=1)
         self.quality_logits = nn.Conv2d(width, num_anchors, 3, padding=1) if quality else None
-        self.level_scales = nn.Parameter(torch.ones(level_scales)) if level_scales else None
+        self.level_scales = nn.Parameter(torch.ones(num_levels)) if level_scale else None
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.normal_(module.weight, std=0.01)

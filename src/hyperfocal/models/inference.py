@@ -49,12 +49,8 @@ class Inference:
     as those outside the image, are dropped before NMS.
 
     Args:
-        pre_nms: maximum number of pairs per level.
-        score_threshold: minimum score, exclusive.
-        nms_iou: IoU with a better box above which a box is dropped.
-        max_detections: maximum number of boxes per image.
-        class_wise: only boxes of the same category suppress each other.
         voting: spread of `score_voting`; None: no voting.
+        pre_nms, score_threshold, nms_iou, max_detections, class_wise: see `Config`.
     """
 
     @dataclass(frozen=True)
@@ -82,14 +78,7 @@ class Inference:
 
         def build(self, voting: float | None = None) -> Inference:
             """The inference."""
-            return Inference(
-                self.pre_nms,
-                self.score_threshold,
-                self.nms_iou,
-                self.max_detections,
-                self.class_wise,
-                voting,
-            )
+            return Inference(**self.arguments(voting=voting))
 
     def __init__(
         self,

@@ -34,9 +34,7 @@ class PixelNorm(nn.Module):
     """``(pixel - mean) / std`` per channel, with padding of exactly 0 afterwards.
 
     Args:
-        mean: per channel, in [0, 255], in the channel order of the network.
-        std: likewise.
-        bgr: use the channel order blue, green, red, as in Caffe's weights.
+        mean, std, bgr: see `Config`.
     """
 
     @dataclass(frozen=True)
@@ -61,11 +59,8 @@ class PixelNorm(nn.Module):
         def build(self, mean: tuple[float, ...], std: tuple[float, ...]) -> PixelNorm:
             """The normalisation; ``mean`` and ``std`` (RGB, in [0, 1]) are the backbone's."""
             order = -1 if self.bgr else 1
-            return PixelNorm(
-                self.mean or tuple(255 * m for m in mean)[::order],
-                self.std or tuple(255 * s for s in std)[::order],
-                self.bgr,
-            )
+            own = tuple(255 * m for m in mean)[::order], tuple(255 * s for s in std)[::order]
+            return PixelNorm(**self.arguments(mean=self.mean or own[0], std=self.std or own[1]))
 
     mean: Tensor
     std: Tensor

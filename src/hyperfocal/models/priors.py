@@ -45,13 +45,7 @@ class AnchorGenerator:
 
     Args:
         strides: stride of each level, pixels.
-        base_scales: size of the smallest anchor of an octave, in strides.
-        scales_per_octave: n.
-        ratios: height / width.
-        center_offset: position of an anchor's centre in its cell, in strides.
-        style: ``exact``; or ``torchvision``: sizes truncated and corners rounded to whole pixels,
-            and the step between locations is ``padded size // rows``, which differs from the stride
-            if the image size isn't a multiple of it.
+        base_scales, scales_per_octave, ratios, center_offset, style: see `Config`.
     """
 
     CACHED = 8
@@ -63,13 +57,14 @@ class AnchorGenerator:
         base_scales: tuple[float, ...] = (4.0,)
         """Size of the smallest anchor of an octave, in strides of its level."""
         scales_per_octave: int = 3
-        """Number of sizes per octave, from a base scale to below its double."""
+        """Number of sizes per octave (n), from a base scale to below its double."""
         ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
         """Aspect ratios, height / width."""
         center_offset: float = 0.0
         """Position of an anchor's centre in its cell, in strides (Detectron: 0.5)."""
         style: AnchorStyle = "exact"
-        """exact, or torchvision: anchors in whole pixels, with torchvision's steps."""
+        """exact; or torchvision: sizes truncated and corners rounded to whole pixels, and steps
+        between locations of padded size // rows, which may differ from the stride."""
 
         kind: ClassVar[str] = "anchors"
 
@@ -89,14 +84,7 @@ class AnchorGenerator:
 
         def build(self, strides: tuple[int, ...]) -> AnchorGenerator:
             """The generator for levels with these strides."""
-            return AnchorGenerator(
-                strides,
-                self.base_scales,
-                self.scales_per_octave,
-                self.ratios,
-                self.center_offset,
-                self.style,
-            )
+            return AnchorGenerator(strides, **self.arguments())
 
     def __init__(
         self,

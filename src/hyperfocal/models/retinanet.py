@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from torch import nn
 
 from hyperfocal.models.dense import NOTHING_BUILT, DenseConfig, DenseDetector, DenseParts
-from hyperfocal.models.normalizer import LossNormalizer, NormalizerKind
+from hyperfocal.models.divisors import DivisorKind, LossDivisors
 from hyperfocal.ops import DeltaCoder, DeltaWeights
 from hyperfocal.types import CategoryCounts
 
@@ -45,7 +46,9 @@ class RetinaNet(DenseDetector):
 
         kind: ClassVar[str] = "retinanet"
 
-        normalizer: NormalizerKind = "global"
+        renamed: ClassVar[Mapping[str, str]] = MappingProxyType({"normalizer": "divisor"})
+
+        divisor: DivisorKind = "global"
         """Divisor of the losses: number of positives in the step over all processes (global), in
         each image (per_image), or a moving average of the former (ema)."""
         delta_weights: DeltaWeights = (1.0, 1.0, 1.0, 1.0)
@@ -68,7 +71,7 @@ class RetinaNet(DenseDetector):
                 built,
                 assigner=built.get("assigner") or self.assigner.build(num_classes),
                 coder=DeltaCoder(self.delta_weights),
-                normalizer=LossNormalizer(self.normalizer),
+                divisors=LossDivisors(self.divisor),
             )
 
         def build(self, num_classes: int, counts: CategoryCounts | None = None) -> RetinaNet:

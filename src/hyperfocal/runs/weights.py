@@ -40,7 +40,7 @@ def with_current_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     Older runs have ``loss.*`` and ``loss_normalizer.*`` outside the criterion.
     """
-    moved = {"loss.": "criterion.loss.", "loss_normalizer.": "criterion.normalizer."}
+    moved = {"loss.": "criterion.loss.", "loss_normalizer.": "criterion.divisors."}
     renamed = {}
     for name, value in state.items():
         for old, new in moved.items():

@@ -1,4 +1,4 @@
-"""Normaliser of the loss, based on the number of positives.
+"""Divisors of the losses, based on the number of positives in a step.
 
 The focal-loss paper divides by "the number of anchors assigned to a ground-truth box" (section
 4.1) and doesn't specify over which images; the variants here are those in use.
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from hyperfocal.losses._core.checks import check_choice
 from hyperfocal.ops import constant_like
 
-NormalizerKind = Literal["global", "per_image", "ema"]
+DivisorKind = Literal["global", "per_image", "ema"]
 """``global``: positives of the whole optimizer step over all processes. ``per_image``: each image
 by its own positives, then the mean over images (torchvision). ``ema``: a moving average of the
 global count (Detectron2)."""
@@ -25,7 +25,7 @@ LEAST_WEIGHT = 1e-6
 """Minimum of a sum of weights."""
 
 
-class LossNormalizer(nn.Module):
+class LossDivisors(nn.Module):
     """Divisors for each image of a batch from the number of positive priors.
 
     With n_b positives in image b, N their sum over every process and R the number of processes
@@ -38,7 +38,7 @@ class LossNormalizer(nn.Module):
     E is a buffer, updated at each call in training mode, so call this once per optimizer step.
 
     Args:
-        kind: the normaliser.
+        kind: the divisor.
     """
 
     MOMENTUM = 0.9
@@ -46,9 +46,9 @@ class LossNormalizer(nn.Module):
 
     average: Tensor
 
-    def __init__(self, kind: NormalizerKind = "global") -> None:
+    def __init__(self, kind: DivisorKind = "global") -> None:
         super().__init__()
-        check_choice(kind, "kind", NormalizerKind)
+        check_choice(kind, "kind", DivisorKind)
         self.kind = kind
         if kind == "ema":
             self.register_buffer("average", torch.tensor(self.START))
@@ -81,3 +81,16 @@ class LossNormalizer(nn.Module):
                 self.average.lerp_(totals[0], 1 - self.MOMENTUM)
             totals = self.average.expand(2)
         return (totals / processes).repeat(len(count), 1)
+
+
+def divisors_of_step(counts: Tensor) -> Tensor:
+    """Divisors ``(B, N)`` from numbers per image ``(B, N)``: their sums over all processes.
+
+    At least 1, and over the number of processes, whose gradients are averaged. A collective
+    operation with several processes.
+    """
+    totals, processes = counts.sum(dim=0).float(), 1
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(totals)
+        processes = dist.get_world_size()
+    return (totals.clamp(min=1) / processes).repeat(len(counts), 1)
