@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from hyperfocal.api.training import train
     from hyperfocal.data import annotations_of, read_annotations
     from hyperfocal.experiment import Experiment
-    from hyperfocal.models import ATSS, FCOS, PAA, FasterRCNN, RetinaNet
+    from hyperfocal.models import ATSS, FCOS, PAA, YOLOX, FasterRCNN, RetinaNet
     from hyperfocal.types import (
         AnnotationSet,
         Category,
@@ -33,6 +33,7 @@ __all__ = [
     "ATSS",
     "FCOS",
     "PAA",
+    "YOLOX",
     "AnnotationSet",
     "Category",
     "ConfigError",
@@ -58,6 +59,7 @@ _HOMES = {
     "ATSS": "hyperfocal.models",
     "FCOS": "hyperfocal.models",
     "PAA": "hyperfocal.models",
+    "YOLOX": "hyperfocal.models",
     "AnnotationSet": "hyperfocal.types",
     "Category": "hyperfocal.types",
     "ConfigError": "hyperfocal.types",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +30,7 @@ from hyperfocal.engine.step import Sealed, TrainingForward
 from hyperfocal.engine.train import train
 from hyperfocal.experiment import Experiment
 from hyperfocal.losses._core.memory import GradientRatioLoss
+from hyperfocal.models.csp import BatchNorm
 from hyperfocal.recipes import load_recipe
 from hyperfocal.runs.checkpoint import Checkpoints
 from hyperfocal.runs.folder import RunFolder
@@ -89,6 +91,14 @@ def assert_same(got: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     assert got["pending_calls"] == 0
     for name in ("ratio", "pos_grad", "neg_grad"):
         assert_near(got[name], expected[name])
+
+
+@pytest.fixture(autouse=True, scope="module")
+def frozen_norms() -> Iterator[None]:
+    """The batch norms of heads use their running statistics: others see the micro-batch."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BatchNorm, "train", lambda self, mode=True: nn.Module.train(self, False))
+        yield
 
 
 @pytest.fixture(scope="module")

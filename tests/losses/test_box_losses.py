@@ -45,6 +45,8 @@ def test_iou_and_giou_agree_with_torchvision():
     iou = torchvision.ops.box_iou(pred, target).diagonal()
     assert (iou == 0).any()
     torch.testing.assert_close(iou_loss(pred, target, form="linear"), 1 - iou, atol=1e-5, rtol=0)
+    squared = iou_loss(pred, target, form="squared")
+    torch.testing.assert_close(squared, 1 - iou**2, atol=1e-5, rtol=0)
     touching = iou > 0.01
     torch.testing.assert_close(
         iou_loss(pred, target)[touching], -iou[touching].log(), atol=1e-4, rtol=0
@@ -81,7 +83,14 @@ def test_box_losses_gradcheck_and_degenerate_boxes(loss):
 
 
 @pytest.mark.parametrize(
-    "config", [SmoothL1Loss.Config(), GIoULoss.Config(), IoULoss.Config(), IoULoss.Config("linear")]
+    "config",
+    [
+        SmoothL1Loss.Config(),
+        GIoULoss.Config(),
+        IoULoss.Config(),
+        IoULoss.Config("linear"),
+        IoULoss.Config("squared"),
+    ],
 )
 def test_modules_sum_weighted_rows(config):
     loss = config.build()

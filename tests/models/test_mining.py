@@ -12,11 +12,12 @@ from tests.close import assert_near
 from torch import Tensor, nn
 
 from hyperfocal.losses import SigmoidCrossEntropyLoss, sigmoid_cross_entropy
-from hyperfocal.models import ATSS, PAA, Detector, RetinaNet
+from hyperfocal.models import ATSS, PAA, YOLOX, Detector, RetinaNet
 from hyperfocal.models.mining import HardNegativeMining, MiningConfig, OnlineHardMining
 from hyperfocal.types import Batch, ConfigError
 
-DETECTORS = pytest.mark.parametrize("kind", components.DENSE, ids=components.kind_of)
+MINED = [config for config in components.DENSE if config is not YOLOX.Config]
+DETECTORS = pytest.mark.parametrize("kind", MINED, ids=components.kind_of)
 MININGS = [
     OnlineHardMining(keep=16),
     OnlineHardMining(keep=16, one_to_three=True, divide_by="positives"),
@@ -85,6 +86,11 @@ def test_every_detector_trains_on_the_chosen_priors(
         for loss, kept, label in zip(losses, negatives, samples.labels, strict=True):
             hardest = loss[label == 4].sort(descending=True).values[: kept.sum()]
             torch.testing.assert_close(loss[kept].sort(descending=True).values, hardest)
+
+
+def test_a_classifier_of_positives_has_no_negatives_to_mine() -> None:
+    with pytest.raises(ConfigError, match="mining selects negatives of the classification"):
+        YOLOX.Config(mining=HardNegativeMining())
 
 
 @pytest.mark.parametrize("kind", [RetinaNet.Config, ATSS.Config, PAA.Config])

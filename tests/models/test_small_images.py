@@ -68,7 +68,9 @@ def test_gradients_in_bf16_are_finite_and_near_those_in_fp32(config: Any) -> Non
         backbone=Backbone.Config("test_resnet", pretrained=False), loss=EqualizedFocalLoss.Config()
     )
     model = settings.build(3)
-    model.backbone.eval()  # batch norms of a single pixel have no variance
+    for module in model.modules():  # batch norms of a few pixels have hardly any variance
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
     dtypes, tolerance = [], 1.0 if config is PAA.Config else 0.5
     for seed, hw in enumerate(SIZES):
         batch = batch_of(hw, seed)

@@ -38,6 +38,33 @@ class CostAssigner(Assigner):
         """
 
 
+class PredictionAssigner(Assigner):
+    """An assigner that selects positives among candidates by predicted boxes and scores (SimOTA).
+
+    A candidate may be assigned to another object than that of ``forward``.
+    """
+
+    @abstractmethod
+    def choose(
+        self,
+        candidates: Assignment,
+        boxes: Tensor,
+        scores: Tensor,
+        priors: Priors,
+        targets: tuple[Target, ...],
+    ) -> Assignment:
+        """The final assignment.
+
+        Args:
+            candidates: the result of ``forward``.
+            boxes: ``(P, 4)`` predicted boxes of the candidates, xyxy, in the order of
+                ``positives(K).nonzero()``.
+            scores: ``(P, K)`` their predicted scores in [0, 1].
+            priors: the A priors.
+            targets: the boxes of the B images.
+        """
+
+
 @dataclass(frozen=True)
 class AssignerConfig(Config, role=True):
     """Settings of an assigner."""

@@ -2,7 +2,7 @@
 
 Formulas for a predicted and a true box, where hull is the smallest enclosing box:
 
-    IoU loss     -log IoU   or   1 - IoU
+    IoU loss     -log IoU,   1 - IoU   or   1 - IoU²
     GIoU loss    1 - IoU + (|hull| - |union|) / |hull|        in [0, 2]
 
 Gradients come from autograd; at a perfect match, where the loss isn't differentiable, the one-sided
@@ -35,7 +35,7 @@ EPS = 1e-7
 LEAST_IOU = 1e-6
 """Lower bound of the IoU in -log IoU."""
 
-IoUForm = Literal["log", "linear"]
+IoUForm = Literal["log", "linear", "squared"]
 
 
 def iou_loss(
@@ -47,12 +47,12 @@ def iou_loss(
     reduction: Reduction = "none",
     normalizer: Number | None = None,
 ) -> Tensor:
-    """IoU loss of pairs of boxes, ``-log IoU`` or ``1 - IoU``.
+    """IoU loss of pairs of boxes: ``-log IoU``, ``1 - IoU`` or ``1 - IoU²``.
 
     Args:
         pred: ``(..., 4)`` xyxy.
         target: ``(..., 4)`` xyxy, the same unit.
-        form: "log" (IoU at least 1e-6) or "linear".
+        form: "log" (IoU at least 1e-6), "linear" or "squared".
         weight: ``(...)``, extra factor per box.
         reduction: "none", "sum" or "mean".
         normalizer: divides the result of "none" or "sum".
@@ -68,7 +68,10 @@ def iou_loss(
     inputs = prepare_boxes(pred, target, weight, boxes=True)
     intersection, union = _overlap(inputs.logits, inputs.targets)
     iou = intersection / (union + EPS)
-    loss = -iou.clamp(min=LEAST_IOU).log() if form == "log" else 1 - iou
+    if form == "log":
+        loss = -iou.clamp(min=LEAST_IOU).log()
+    else:
+        loss = 1 - (iou if form == "linear" else iou.square())
     return reduce_rows(loss, inputs, reduction, normalizer)
 
 
@@ -142,7 +145,7 @@ class IoULoss(BoxLoss):
         kind: ClassVar[str] = "iou"
 
         form: IoUForm = "log"
-        """-log IoU, or 1 - IoU (linear)."""
+        """-log IoU, 1 - IoU (linear), or 1 - IoU² (squared: YOLOX)."""
 
         def build(self) -> IoULoss:
             """The loss."""

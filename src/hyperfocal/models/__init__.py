@@ -5,13 +5,14 @@ from __future__ import annotations
 from hyperfocal.models.atss import ATSS, ImprovedBaseline
 from hyperfocal.models.backbone import Backbone
 from hyperfocal.models.csp_darknet import CSPDarknet
+from hyperfocal.models.decoupled_head import DecoupledHead
 from hyperfocal.models.dense import DenseConfig, DenseDetector, DenseParts, as_dense
 from hyperfocal.models.detector import CategoryRows, Detector, DetectorConfig
 from hyperfocal.models.divisors import LossDivisors
 from hyperfocal.models.faster_rcnn import FasterRCNN
 from hyperfocal.models.fcos import FCOS
 from hyperfocal.models.fpn import FPN
-from hyperfocal.models.head import DenseHead, TowerFeatures
+from hyperfocal.models.head import DenseHead, Head, HeadConfig, TowerFeatures
 from hyperfocal.models.inference import Inference
 from hyperfocal.models.layers import StridedConv
 from hyperfocal.models.mining import HardNegativeMining, OnlineHardMining
@@ -24,6 +25,7 @@ from hyperfocal.models.retinanet import RetinaNet
 from hyperfocal.models.roi_head import RoIHead
 from hyperfocal.models.roles import BackboneConfig, FeatureNetwork, MiningConfig, Neck, NeckConfig
 from hyperfocal.models.rpn import RPN
+from hyperfocal.models.yolox import YOLOX
 
 __all__ = [
     "ATSS",
@@ -32,11 +34,13 @@ __all__ = [
     "PAA",
     "PAFPN",
     "RPN",
+    "YOLOX",
     "AnchorGenerator",
     "Backbone",
     "BackboneConfig",
     "CSPDarknet",
     "CategoryRows",
+    "DecoupledHead",
     "DenseConfig",
     "DenseDetector",
     "DenseHead",
@@ -46,6 +50,8 @@ __all__ = [
     "FasterRCNN",
     "FeatureNetwork",
     "HardNegativeMining",
+    "Head",
+    "HeadConfig",
     "ImprovedBaseline",
     "Inference",
     "LossDivisors",

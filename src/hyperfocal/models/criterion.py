@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hyperfocal.losses import BoxLoss, QualityLoss
 from hyperfocal.models.divisors import LossDivisors
-from hyperfocal.models.head import DenseHead, TowerFeatures
+from hyperfocal.models.head import BoxOutputs, Head, TowerFeatures
 from hyperfocal.models.matched import Matched, Where, box_regression_loss, match
 from hyperfocal.models.mining import counted, mine
 from hyperfocal.models.quality import QualityBranch, centerness_at
@@ -24,24 +24,22 @@ from hyperfocal.types import Assignment, ConfigError, LossTerms, Priors, Target
 
 
 class Refine(Protocol):
-    """Selects the positives among an assigner's candidates by the network's outputs (PAA)."""
+    """Selects the positives among an assigner's candidates by the network's outputs."""
 
     def __call__(
         self,
-        head: DenseHead,
+        head: Head,
         cls_maps: Sequence[Tensor],
-        candidates: Assignment,
-        matched: Matched,
-        priors: Priors,
+        candidates: Positives,
+        truth: ImageTruth,
     ) -> Assignment:
-        """The final assignment.
+        """The final assignment, whose positives are candidates.
 
         Args:
             head: computes logits from ``cls_maps``.
             cls_maps: the classification tower's map of each level.
-            candidates: the result of the assigner.
-            matched: the candidates with their box outputs.
-            priors: the A priors.
+            candidates: those of the assigner, with their outputs.
+            truth: priors and targets.
         """
 
 
@@ -60,11 +58,13 @@ class Positives(NamedTuple):
         assignment: of all priors; priors not selected by mining are ignored.
         matched: the positives.
         quality: ``(P,)`` logits of the quality branch; None without one.
+        objectness: ``(B, A)`` logits of the branch at all priors if its target is objectness.
     """
 
     assignment: Assignment
     matched: Matched
     quality: Tensor | None
+    objectness: Tensor | None = None
 
 
 class DenseCriterion(nn.Module):
@@ -80,7 +80,9 @@ class DenseCriterion(nn.Module):
         (Σ classification + w_q Σ_i BCE(q_i, t_i)) / N  +  w_b Σ_i t_i · box_i / Σ_i t_i
 
     (box losses unweighted and over N without ``weigh_boxes``), where N and the sum of targets are
-    those of the whole optimizer step over all processes.
+    those of the whole optimizer step over all processes. With objectness as target, its loss is a
+    sum over all priors, with t_i = 1 for positives and 0 for others, and the classification loss is
+    a sum over the positives.
 
     **Micro-batches.** A fixed assignment and centerness are known before the network runs, so
     micro-batches give exactly the gradients of the whole batch. IoU targets, mining and PAA's
@@ -141,7 +143,7 @@ class DenseCriterion(nn.Module):
 
     def forward(
         self,
-        head: DenseHead,
+        head: Head,
         levels: Sequence[Tensor],
         truth: ImageTruth,
         divisors: Tensor | None = None,
@@ -154,7 +156,7 @@ class DenseCriterion(nn.Module):
             truth: priors and targets.
             divisors: ``(B, 2)`` from `DenseDetector.divisors`; None: those of this batch.
         """
-        cls_maps = [head.cls_tower(level) for level in levels]
+        cls_maps = head.cls_maps(levels)
         found = self.positives(head, levels, cls_maps, truth)
         iou = self.iou(found.matched) if self.needs_iou else None
         if divisors is None:
@@ -179,11 +181,20 @@ class DenseCriterion(nn.Module):
         if self.quality is not None and found.quality is not None and target is not None:
             entropy = F.binary_cross_entropy_with_logits(found.quality, target, reduction="none")
             terms["quality"] = self.quality.weight * (entropy / number[image]).sum()
+        if self.quality is not None and found.objectness is not None:
+            labels = found.assignment.labels
+            entropy = F.binary_cross_entropy_with_logits(
+                found.objectness.float(),
+                found.assignment.positives(self.num_classes).float(),
+                weight=(labels >= 0) / number[:, None],
+                reduction="sum",
+            )
+            terms["quality"] = self.quality.weight * entropy
         return LossTerms(terms, positives=torch.full((), len(image), device=image.device))
 
     def positives(
         self,
-        head: DenseHead,
+        head: Head,
         levels: Sequence[Tensor],
         cls_maps: Sequence[Tensor],
         truth: ImageTruth,
@@ -202,27 +213,47 @@ class DenseCriterion(nn.Module):
             assignment = mine(self.mining, head, cls_maps, assignment, priors)
         wanted = assignment.positives(self.num_classes)
         where = Where(*wanted.nonzero(as_tuple=True))
-        outputs = head.box_outputs_at(levels, wanted, where)
+        objectness = None
+        if self.learns_objects:
+            towers = TowerFeatures(tuple(cls_maps), head.box_maps(levels))
+            box, objectness = head.regress(towers.box), head.assess(towers)
+            assert objectness is not None
+            outputs = BoxOutputs(box[where].float(), objectness[where].float())
+        else:
+            outputs = head.box_outputs_at(levels, wanted, where)
         matched = match(priors, assignment, truth.targets, where, outputs.box)
         quality = outputs.quality
         if self.quality is not None and quality is None:  # the branch is on the class tower
             assessed = head.assess(TowerFeatures(tuple(cls_maps), ()))
             assert assessed is not None
             quality = assessed[wanted].float()
+        found = Positives(assignment, matched, quality, objectness)
         if self.refine is None:
-            return Positives(assignment, matched, quality)
-        assignment = self.refine(head, cls_maps, assignment, matched, priors)
+            return found
+        assignment = self.refine(head, cls_maps, found, truth)
         assignment = mine(self.mining, head, cls_maps, assignment, priors)
         kept = assignment.positives(self.num_classes)[wanted]
-        matched = Matched(*(values[kept] for values in matched))
-        return Positives(assignment, matched, None if quality is None else quality[kept])
+        where = Where(where.image[kept], where.prior[kept])
+        matched = match(priors, assignment, truth.targets, where, matched.deltas[kept])
+        quality = None if quality is None else quality[kept]
+        return Positives(assignment, matched, quality, objectness)
 
-    def samples(self, head: DenseHead, levels: Sequence[Tensor], truth: ImageTruth) -> Samples:
+    def samples(self, head: Head, levels: Sequence[Tensor], truth: ImageTruth) -> Samples:
         """All logits with their labels, the inputs of the classification loss; see `Samples`."""
-        cls_maps = [head.cls_tower(level) for level in levels]
+        cls_maps = head.cls_maps(levels)
         found = self.positives(head, levels, cls_maps, truth)
         logits = head.classify(cls_maps)
-        return Samples.of(logits, found.assignment.labels, found.matched, self.iou(found.matched))
+        labels = self.classified(found.assignment.labels)
+        return Samples.of(logits, labels, found.matched, self.iou(found.matched))
+
+    @property
+    def learns_objects(self) -> bool:
+        """Whether the quality branch learns objectness."""
+        return self.quality is not None and self.quality.target == "object"
+
+    def classified(self, labels: Tensor) -> Tensor:
+        """Labels of the classification loss: with objectness, background is ignored (-1)."""
+        return labels.where(labels != self.num_classes, -1) if self.learns_objects else labels
 
     # ------------------------------------------------------------------- divisors
 
@@ -276,7 +307,7 @@ class DenseCriterion(nn.Module):
 
     def quality_target(self, matched: Matched, iou: Tensor | None) -> Tensor | None:
         """``(P,)`` targets of the quality branch; None without a branch."""
-        if self.quality is None:
+        if self.quality is None or self.learns_objects:
             return None
         if self.quality.target == "centerness":
             return centerness_at(matched.anchors, matched.boxes)
@@ -287,7 +318,7 @@ class DenseCriterion(nn.Module):
 
     def classification_loss(
         self,
-        head: DenseHead,
+        head: Head,
         cls_maps: Sequence[Tensor],
         found: Positives,
         iou: Tensor | None,
@@ -302,11 +333,12 @@ class DenseCriterion(nn.Module):
             iou: ``(P,)`` IoU of the positives' predicted boxes; required by a `QualityLoss`.
             divisor: ``(B,)``, from `LossDivisors`.
         """
-        loss, labels, last = self.loss, found.assignment.labels, head.cls_logits
+        loss, labels = self.loss, self.classified(found.assignment.labels)
         per_image = self.divisors.kind == "per_image"
         if not per_image:  # all are equal, so the loss is called once
             divisor = divisor[0]
         if self.streams and streams(loss):
+            (last,) = head.classifiers.values()
             streamed: Tensor = streamed_loss(
                 *(cls_maps, last.weight, last.bias, labels, loss, head.num_classes, divisor),
                 logits_at_once=self.stream_logits,

@@ -34,7 +34,7 @@ from hyperfocal.models.detector import (
 from hyperfocal.models.diagnosis import Diagnosis, diagnose_classification
 from hyperfocal.models.divisors import LossDivisors
 from hyperfocal.models.fpn import FPN
-from hyperfocal.models.head import DenseHead
+from hyperfocal.models.head import DenseHead, Head, HeadConfig, start_at
 from hyperfocal.models.inference import Inference
 from hyperfocal.models.pixels import PixelNorm, padded_hw
 from hyperfocal.models.priors import AnchorGenerator
@@ -42,7 +42,7 @@ from hyperfocal.models.quality import QualityBranch
 from hyperfocal.models.replays import Replays
 from hyperfocal.models.roles import BackboneConfig, MiningConfig, NeckConfig
 from hyperfocal.models.samples import Samples
-from hyperfocal.models.streamed_topk import streamed_topk
+from hyperfocal.models.streamed_topk import TopPairs, from_level, streamed_topk
 from hyperfocal.ops import BoxCoder
 from hyperfocal.types import Batch, CategoryCounts, ConfigError, Detections, LossTerms, Priors
 
@@ -74,7 +74,7 @@ class DenseParts:
     backbone: nn.Module
     neck: nn.Module
     anchors: AnchorGenerator
-    head: DenseHead
+    head: Head
     criterion: DenseCriterion
     inference: Inference
     streams: bool = False
@@ -118,9 +118,9 @@ class DenseDetector(Detector):
 
     @property
     def category_rows(self) -> tuple[CategoryRows, ...]:
-        """The classifier, with one output per anchor and category."""
-        anchors = self.head.cls_logits.out_channels // self.num_classes
-        return (CategoryRows("head.cls_logits", anchors),)
+        """The classifiers, with one output per anchor and category."""
+        anchors = self.head.num_anchors
+        return tuple(CategoryRows(f"head.{name}", anchors) for name in self.head.classifiers)
 
     # ------------------------------------------------------------------- training
 
@@ -147,7 +147,7 @@ class DenseDetector(Detector):
 
     def _counts(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         levels, criterion = self.features(batch), self.criterion
-        cls_maps = [self.head.cls_tower(level) for level in levels]
+        cls_maps = self.head.cls_maps(levels)
         found = criterion.positives(self.head, levels, cls_maps, self.truth(batch))
         return criterion.counts(
             found, criterion.iou(found.matched) if criterion.needs_iou else None
@@ -164,19 +164,23 @@ class DenseDetector(Detector):
         """See `Detector.detect`."""
         cls_maps, deltas, quality = self._replays(self._outputs, self, self.pixels(batch))
         priors, branch = self.priors(batch), self.criterion.quality
-        last, k, inference = self.head.cls_logits, self.num_classes, self.inference
+        k, inference = self.num_classes, self.inference
         if branch is not None and quality is not None:
             by_level = torch.split(quality, list(priors.level_sizes), dim=1)
             least, rank = inference.least_class_logit(branch), inference.rank(by_level, branch)
         else:
             least, rank = inference.least_logit, None
         if rank is not None or self.streams:
-            levels = streamed_topk(
-                *(cls_maps, last.weight, last.bias, k, inference.pre_nms, least, rank),
-                logits_at_once=self.stream_logits,
-            )
+            levels: list[list[TopPairs]] = []
+            for maps, last in self.head.by_classifier(cls_maps):
+                levels += streamed_topk(
+                    *(maps, last.weight, last.bias, k, inference.pre_nms, least),
+                    None if rank is None else from_level(rank, len(levels)),
+                    logits_at_once=self.stream_logits,
+                )
         else:  # one level's logits at a time
-            levels = [inference.select(self.head.classify([level])) for level in cls_maps]
+            logits = (self.head.classify_level(level, n) for n, level in enumerate(cls_maps))
+            levels = [inference.select(level) for level in logits]
         decode = self.criterion.coder.decode
         return inference(levels, k, deltas, priors, batch, decode, quality, branch)
 
@@ -206,8 +210,9 @@ class DenseDetector(Detector):
     def diagnose(self, batch: Batch) -> Diagnosis:
         """See `Detector.diagnose`."""
         labels = self.criterion.assigner(self.priors(batch), batch.targets).labels
-        maps = [self.head.cls_tower(level) for level in self.features(batch)]
-        logits = [self.head.classify([m]).float() for m in maps]
+        maps = self.head.cls_maps(self.features(batch))
+        logits = [self.head.classify_level(m, n).float() for n, m in enumerate(maps)]
+        labels = self.criterion.classified(labels)
         return diagnose_classification(self.loss, logits, labels, self.num_classes)
 
 
@@ -225,7 +230,7 @@ class DenseConfig(DetectorConfig):
     """Feature pyramid."""
     anchors: AnchorGenerator.Config = field(default_factory=AnchorGenerator.Config)
     """Anchors or locations."""
-    head: DenseHead.Config = field(default_factory=DenseHead.Config)
+    head: HeadConfig = field(default_factory=DenseHead.Config)
     """Towers and predictions."""
     assigner: AssignerConfig = field(default_factory=MaxIoUAssigner.Config)
     """Assignment of anchors to objects."""
@@ -350,7 +355,10 @@ class DenseConfig(DetectorConfig):
             quality=None if quality is None else quality.tower,
         )
         box_loss: Any = built.get("box_loss") or self.box_loss.build()
-        streams = head.cls_logits.out_channels >= self.stream_from
+        if quality is not None and quality.target == "object" and "head" not in built:
+            start_at(head.quality_logits, self.head.prior_probability)
+        outputs = head.num_anchors * num_classes
+        streams = outputs >= self.stream_from and len(head.classifiers) == 1
         criterion = DenseCriterion(
             num_classes=num_classes,
             assigner=assigner,
@@ -388,7 +396,7 @@ class QualityConfig(DenseConfig):
         default_factory=lambda: AnchorGenerator.Config((8.0,), 1, (1.0,), center_offset=0.5)
     )
     """Anchors or locations."""
-    head: DenseHead.Config = field(
+    head: HeadConfig = field(
         default_factory=lambda: DenseHead.Config(norm="gn", tower_bias=True, level_scale=True)
     )
     """Towers and predictions."""

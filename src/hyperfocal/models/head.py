@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +57,204 @@ class BoxOutputs(NamedTuple):
     quality: Tensor | None
 
 
-class DenseHead(nn.Module):
+class Head(nn.Module):
+    """Base class of dense heads: two towers and their predictions on each level.
+
+    The layers of a tower are shared by all levels, or are a list with one item per level
+    (`of_level`).
+
+    Attributes:
+        num_classes: K.
+        quality_tower: the tower of the quality branch; None: no branch.
+        cls_tower: layers before the classification logits.
+        box_tower: layers before the box values.
+        cls_logits: convolution with one output per anchor and category (channel a·K + j is that of
+            anchor a and category j).
+        box_deltas: convolution with four outputs per anchor.
+        quality_logits: convolution with one output per anchor, or None.
+        level_scales: a factor on the box values of each level, or None.
+    """
+
+    partial: ClassVar[bool] = False
+    """Whether a tower gives the same result for a part of the images and levels: not with batch
+    norms in training."""
+
+    num_classes: int
+    quality_tower: QualityTower | None
+    cls_tower: nn.Module
+    box_tower: nn.Module
+    cls_logits: nn.Module
+    box_deltas: nn.Module
+    quality_logits: nn.Module | None
+    level_scales: nn.Parameter | None
+
+    def towers(self, features: Sequence[Tensor]) -> TowerFeatures:
+        """Both towers on all levels."""
+        return TowerFeatures(self.cls_maps(features), self.box_maps(features))
+
+    def of_level(self, part: nn.Module, level: int) -> nn.Module:
+        """The layers of one level."""
+        return part[level] if isinstance(part, nn.ModuleList) else part
+
+    @property
+    def classifiers(self) -> dict[str, nn.Conv2d]:
+        """Convolutions that predict the classification logits, by name: one for all levels, or one
+        per level."""
+        layers: Any = self.cls_logits
+        if isinstance(layers, nn.Conv2d):
+            return {"cls_logits": layers}
+        return {f"cls_logits.{n}": layer for n, layer in enumerate(layers)}
+
+    def by_classifier(
+        self, cls_maps: Sequence[Tensor]
+    ) -> Iterator[tuple[Sequence[Tensor], nn.Conv2d]]:
+        """The classification tower's maps with their classifier: all levels, or each by itself."""
+        layers = list(self.classifiers.values())
+        if len(layers) == 1:
+            yield cls_maps, layers[0]
+        else:
+            yield from (([level], layer) for level, layer in zip(cls_maps, layers, strict=True))
+
+    @property
+    def num_anchors(self) -> int:
+        """Anchors per location."""
+        return next(iter(self.classifiers.values())).out_channels // self.num_classes
+
+    def cls_maps(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The classification tower on all levels."""
+        return tuple(self.of_level(self.cls_tower, n)(m) for n, m in enumerate(features))
+
+    def box_maps(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The box tower on all levels."""
+        return tuple(self.of_level(self.box_tower, n)(m) for n, m in enumerate(features))
+
+    def classify(self, features: Sequence[Tensor]) -> Tensor:
+        """Logits ``(B, A, K)`` from the classification tower's maps, in the order of `Priors`."""
+        maps = [self.of_level(self.cls_logits, n)(m) for n, m in enumerate(features)]
+        return join_levels(maps, self.num_classes)
+
+    def classify_level(self, feature: Tensor, level: int) -> Tensor:
+        """Logits ``(B, HWA, K)`` of one level from the classification tower's map."""
+        return join_levels([self.of_level(self.cls_logits, level)(feature)], self.num_classes)
+
+    def classify_image(self, features: Sequence[Tensor], image: int) -> Tensor:
+        """Logits ``(A, K)`` of one image of the batch, to save memory."""
+        return self.classify([level[image : image + 1] for level in features])[0]
+
+    def regress(self, features: Sequence[Tensor]) -> Tensor:
+        """Box values ``(B, A, 4)`` from the box tower's maps, in the order of `Priors`."""
+        return join_levels([self._boxes(level, n) for n, level in enumerate(features)], 4)
+
+    def assess(self, towers: TowerFeatures) -> Tensor | None:
+        """Quality logits ``(B, A)`` from the branch's tower; None without the branch."""
+        if self.quality_logits is None:
+            return None
+        maps = towers.box if self.quality_tower == "box" else towers.cls
+        outputs = [self.of_level(self.quality_logits, n)(m) for n, m in enumerate(maps)]
+        return join_levels(outputs, 1).squeeze(2)
+
+    def _boxes(self, level: Tensor, n: int) -> Tensor:
+        values: Tensor = self.of_level(self.box_deltas, n)(level)
+        return values if self.level_scales is None else values * self.level_scales[n]
+
+    def regress_at(self, features: Sequence[Tensor], wanted: Tensor) -> Tensor:
+        """The box values ``(P, 4)`` of `box_outputs_at`."""
+        return self.box_outputs_at(features, wanted).box
+
+    def box_outputs_at(
+        self, features: Sequence[Tensor], wanted: Tensor, where: Where | None = None
+    ) -> BoxOutputs:
+        """Box values, and quality from the box tower, of selected priors, from the pyramid's maps.
+
+        A box loss only needs the positive priors, and most levels of most images have none: the box
+        tower is neither run nor differentiated for these. Group norm gives the same result, because
+        it normalises each image and level separately. On a GPU the tower is run on everything,
+        which takes less time than finding the levels that are needed.
+
+        Args:
+            features: ``(B, C, H, W)`` pyramid maps.
+            wanted: ``(B, A)`` bool.
+            where: the indices of ``wanted``, if known.
+
+        Returns:
+            P rows in the order of ``wanted.nonzero()``. If P is 0, empty tensors that depend on all
+            parameters.
+        """
+        if wanted.is_cuda or not self.partial:
+            if where is None:
+                where = Where(*wanted.nonzero(as_tuple=True))
+            return self._from_all_box_outputs(features, where)
+        per_location = self.num_anchors
+        sizes = [level.shape[2] * level.shape[3] * per_location for level in features]
+        masks = torch.split(wanted, sizes, dim=1)
+        # The images needed, by level: the only synchronisation with the device.
+        busy = torch.stack([mask.any(dim=1) for mask in masks]).nonzero().tolist()
+        rows, order = [], []
+        for n, (level, mask) in enumerate(zip(features, masks, strict=True)):
+            images = [image for at, image in busy if at == n]
+            if not busy and level is features[-1]:
+                images = [0]
+            if images:
+                chosen = _take(level, images)
+                tower = self.of_level(self.box_tower, n)(chosen)
+                maps = [join_levels([self._boxes(tower, n)], 4)]
+                if self.quality_logits is not None and self.quality_tower == "box":
+                    maps.append(join_levels([self.of_level(self.quality_logits, n)(tower)], 1))
+                rows.append(torch.cat([m[mask[images]].float() for m in maps], dim=1))
+                first = torch.tensor(images, device=mask.device) * wanted.shape[1] + sum(sizes[:n])
+                within = mask[images].nonzero()
+                order.append(first[within[:, 0]] + within[:, 1])
+        values = torch.cat(rows)[torch.cat(order).argsort()]
+        if self.level_scales is not None:  # levels that weren't run have zero gradient
+            values = values + 0 * self.level_scales.sum()
+        return BoxOutputs(values[:, :4], values[:, 4] if values.shape[1] == 5 else None)
+
+    def _from_all_box_outputs(self, features: Sequence[Tensor], where: Where) -> BoxOutputs:
+        """The result of `box_outputs_at`, with the box tower run on everything."""
+        towers = self.box_maps(features)
+
+        # Neither masks nor indexing, because their backward passes sort all indices.
+        def chosen(maps: list[Tensor], width: int) -> Tensor:
+            joined = join_levels(maps, width)
+            index = where.image * joined.shape[1] + where.prior
+            return joined.flatten(0, 1).index_select(0, index).float()
+
+        box = chosen([self._boxes(tower, n) for n, tower in enumerate(towers)], 4)
+        if self.quality_logits is None or self.quality_tower != "box":
+            return BoxOutputs(box, None)
+        outputs = [self.of_level(self.quality_logits, n)(m) for n, m in enumerate(towers)]
+        quality = chosen(outputs, 1)
+        return BoxOutputs(box, quality.squeeze(1))
+
+    def forward(self, features: Sequence[Tensor]) -> HeadOutput:
+        """All outputs, for pyramid maps ``(B, C, H, W)``."""
+        towers = self.towers(features)
+        return HeadOutput(self.classify(towers.cls), self.regress(towers.box), self.assess(towers))
+
+
+@dataclass(frozen=True)
+class HeadConfig(config.Config, role=True):
+    """Settings of a dense head."""
+
+    prior_probability: float = 0.01
+    """Initial object probability of each anchor."""
+
+    def __post_init__(self) -> None:
+        self._require(0 < self.prior_probability < 1, "prior_probability", "between 0 and 1")
+
+    @abstractmethod
+    def build(
+        self,
+        in_channels: int,
+        num_anchors: int,
+        num_classes: int,
+        num_levels: int = 5,
+        quality: QualityTower | None = None,
+    ) -> Head:
+        """The head for a pyramid with ``in_channels`` and ``num_levels``."""
+
+
+class DenseHead(Head):
     """K sigmoid logits and 4 class-agnostic box values for each anchor of each level.
 
     Each tower has ``depth`` blocks of 3x3 convolution, norm and ReLU, followed by a 3x3 convolution
@@ -77,8 +275,10 @@ class DenseHead(nn.Module):
         depth, channels, norm, prior_probability, tower_bias, level_scale: see `Config`.
     """
 
+    partial: ClassVar[bool] = True
+
     @dataclass(frozen=True)
-    class Config(config.Config):
+    class Config(HeadConfig):
         """Settings of `DenseHead`."""
 
         depth: int = 4
@@ -87,8 +287,6 @@ class DenseHead(nn.Module):
         """Channels of the towers; none: the pyramid's."""
         norm: Literal["none", "gn"] = "none"
         """Norm after each convolution: none, or group norm with 32 groups (gn)."""
-        prior_probability: float = 0.01
-        """Initial object probability of each anchor (π)."""
         tower_bias: bool = False
         """Whether convolutions followed by a norm have a bias (the others always do)."""
         level_scale: bool = False
@@ -100,7 +298,7 @@ class DenseHead(nn.Module):
         def __post_init__(self) -> None:
             self._require(self.depth >= 0, "depth", "at least 0")
             self._require(self.channels is None or self.channels >= 1, "channels", "at least 1")
-            self._require(0 < self.prior_probability < 1, "prior_probability", "between 0 and 1")
+            super().__post_init__()
 
         def build(
             self,
@@ -157,113 +355,7 @@ class DenseHead(nn.Module):
                 nn.init.normal_(module.weight, std=0.01)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        assert self.cls_logits.bias is not None
-        nn.init.constant_(
-            self.cls_logits.bias, -math.log((1 - prior_probability) / prior_probability)
-        )
-
-    def towers(self, features: Sequence[Tensor]) -> TowerFeatures:
-        """Both towers on all levels."""
-        return TowerFeatures(
-            tuple(self.cls_tower(level) for level in features),
-            tuple(self.box_tower(level) for level in features),
-        )
-
-    def classify(self, features: Sequence[Tensor]) -> Tensor:
-        """Logits ``(B, A, K)`` from the classification tower's maps, in the order of `Priors`."""
-        return join_levels([self.cls_logits(level) for level in features], self.num_classes)
-
-    def classify_image(self, features: Sequence[Tensor], image: int) -> Tensor:
-        """Logits ``(A, K)`` of one image of the batch, to save memory."""
-        return self.classify([level[image : image + 1] for level in features])[0]
-
-    def regress(self, features: Sequence[Tensor]) -> Tensor:
-        """Box values ``(B, A, 4)`` from the box tower's maps, in the order of `Priors`."""
-        return join_levels([self._boxes(level, n) for n, level in enumerate(features)], 4)
-
-    def assess(self, towers: TowerFeatures) -> Tensor | None:
-        """Quality logits ``(B, A)`` from the branch's tower; None without the branch."""
-        if self.quality_logits is None:
-            return None
-        maps = towers.box if self.quality_tower == "box" else towers.cls
-        return join_levels([self.quality_logits(level) for level in maps], 1).squeeze(2)
-
-    def _boxes(self, level: Tensor, n: int) -> Tensor:
-        values: Tensor = self.box_deltas(level)
-        return values if self.level_scales is None else values * self.level_scales[n]
-
-    def regress_at(self, features: Sequence[Tensor], wanted: Tensor) -> Tensor:
-        """The box values ``(P, 4)`` of `box_outputs_at`."""
-        return self.box_outputs_at(features, wanted).box
-
-    def box_outputs_at(
-        self, features: Sequence[Tensor], wanted: Tensor, where: Where | None = None
-    ) -> BoxOutputs:
-        """Box values, and quality from the box tower, of selected priors, from the pyramid's maps.
-
-        A box loss only needs the positive priors, and most levels of most images have none: the box
-        tower is neither run nor differentiated for these. Group norm gives the same result, because
-        it normalises each image and level separately. On a GPU the tower is run on everything,
-        which takes less time than finding the levels that are needed.
-
-        Args:
-            features: ``(B, C, H, W)`` pyramid maps.
-            wanted: ``(B, A)`` bool.
-            where: the indices of ``wanted``, if known.
-
-        Returns:
-            P rows in the order of ``wanted.nonzero()``. If P is 0, empty tensors that depend on all
-            parameters.
-        """
-        if wanted.is_cuda:
-            if where is None:
-                where = Where(*wanted.nonzero(as_tuple=True))
-            return self._from_all_box_outputs(features, where)
-        per_location = self.box_deltas.out_channels // 4
-        sizes = [level.shape[2] * level.shape[3] * per_location for level in features]
-        masks = torch.split(wanted, sizes, dim=1)
-        # The images needed, by level: the only synchronisation with the device.
-        busy = torch.stack([mask.any(dim=1) for mask in masks]).nonzero().tolist()
-        rows, order = [], []
-        for n, (level, mask) in enumerate(zip(features, masks, strict=True)):
-            images = [image for at, image in busy if at == n]
-            if not busy and level is features[-1]:
-                images = [0]
-            if images:
-                chosen = _take(level, images)
-                tower = self.box_tower(chosen)
-                maps = [join_levels([self._boxes(tower, n)], 4)]
-                if self.quality_logits is not None and self.quality_tower == "box":
-                    maps.append(join_levels([self.quality_logits(tower)], 1))
-                rows.append(torch.cat([m[mask[images]].float() for m in maps], dim=1))
-                first = torch.tensor(images, device=mask.device) * wanted.shape[1] + sum(sizes[:n])
-                within = mask[images].nonzero()
-                order.append(first[within[:, 0]] + within[:, 1])
-        values = torch.cat(rows)[torch.cat(order).argsort()]
-        if self.level_scales is not None:  # levels that weren't run have zero gradient
-            values = values + 0 * self.level_scales.sum()
-        return BoxOutputs(values[:, :4], values[:, 4] if values.shape[1] == 5 else None)
-
-    def _from_all_box_outputs(self, features: Sequence[Tensor], where: Where) -> BoxOutputs:
-        """The result of `box_outputs_at`, with the box tower run on everything."""
-        towers = [self.box_tower(level) for level in features]
-
-        # Neither masks nor indexing, because their backward passes sort all indices.
-        def chosen(maps: list[Tensor], width: int) -> Tensor:
-            joined = join_levels(maps, width)
-            index = where.image * joined.shape[1] + where.prior
-            return joined.flatten(0, 1).index_select(0, index).float()
-
-        box = chosen([self._boxes(tower, n) for n, tower in enumerate(towers)], 4)
-        if self.quality_logits is None or self.quality_tower != "box":
-            return BoxOutputs(box, None)
-        quality = chosen([self.quality_logits(tower) for tower in towers], 1)
-        return BoxOutputs(box, quality.squeeze(1))
-
-    def forward(self, features: Sequence[Tensor]) -> HeadOutput:
-        """All outputs, for pyramid maps ``(B, C, H, W)``."""
-        towers = self.towers(features)
-        return HeadOutput(self.classify(towers.cls), self.regress(towers.box), self.assess(towers))
+        start_at(self.cls_logits, prior_probability)
 
 
 def join_levels(maps: Sequence[Tensor], width: int) -> Tensor:
@@ -290,3 +382,10 @@ def _tower(in_channels: int, channels: int, depth: int, norm: str, bias: bool) -
             layers.append(GroupNorm(GROUPS, channels))
         layers.append(nn.ReLU(inplace=True))
     return nn.Sequential(*layers)
+
+
+def start_at(layers: nn.Module, probability: float) -> None:
+    """Set the bias of all convolutions to the logit of a probability."""
+    for layer in layers.modules():
+        if isinstance(layer, nn.Conv2d) and layer.bias is not None:
+            nn.init.constant_(layer.bias, -math.log((1 - probability) / probability))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from hyperfocal.losses import hard_negatives, online_hard_examples, sigmoid_cross_entropy
-from hyperfocal.models.head import DenseHead
+from hyperfocal.models.head import Head
 from hyperfocal.models.roles import MiningConfig
 from hyperfocal.types import Assignment, Priors
 
@@ -90,7 +90,7 @@ class HardNegativeMining(MiningConfig):
 @torch.no_grad()
 def mine(
     mining: MiningConfig | None,
-    head: DenseHead,
+    head: Head,
     cls_maps: Sequence[Tensor],
     assignment: Assignment,
     priors: Priors,

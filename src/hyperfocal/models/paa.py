@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from hyperfocal.assign import AssignerConfig, CostAssigner, PAAAssigner
 from hyperfocal.losses import giou_loss, sigmoid_focal_loss
+from hyperfocal.models.criterion import ImageTruth, Positives
 from hyperfocal.models.dense import NOTHING_BUILT, DenseDetector, DenseParts, QualityConfig
-from hyperfocal.models.head import DenseHead
-from hyperfocal.models.matched import Matched
+from hyperfocal.models.head import Head
 from hyperfocal.models.quality import QualityBranch
 from hyperfocal.ops import BoxCoder, DeltaCoder, DeltaWeights
-from hyperfocal.types import Assignment, CategoryCounts, ConfigError, Priors
+from hyperfocal.types import Assignment, CategoryCounts, ConfigError
 
 
 class PAA(DenseDetector):
@@ -125,19 +125,19 @@ class RefineByCost:
     @torch.no_grad()
     def __call__(
         self,
-        head: DenseHead,
+        head: Head,
         cls_maps: Sequence[Tensor],
-        candidates: Assignment,
-        matched: Matched,
-        priors: Priors,
+        candidates: Positives,
+        truth: ImageTruth,
     ) -> Assignment:
         """See `Refine`; only the logits of one image are in memory at a time."""
-        labels = candidates.labels[matched.image, matched.prior]
+        assignment, matched = candidates.assignment, candidates.matched
+        labels = assignment.labels[matched.image, matched.prior]
         costs = []
-        for image in range(len(candidates.labels)):
+        for image in range(len(assignment.labels)):
             own = matched.image == image
             logits = head.classify_image(cls_maps, image)[matched.prior[own]]
             costs.append(sigmoid_focal_loss(logits.float(), labels[own]).sum(dim=1))
         boxes = self.coder.decode(matched.deltas, matched.anchors)
         cost = torch.cat(costs) + giou_loss(boxes, matched.boxes)
-        return self.assigner.choose(candidates, cost, priors)
+        return self.assigner.choose(assignment, cost, truth.priors)

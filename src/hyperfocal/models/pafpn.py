@@ -26,9 +26,7 @@ class PAFPN(Neck):
 
     Args:
         in_channels: channels of C3, C4, C5.
-        channels: channels of each level.
-        depth: bottlenecks of each `CSPLayer`.
-        depthwise: whether 3x3 convolutions are depthwise separable.
+        channels, depth, depthwise: see `Config`.
     """
 
     strides = (8, 16, 32)
@@ -58,7 +56,7 @@ class PAFPN(Neck):
         def build(self, in_channels: tuple[int, ...]) -> PAFPN:
             """The neck for maps C3, C4, C5 with these channels."""
             channels = in_channels[0] if self.channels is None else self.channels
-            return PAFPN(in_channels, channels, self.depth, self.depthwise)
+            return PAFPN(in_channels, **self.arguments(channels=channels))
 
     def __init__(
         self,

@@ -11,9 +11,10 @@ from torch import Tensor
 from hyperfocal import config
 from hyperfocal.models.head import QualityTower
 
-QualityTarget = Literal["centerness", "iou"]
-"""Target of the branch: the centerness of a location in its object (FCOS), or the IoU of the
-predicted box (PAA)."""
+QualityTarget = Literal["centerness", "iou", "object"]
+"""Target of the branch: the centerness of a location in its object (FCOS), the IoU of the predicted
+box (PAA), or whether the prior is positive at all (YOLOX's objectness). The branch is trained on
+the positives; for objectness on all priors, and then the classification on the positives."""
 
 
 def centerness(centers: Tensor, boxes: Tensor) -> Tensor:
@@ -41,12 +42,13 @@ class QualityBranch(config.Config):
     """Settings of the quality branch, its loss and its use in the score."""
 
     target: QualityTarget = "centerness"
-    """Target: centerness, or the IoU of the predicted box (iou)."""
+    """Target: centerness, the IoU of the predicted box (iou), or whether the prior is positive
+    (object: YOLOX's objectness, trained on all priors, and the classification on positives)."""
     tower: QualityTower = "box"
     """Tower of the branch: the box tower (box), or the classification tower (class), as in the
     original FCOS."""
     weight: float = 1.0
-    """Factor on its loss, the cross entropy over the positives."""
+    """Factor on its loss, the cross entropy over the positives (object: over all priors)."""
     weigh_boxes: bool = True
     """Weight the box loss of each positive by its target and divide by the sum of targets (else
     equal weights, divided by the number of positives)."""
@@ -59,6 +61,8 @@ class QualityBranch(config.Config):
 
     def __post_init__(self) -> None:
         self._require(self.weight >= 0, "weight", "at least 0")
+        if self.target == "object":
+            self._require(not self.weigh_boxes, "weigh_boxes", "off with target object, which is 1")
 
     def scores(self, logits: Tensor, quality: Tensor) -> Tensor:
         """Scores ``(...)`` of classification and quality logits ``(...)``, float32."""

@@ -20,6 +20,11 @@ Rank = Callable[[int, int, Tensor], Tensor]
 priors of the level and n categories, to ranks ``(P, n)``; pairs of rank -inf are excluded."""
 
 
+def from_level(rank: Rank, first: int) -> Rank:
+    """The ranking of the levels from ``first`` on."""
+    return lambda level, image, logits: rank(first + level, image, logits)
+
+
 @dataclass(frozen=True)
 class TopPairs:
     """The best (prior, category) pairs of one level of one image, best first.
