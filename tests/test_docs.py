@@ -14,6 +14,7 @@ import pytest
 
 import hyperfocal.losses
 from hyperfocal import config
+from hyperfocal.config.flag_names import ALIASES
 from hyperfocal.experiment import Experiment
 from hyperfocal.recipes import describe, docstring
 from hyperfocal.reproduce import TABLES
@@ -122,7 +123,8 @@ def known_flags() -> set[str]:
         "rdzv-endpoint", "master-port", "nodes", "ntasks-per-node", "gpus-per-node", "requeue",
         "signal",
     }  # fmt: skip
-    return long | short | negated | given | of_others | outside_flags() | {"help", "version"}
+    others = of_others | outside_flags() | set(ALIASES) | {"help", "version"}
+    return long | short | negated | given | others
 
 
 def outside_flags() -> set[str]:

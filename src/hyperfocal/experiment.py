@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import ClassVar, Literal
 
 from hyperfocal.config import Config
@@ -23,6 +25,8 @@ from hyperfocal.models import DetectorConfig, RetinaNet
 class TrainConfig(Config):
     """Optimizer and schedule; defaults are the focal loss paper's (section 4.1)."""
 
+    renamed: ClassVar[Mapping[str, str]] = MappingProxyType({"parts": "only"})
+
     alternatives: ClassVar[tuple[str, ...]] = ("iterations", "epochs")
 
     iterations: int | None = None
@@ -35,9 +39,9 @@ class TrainConfig(Config):
     """Micro-batches per step on each device, to save memory (gradient accumulation). Their number
     doesn't change the result. auto: as few as fit into memory."""
 
-    parts: Literal["all", "head"] = "all"
-    """Parts to train: all (except frozen ones), or only the head (quick fine-tuning from
-    model.weights)."""
+    only: Literal["all", "head", "classifier"] = "all"
+    """Parts to train: all (except frozen ones), only the head (quick fine-tuning from
+    model.weights), or only the layer of the classification logits (cRT)."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """SGD with momentum, or AdamW."""
     lr: float = 0.01

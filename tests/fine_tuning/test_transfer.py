@@ -11,18 +11,18 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
-from tests.components import DENSE, small_flags
+from tests.components import DENSE, kind_of, small_flags
 from torch import Tensor
 
 import hyperfocal
 from hyperfocal import config as configs
-from hyperfocal.config import override
+from hyperfocal.config import Config, override
 from hyperfocal.data import Split, TransformConfig
 from hyperfocal.engine.train import train
 from hyperfocal.experiment import Experiment
 from hyperfocal.fine_tuning.source import read_source
 from hyperfocal.fine_tuning.transfer import build_detector
-from hyperfocal.models import Detector, FasterRCNN
+from hyperfocal.models import ATSS, Detector, FasterRCNN, RetinaNet
 from hyperfocal.recipes import load_recipe
 from hyperfocal.runs.categories import TrainedCategories
 from hyperfocal.runs.folder import RunFolder
@@ -321,7 +321,7 @@ def test_training_the_head_alone_leaves_the_rest_to_the_bit(
 ) -> None:
     plan, out, source = experiment(), tmp_path / "out", tmp_path / "run"
     before = make_run(source, plan, names_of(synthetic)).state_dict()
-    flags = ("--model.weights", str(source), "--train.parts", "head", "--train.ema-decay", "None")
+    flags = ("--model.weights", str(source), "--train.only", "head", "--train.ema-decay", "None")
     train(on(synthetic, plan, *flags), RunFolder(out), Console(quiet=True))
     after = hyperfocal.load(out, device="cpu").detector.state_dict()
     for name, value in before.items():
@@ -346,13 +346,55 @@ def test_a_second_training_of_the_head_with_all_categories_alike(
 ) -> None:
     """The command of docs/fine_tuning.md."""
     before = make_run(tmp_path / "run", experiment(), names_of(synthetic)).state_dict()
-    words = ("--sampler", "class_balanced", "--train.parts", "head")
+    words = ("--sampler", "class_balanced", "--train.only", "head")
     plan = on(synthetic, load_recipe(str(tmp_path / "run")), *words)
     train(plan, RunFolder(tmp_path / "out"), Console(quiet=True))
     assert RunFolder(tmp_path / "out").read_experiment().data.sampler.kind == "class_balanced"
     after = hyperfocal.load(tmp_path / "out", device="cpu").detector.state_dict()
     assert all(torch.equal(after[n], v) for n, v in before.items() if n.startswith("backbone."))
     assert not torch.equal(after["head.cls_logits.weight"], before["head.cls_logits.weight"])
+
+
+@pytest.mark.parametrize("config", [RetinaNet.Config, ATSS.Config, FasterRCNN.Config], ids=kind_of)
+def test_classifier_retraining_changes_nothing_else(
+    synthetic: Path, tmp_path: Path, config: type[Config]
+) -> None:
+    """cRT: the classifier is initialised again and trained alone, also with trainable norms."""
+    small = ["--model.backbone.name", "test_resnet", "--model.backbone.no-pretrained"]
+    first = override(load_recipe("demo"), [*small_flags(config), *small], "test")
+    before = make_run(tmp_path / "run", first, names_of(synthetic)).state_dict()
+    words = ("--from", str(tmp_path / "run"), "--train.only", "classifier")
+    words += ("--model.reset-classifier", "--sampler", "class_balanced")
+    plan = on(synthetic, first, *words, "--train.ema-decay", "None")
+    train(plan, RunFolder(tmp_path / "out"), Console(quiet=True))
+    after = hyperfocal.load(tmp_path / "out", device="cpu").detector
+    layer = f"{after.classifier}."
+    for name, value in after.state_dict().items():
+        if name.startswith(layer):
+            assert not torch.equal(value, before[name]), name
+        else:
+            assert torch.equal(value, before[name]), name
+    again = dataclasses.replace(plan, resume=True)
+    with pytest.warns(HyperfocalWarning, match="iterations"):
+        train(override(again, ["--train.iterations", "3"], "test"), RunFolder(tmp_path / "out"),
+              Console(quiet=True))  # fmt: skip
+    resumed = hyperfocal.load(tmp_path / "out", device="cpu").detector.state_dict()
+    assert all(torch.equal(v, before[n]) for n, v in resumed.items() if not n.startswith(layer))
+
+
+def test_a_reset_classifier_is_initialised_like_a_new_one(tmp_path: Path) -> None:
+    plan = experiment()
+    source = make_run(tmp_path / "run", plan)
+    plan = dataclasses.replace(plan, model=dataclasses.replace(plan.model, reset_classifier=True))
+    model, taken = started(plan, tmp_path / "run", SOURCE)
+    torch.manual_seed(8)
+    fresh = plan.model.offline().build(len(SOURCE), counts(len(SOURCE)))
+    for name, value in model.head.cls_logits.state_dict().items():
+        assert torch.equal(value, fresh.head.cls_logits.state_dict()[name])
+    assert torch.equal(model.head.box_deltas.weight, source.head.box_deltas.weight)
+    assert taken.kept == ()
+    with pytest.raises(ConfigError, match="reset_classifier needs the weights"):
+        build_detector(plan.model, named(SOURCE), counts(4))
 
 
 @pytest.mark.parametrize("flag", ["--overwrite", "--resume"])

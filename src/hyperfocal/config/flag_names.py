@@ -14,6 +14,7 @@ ALIASES = {
     "lr": "train.lr",
     "epochs": "train.epochs",
     "on-nonfinite": "train.on-nonfinite",
+    "from": "model.weights",
 }
 """Short names of common flags."""
 

@@ -12,7 +12,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from hyperfocal.distributed.sharding import local, shard
 from hyperfocal.experiment import TrainConfig
-from hyperfocal.models import Detector, FeatureNetwork
+from hyperfocal.models import Detector
 from hyperfocal.types import ConfigError
 
 
@@ -94,20 +94,19 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> optim.Optimizer:
 
 
 def freeze(model: Detector, config: TrainConfig) -> None:
-    """Freeze what isn't trained: all but the head for ``parts = "head"``.
+    """Freeze what isn't trained, see `TrainConfig.only`.
 
     Raises:
-        ConfigError: the detector declares no head.
+        ConfigError: the detector doesn't declare that part.
     """
-    if config.parts == "all":
+    if config.only == "all":
         return
-    if model.head_part is None:
-        raise ConfigError(f"train.parts = head, but {type(model).__name__} declares no head_part")
-    for name, module in model.named_children():
-        if isinstance(module, FeatureNetwork):
-            module.fix()
-        elif name != model.head_part:
-            module.requires_grad_(False)
+    part = model.head_part if config.only == "head" else model.classifier
+    if part is None:
+        raise ConfigError(
+            f"train.only = {config.only}, but {type(model).__name__} declares no such part"
+        )
+    model.freeze_except(part)
 
 
 def _trainable(model: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Parameter]]:

@@ -22,10 +22,21 @@ from hyperfocal.files import shown
 from hyperfocal.fine_tuning.source import Source, check_backbone, read_source, some
 from hyperfocal.losses._core.memory import own_buffers
 from hyperfocal.models import CategoryRows, Detector, DetectorConfig
-from hyperfocal.types import Category, CategoryCounts
+from hyperfocal.types import Category, CategoryCounts, ConfigError
 
 OF_TRAINING = (
-    *("weights", "loss", "mining", "assigner", "box_loss", "box_weight", "normalizer", "inference"),
+    *(
+        "weights",
+        "reset_classifier",
+        "loss",
+        "mining",
+        "assigner",
+        "box_loss",
+        "box_weight",
+        "divisor",
+        "normalizer",
+        "inference",
+    ),
     *(
         "stream_from",
         "head.prior_probability",
@@ -127,6 +138,10 @@ def build_detector(
     if resumes:
         return config.offline().build(k, counts), None
     if config.weights is None:
+        if config.reset_classifier:
+            raise ConfigError(
+                "model.reset_classifier needs the weights of a trained detector: give --from RUN"
+            )
         return config.build(k, counts), None
     source = read_source(config.weights)
     model = config.offline().build(k, counts)
@@ -168,6 +183,8 @@ def transfer(
             if name.rpartition(".")[0] == rows.layer
         }
         fitting = {name: value for name, value in fitting.items() if name not in mixed}
+        if rows.layer == model.classifier and settings.get("reset_classifier"):
+            continue
         if pairs and all(value is not None for value in mixed.values()):
             fitting |= {name: value for name, value in mixed.items() if value is not None}
             keeps = keeps or rows.layer == model.classifier

@@ -16,6 +16,7 @@ from hyperfocal.config import Config, did_you_mean
 from hyperfocal.losses import step_losses
 from hyperfocal.models.diagnosis import Diagnosis
 from hyperfocal.models.image_lists import to_batch, to_dict
+from hyperfocal.models.roles import FeatureNetwork
 from hyperfocal.models.samples import Samples
 from hyperfocal.types import Batch, CategoryCounts, ConfigError, DataError, Detections, LossTerms
 
@@ -38,6 +39,8 @@ class DetectorConfig(Config, role=True):
     weights: Path | None = None
     """Fine-tune a trained detector: a run folder or its model.safetensors. Weights of the same name
     and shape are loaded, and of the classifier the categories with the same names."""
+    reset_classifier: bool = False
+    """With weights: initialise the classifier instead of loading it (cRT, BAGS)."""
 
     @abstractmethod
     def build(self, num_classes: int, counts: CategoryCounts | None = None) -> Detector:
@@ -129,6 +132,7 @@ class Detector(nn.Module, ABC):
 
     num_classes: int
     resize: tuple[int, int] | None = (800, 1333)
+    _frozen_norms: tuple[nn.Module, ...] = ()
 
     @property
     @abstractmethod
@@ -223,6 +227,35 @@ class Detector(nn.Module, ABC):
     def diagnose(self, batch: Batch) -> Diagnosis | None:
         """The classification loss by level and category; None if not supported."""
         return None
+
+    def freeze_except(self, trained: str) -> None:
+        """Freeze all parameters and statistics of batch norms outside one part.
+
+        Args:
+            trained: name of the part that is trained.
+        """
+        part = self.get_submodule(trained)
+        own = {id(parameter) for parameter in part.parameters()}
+        for module in self.modules():
+            if isinstance(module, FeatureNetwork):
+                module.fix()
+        for parameter in self.parameters():
+            if id(parameter) not in own:
+                parameter.requires_grad_(False)
+        inside = set(part.modules())
+        self._frozen_norms = tuple(
+            module
+            for module in self.modules()
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module not in inside
+        )
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode, except for frozen parts."""
+        super().train(mode)
+        for norm in self._frozen_norms:
+            norm.eval()
+        return self
 
     def step(self) -> None:
         """Update losses with memory with the statistics of an optimizer step."""
