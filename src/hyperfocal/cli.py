@@ -24,7 +24,7 @@ commands:
   reproduce TABLE           train a paper's table over seeds and compare with published numbers
   recipes                   list the recipes and what each is for
   replay FILE               repeat a step with a non-finite loss (RUN/blackbox)
-  import torchvision F      import torchvision RetinaNet or FCOS weights
+  import torchvision|yolox F  import weights of torchvision or of YOLOX
 
 See `hyperfocal COMMAND --help`; `hyperfocal train RECIPE --help` lists all settings.
 """

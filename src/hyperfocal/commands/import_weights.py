@@ -1,4 +1,4 @@
-"""``hyperfocal import torchvision WEIGHTS.pth --out RUN``: other libraries' weights as a run."""
+"""``hyperfocal import ZOO WEIGHTS.pth --out RUN``: other libraries' weights as a run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def run(words: list[str]) -> int:
         description="Convert weights of another library into a run folder.",
         allow_abbrev=False,
     )
-    parser.add_argument("zoo", choices=["torchvision"], help="library that the weights come from")
+    parser.add_argument("zoo", choices=["torchvision", "yolox"], help="where the weights come from")
     parser.add_argument("weights", type=Path, metavar="WEIGHTS.pth")
     parser.add_argument(
         "--out", type=Path, required=True, metavar="RUN", help="run folder to write"
@@ -26,11 +26,12 @@ def run(words: list[str]) -> int:
 
     from rich.console import Console
 
-    from hyperfocal.importers import import_torchvision, write_imported
+    from hyperfocal.importers import import_torchvision, import_yolox, write_imported
     from hyperfocal.runs.folder import RunFolder
 
     check_outputs("--out", RunFolder(args.out).files, [args.weights])
-    write_imported(import_torchvision(args.weights), RunFolder(args.out))
+    read = {"torchvision": import_torchvision, "yolox": import_yolox}[args.zoo]
+    write_imported(read(args.weights), RunFolder(args.out))
     again = command("hyperfocal", "predict", args.out)
     say(Console(), f"written: {args.out}  ({again} IMAGES --out OUT)")
     return 0

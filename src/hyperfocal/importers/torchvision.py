@@ -29,6 +29,7 @@ from hyperfocal.losses import GIoULoss, SmoothL1Loss
 from hyperfocal.models import (
     FCOS,
     FPN,
+    YOLOX,
     AnchorGenerator,
     Backbone,
     DenseHead,
@@ -57,7 +58,7 @@ class Imported:
         transform: the image transform of the source.
     """
 
-    config: RetinaNet.Config | FCOS.Config | FasterRCNN.Config
+    config: RetinaNet.Config | FCOS.Config | FasterRCNN.Config | YOLOX.Config
     state_dict: dict[str, Tensor]
     categories: tuple[Category, ...]
     transform: TransformConfig
