@@ -20,7 +20,7 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 from tests.close import assert_same_steps
-from tests.components import each_dense_detector, each_detector, each_loss, small_flags
+from tests.components import DENSE, each_detector, each_loss, kind_of, small_flags
 
 import hyperfocal
 from hyperfocal.config import Config, override
@@ -36,7 +36,7 @@ from hyperfocal.engine.state import TrainState
 from hyperfocal.engine.step import micro_batches
 from hyperfocal.engine.train import train
 from hyperfocal.experiment import Experiment, TrainConfig
-from hyperfocal.models import DenseConfig
+from hyperfocal.models import DenseConfig, FasterRCNN
 from hyperfocal.recipes import load_recipe
 from hyperfocal.runs.checkpoint import Checkpoints
 from hyperfocal.runs.folder import RunFolder
@@ -150,14 +150,14 @@ def test_val_metrics_of_the_run_equal_the_evaluate_command(synthetic: Path, tmp_
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:4 images of 4:hyperfocal.types.HyperfocalWarning")
-@each_dense_detector
-def test_every_dense_detector_overfits_four_images(
+@pytest.mark.parametrize("config", [*DENSE, FasterRCNN.Config], ids=kind_of)
+def test_detectors_with_anchors_overfit_four_images(
     synthetic: Path, tmp_path: Path, config: type[DenseConfig]
 ) -> None:
     """With anchors of 24 pixels and more, as the synthetic objects are; FCOS has no anchors."""
     scales = config().anchors.base_scales
     if scales != (1.0,):
-        scales = (2.0, 3.0)[-len(scales) :]
+        scales = (2.0, 3.0)[-len(scales) :] if config in DENSE else (6.0,)
     four = json.loads((synthetic / "train.json").read_text())
     with_boxes = {a["image_id"] for a in four["annotations"]}
     four["images"] = [i for i in four["images"] if i["id"] in with_boxes][:4]
@@ -167,7 +167,11 @@ def test_every_dense_detector_overfits_four_images(
     file.write_text(json.dumps(four))
     flags = (*small_flags(config), "--model.anchors.base-scales", *map(str, scales))
     network = ("--model.backbone.name", "lcnet_050")
-    experiment = small(synthetic, *flags, *network, iterations=160, lr=2e-3, ema_decay=0.9)
+    steps, lr = 160, 2e-3
+    if config is FasterRCNN.Config:
+        flags += ("--model.roi-head.fc-channels", "128", "--model.roi-head.samples", "64")
+        steps, lr = 240, 4e-3
+    experiment = small(synthetic, *flags, *network, iterations=steps, lr=lr, ema_decay=0.9)
     split = Split(file, synthetic / "train")
     still = TransformConfig(short=96, long=96)
     data = dataclasses.replace(experiment.data, train=split, val=split, train_transform=still)

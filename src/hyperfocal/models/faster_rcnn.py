@@ -20,7 +20,6 @@ from hyperfocal.losses import (
 )
 from hyperfocal.models.backbone import Backbone, with_first_stride
 from hyperfocal.models.detector import (
-    SHARED_FIELDS,
     WHOLE,
     CategoryRows,
     Detector,
@@ -91,7 +90,7 @@ class FasterRCNN(Detector):
 
         kind: ClassVar[str] = "faster_rcnn"
         follows_loss: ClassVar[bool] = True
-        kept_when_swapped: ClassVar[tuple[str, ...]] = SHARED_FIELDS
+        kept_when_swapped: ClassVar[tuple[str, ...]] = ("weights", "backbone", "pixels", "loss")
 
         backbone: BackboneConfig = field(default_factory=Backbone.Config)
         """Backbone network."""
