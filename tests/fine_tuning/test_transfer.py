@@ -22,7 +22,7 @@ from hyperfocal.engine.train import train
 from hyperfocal.experiment import Experiment
 from hyperfocal.fine_tuning.source import read_source
 from hyperfocal.fine_tuning.transfer import build_detector
-from hyperfocal.models import ATSS, Detector, FasterRCNN, RetinaNet
+from hyperfocal.models import ATSS, YOLOX, Detector, FasterRCNN
 from hyperfocal.recipes import load_recipe
 from hyperfocal.runs.categories import TrainedCategories
 from hyperfocal.runs.folder import RunFolder
@@ -355,7 +355,7 @@ def test_a_second_training_of_the_head_with_all_categories_alike(
     assert not torch.equal(after["head.cls_logits.weight"], before["head.cls_logits.weight"])
 
 
-@pytest.mark.parametrize("config", [RetinaNet.Config, ATSS.Config, FasterRCNN.Config], ids=kind_of)
+@pytest.mark.parametrize("config", [ATSS.Config, YOLOX.Config, FasterRCNN.Config], ids=kind_of)
 def test_classifier_retraining_changes_nothing_else(
     synthetic: Path, tmp_path: Path, config: type[Config]
 ) -> None:

@@ -173,8 +173,9 @@ def transfer(
     memory = _memory(model, fitting, source, names, settings)
     fitting = {n: v for n, v in fitting.items() if n in memory or not n.startswith(of_data)}
     pairs = _pairs(names, source.categories)
+    classifier = f"{model.classifier}."  # one layer, or a list of layers
     if model.classifier is not None:  # without an order of its rows, it starts anew
-        fitting = {n: v for n, v in fitting.items() if n.rpartition(".")[0] != model.classifier}
+        fitting = {n: v for n, v in fitting.items() if not n.startswith(classifier)}
     keeps = False
     for rows in model.category_rows:
         mixed = {
@@ -183,11 +184,12 @@ def transfer(
             if name.rpartition(".")[0] == rows.layer
         }
         fitting = {name: value for name, value in fitting.items() if name not in mixed}
-        if rows.layer == model.classifier and settings.get("reset_classifier"):
+        classifies = f"{rows.layer}.".startswith(classifier)
+        if classifies and settings.get("reset_classifier"):
             continue
         if pairs and all(value is not None for value in mixed.values()):
             fitting |= {name: value for name, value in mixed.items() if value is not None}
-            keeps = keeps or rows.layer == model.classifier
+            keeps = keeps or classifies
     pairs = pairs if keeps else {}
     model.load_state_dict(fitting, strict=False)
     new = [name for label, name in enumerate(names) if label not in pairs]

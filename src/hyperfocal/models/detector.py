@@ -126,7 +126,7 @@ class Detector(nn.Module, ABC):
     head_part: ClassVar[str | None] = None
     """Name of the part to which ``train.parts = head`` restricts training."""
     classifier: ClassVar[str | None] = None
-    """Name of the layer that computes the classification logits."""
+    """Name of the layer (or list of layers) that computes the classification logits."""
     statistics: ClassVar[tuple[str, ...]] = ()
     """Names of parts whose buffers depend on the training data, which fine-tuning resets."""
 
