@@ -93,11 +93,16 @@ def assert_same(got: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
         assert_near(got[name], expected[name])
 
 
+def in_eval_mode(module: nn.Module, mode: bool = True) -> nn.Module:
+    """In place of ``train``."""
+    return nn.Module.train(module, False)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def frozen_norms() -> Iterator[None]:
     """The batch norms of heads use their running statistics: others see the micro-batch."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(BatchNorm, "train", lambda self, mode=True: nn.Module.train(self, False))
+        patch.setattr(BatchNorm, "train", in_eval_mode)
         yield
 
 
@@ -202,6 +207,7 @@ def pass_twice(rank: int, port: int, out: Path) -> None:
 
 
 def in_two_processes(rank: int, ports: tuple[int, int], runs, out: Path) -> None:
+    BatchNorm.train = in_eval_mode  # a process of its own, without the fixture `frozen_norms`
     pass_twice(rank, ports[0], out)
     train_share(rank, ports[1], runs)
 
