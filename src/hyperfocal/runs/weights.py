@@ -38,9 +38,14 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 def with_current_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A detector's state dict with current names.
 
-    Older runs have ``loss.*`` and ``loss_normalizer.*`` outside the criterion.
+    Older runs have ``loss.*`` and ``loss_normalizer.*`` outside the criterion, or
+    ``criterion.normalizer.*``.
     """
-    moved = {"loss.": "criterion.loss.", "loss_normalizer.": "criterion.divisors."}
+    moved = {
+        "loss.": "criterion.loss.",
+        "loss_normalizer.": "criterion.divisors.",
+        "criterion.normalizer.": "criterion.divisors.",
+    }
     renamed = {}
     for name, value in state.items():
         for old, new in moved.items():
